@@ -1,0 +1,144 @@
+"""What a result costs in all: fit times, meta-training, and when the one pays for the other.
+
+Everything is per family, target and device; times of different devices are never combined.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from results.statistics import break_even_count, break_even_epoch, paired
+from results.tables import escape_markdown
+
+_SETTING = ["family", "target", "device"]
+_PAIR = ["seed", "group"]
+
+METHOD_COSTS = (*_SETTING, "method", "snapshot", "n", "meta_train_seconds", "fit_seconds", "peak_memory_bytes")
+BREAK_EVENS = (
+    *_SETTING,
+    "method",
+    "snapshot",
+    "reference",
+    "n",
+    "accuracy",
+    "reference_accuracy",
+    "fit_seconds",
+    "reference_fit_seconds",
+    "break_even_epoch",
+    "break_even_count",
+)
+DIFFERENCES = (*_SETTING, "method", "snapshot", "reference", "n", "difference", "low", "high", "p_value")
+
+
+def method_costs(frame: pd.DataFrame) -> pd.DataFrame:
+    """Columns `METHOD_COSTS`, one row per family, target, device, method and snapshot of `Run.frame()`.
+
+    meta_train_seconds: mean over seeds, NaN without meta-training; fit_seconds: mean over the n groups;
+    peak_memory_bytes: the largest of any group.
+    """
+    found = []
+    for keys, rows in frame.groupby([*_SETTING, "method", "snapshot"], sort=False):
+        found.append(
+            (
+                *keys,
+                len(rows),
+                _meta_train_seconds(rows),
+                rows["seconds"].mean(),
+                rows["peak_memory_bytes"].max(),
+            )
+        )
+    return pd.DataFrame(found, columns=list(METHOD_COSTS))
+
+
+def break_evens(frame: pd.DataFrame, reference: str = "pudnet") -> pd.DataFrame:
+    """When training from scratch overtakes `reference`, and after how many datasets the reference has paid for itself.
+
+    Columns `BREAK_EVENS`, one row per snapshot of each iterative method (finite `epochs`), over the n groups that both
+    measured; accuracies are fractions. break_even_epoch belongs to the method's whole curve, and NaN says never;
+    break_even_count compares the reference's meta-training and fit with this snapshot's fit, and <NA> says never.
+    """
+    found = []
+    for setting, rows in frame.groupby(_SETTING, sort=False):
+        ours = _last_snapshots(rows[rows["method"] == reference])
+        if ours.empty:
+            continue
+        meta = _meta_train_seconds(ours)
+        meta = 0.0 if math.isnan(meta) else meta  # a reference without meta-training has nothing to pay back
+        iterative = rows[(rows["method"] != reference) & rows["epochs"].map(math.isfinite)]
+        for method, curve in iterative.groupby("method", sort=False):
+            both = curve.merge(ours, on=_PAIR, suffixes=("", "_reference"))
+            if both.empty:
+                continue
+            level = both.drop_duplicates(_PAIR)["accuracy_reference"].mean()
+            epoch = break_even_epoch(both.groupby("epochs")[["accuracy"]].mean().reset_index(), level)
+            for snapshot, theirs in both.groupby("snapshot", sort=False):
+                predict, scratch = theirs["seconds_reference"].mean(), theirs["seconds"].mean()
+                count = break_even_count(meta, predict, scratch)
+                found.append(
+                    (
+                        *setting,
+                        method,
+                        snapshot,
+                        reference,
+                        len(theirs),
+                        theirs["accuracy"].mean(),
+                        theirs["accuracy_reference"].mean(),
+                        scratch,
+                        predict,
+                        math.nan if epoch is None else epoch,
+                        pd.NA if count is None else count,
+                    )
+                )
+    # Python integers (a count may be huge) beside <NA>: as floats they would no longer print as counts.
+    return pd.DataFrame(found, columns=list(BREAK_EVENS)).astype({"break_even_count": object})
+
+
+def paired_differences(frame: pd.DataFrame, reference: str = "pudnet", seed: int = 0) -> pd.DataFrame:
+    """Every other method and snapshot minus `reference`, on the groups (seed, group) that both measured.
+
+    Columns `DIFFERENCES`: difference, low and high in percentage points (bootstrap interval of the mean, drawn from
+    `seed`), p_value of Wilcoxon's test. Nothing in common: no row. Of a reference with several snapshots, the last.
+    """
+    found = []
+    for setting, rows in frame.groupby(_SETTING, sort=False):
+        ours = _last_snapshots(rows[rows["method"] == reference])
+        others = rows[rows["method"] != reference]
+        for (method, snapshot), theirs in others.groupby(["method", "snapshot"], sort=False):
+            both = theirs.merge(ours, on=_PAIR, suffixes=("", "_reference")).sort_values(_PAIR)
+            if both.empty:
+                continue
+            result = paired(100 * both["accuracy"].to_numpy(), 100 * both["accuracy_reference"].to_numpy(), seed=seed)
+            values = (result.n, result.mean, result.low, result.high, result.p_value)
+            found.append((*setting, method, snapshot, reference, *values))
+    return pd.DataFrame(found, columns=list(DIFFERENCES))
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """A frame of this module as CSV, full precision, empty where there is no value."""
+    return table.to_csv(index=False, lineterminator="\n")
+
+
+def markdown_text(table: pd.DataFrame) -> str:
+    """A frame of this module as a Markdown table: four significant digits, "—" where there is no value."""
+
+    def shown(value: Any) -> str:
+        if pd.isna(value):
+            return "—"
+        return f"{value:.4g}" if isinstance(value, float) else escape_markdown(str(value))
+
+    lines = [list(table.columns), ["---"] * len(table.columns)]
+    lines += [[shown(value) for value in row] for row in table.itertuples(index=False, name=None)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _last_snapshots(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per (seed, group): the snapshot that took longest, which is the last one handed over."""
+    return rows.sort_values("seconds", kind="stable").drop_duplicates(_PAIR, keep="last")
+
+
+def _meta_train_seconds(rows: pd.DataFrame) -> float:
+    """Mean over seeds (each seed trains once, and repeats the time in all its rows)."""
+    return float(rows.groupby("seed")["meta_train_seconds"].first().mean())

@@ -1,0 +1,133 @@
+"""Means with confidence intervals, paired differences and break-even points. Pure functions; no files, no devices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class MeanCI:
+    """A mean and the half width of its confidence interval, in the unit of the values; n is their number."""
+
+    mean: float
+    half_width: float
+    n: int
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Mean of a - b, its bootstrap interval [low, high], the Wilcoxon p-value, and the number of pairs."""
+
+    mean: float
+    low: float
+    high: float
+    p_value: float
+    n: int
+
+
+def mean_ci(values: ArrayLike, confidence: float = 0.95) -> MeanCI:
+    """Mean and t interval of `values` [n]. The half width is NaN for n < 2, the mean too for n = 0."""
+    from scipy.special import stdtrit  # scipy.stats.t.ppf is the same number, but takes a second to import
+
+    array = np.asarray(values, dtype=np.float64)
+    if array.size == 0:
+        return MeanCI(math.nan, math.nan, 0)
+    if array.size == 1:
+        return MeanCI(float(array[0]), math.nan, 1)
+    quantile = stdtrit(array.size - 1, 0.5 + confidence / 2)
+    half_width = quantile * array.std(ddof=1) / math.sqrt(array.size)
+    return MeanCI(float(array.mean()), float(half_width), array.size)
+
+
+def mean_ci_per_seed(values: ArrayLike, seeds: ArrayLike, confidence: float = 0.95) -> dict[int, MeanCI]:
+    """`mean_ci` of the values [n] of each seed [n], by ascending seed. Pooled over seeds is `mean_ci(values)`."""
+    values, seeds = np.asarray(values, dtype=np.float64), np.asarray(seeds)
+    if values.shape != seeds.shape:
+        raise ValueError(f"{values.size} values but {seeds.size} seeds")
+    return {int(seed): mean_ci(values[seeds == seed], confidence) for seed in np.unique(seeds)}
+
+
+def paired(
+    a: Sequence[float] | np.ndarray,
+    b: Sequence[float] | np.ndarray,
+    seed: int = 0,
+    resamples: int = 10_000,
+    confidence: float = 0.95,
+) -> PairedDifference:
+    """Compare two methods on the same groups: a[i] and b[i] are measured on group i.
+
+    The interval is the percentile bootstrap of the mean of a - b over groups (the same for the same seed), p the
+    two-sided Wilcoxon signed-rank test: 1.0 when all differences are zero. Everything is NaN for n = 0.
+    Raises ValueError for different lengths or values that are not finite.
+    """
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if first.shape != second.shape or first.ndim != 1:
+        raise ValueError(f"pairs need two lists of the same length, not {first.shape} and {second.shape}")
+    # Accuracies are fractions k / n: rounding makes equal differences equal again, so that Wilcoxon sees the ties.
+    difference = np.round(first - second, 12)
+    if not np.isfinite(difference).all():
+        raise ValueError("pairs need finite values")
+    n = difference.size
+    if n == 0:
+        return PairedDifference(math.nan, math.nan, math.nan, math.nan, 0)
+
+    generator = np.random.default_rng(seed)
+    at_once = max(1, 2_000_000 // n)  # bounds the memory of the index array to 16 MB
+    means = np.concatenate(
+        [
+            difference[generator.integers(0, n, size=(min(at_once, resamples - start), n))].mean(axis=1)
+            for start in range(0, resamples, at_once)
+        ]
+    )
+    low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    if difference.any():
+        from scipy.stats import wilcoxon
+
+        p_value = float(wilcoxon(difference).pvalue)
+    else:
+        p_value = 1.0
+    return PairedDifference(float(difference.mean()), float(low), float(high), p_value, n)
+
+
+def break_even_epoch(curve: pd.DataFrame, level: float) -> float | None:
+    """The epoch at which training from scratch reaches `level`, or None if it never does.
+
+    `curve` has the columns `epochs` and `accuracy` (mean over groups, in the unit of `level`), one row per measured
+    epoch. Between two measured epochs accuracy is taken to change linearly; before the first nothing is assumed, so
+    a curve that starts at or above the level breaks even at its first epoch.
+    """
+    ordered = curve.sort_values("epochs")
+    before: tuple[float, float] | None = None
+    for epoch, accuracy in zip(ordered["epochs"].tolist(), ordered["accuracy"].tolist(), strict=True):
+        if accuracy >= level:
+            if before is None:
+                return float(epoch)
+            share = (level - before[1]) / (accuracy - before[1])
+            return float(before[0] + share * (epoch - before[0]))
+        before = (epoch, accuracy)
+    return None
+
+
+def break_even_count(meta_train_seconds: float, predict_seconds: float, scratch_seconds: float) -> int | None:
+    """Smallest number n of datasets with meta_train + n * predict <= n * scratch (all in seconds, at least 0).
+
+    0 if there was no meta-training to pay for; None if it never pays, or if a time is not known (NaN or infinite).
+    """
+    times = (meta_train_seconds, predict_seconds, scratch_seconds)
+    if not all(math.isfinite(time) for time in times):
+        return None
+    # Exact arithmetic on the measured numbers: a rounded quotient could be off by one dataset.
+    meta, predict, scratch = (Fraction(time) for time in times)
+    if meta <= 0:
+        return 0
+    return None if scratch <= predict else math.ceil(meta / (scratch - predict))

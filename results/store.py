@@ -1,0 +1,342 @@
+"""A run on disk: `manifest.json` says how it was made, `cells/` holds one Parquet file for each finished cell.
+
+A cell that is being measured leaves shards, `cells/<key>.<first>-<last>.parquet`, each with the rows of whole groups;
+`Run.finish` merges them into `cells/<key>.parquet`. Every file is written under a temporary name in the same folder,
+flushed to disk and then renamed, so a final name never holds half a file. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+import uuid
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = 1
+"""Version of the layout on disk; raised when a column changes its name or meaning."""
+
+ROW_SCHEMA = pa.schema(
+    [
+        pa.field(name, kind, nullable=False)
+        for name, kind in [
+            ("cell", pa.string()),  # the cell's key
+            ("suite", pa.string()),
+            ("method", pa.string()),  # name of the variant
+            ("family", pa.string()),
+            ("target", pa.string()),
+            ("seed", pa.int64()),
+            ("group", pa.int64()),
+            ("snapshot", pa.string()),  # "" when a method hands over only one
+            ("accuracy", pa.float64()),  # fraction, 0 to 1
+            ("seconds", pa.float64()),  # fit time until this snapshot, by the clock of the device
+            ("wall_seconds", pa.float64()),
+            ("evaluation_seconds", pa.float64()),
+            ("data_seconds", pa.float64()),
+            ("peak_memory_bytes", pa.int64()),
+            ("n_fit", pa.int64()),  # images
+            ("n_test", pa.int64()),  # images
+            ("n_classes", pa.int64()),
+            ("device", pa.string()),
+            ("artifact", pa.string()),  # "" if none
+            ("meta_train_seconds", pa.float64()),  # NaN if none
+            ("epochs", pa.float64()),  # NaN when the snapshot is not one of an iterative training
+        ]
+    ]
+)
+"""The columns of a row: one (group, snapshot) of a cell. A cell has one seed, so its groups are unique in it."""
+
+_CHECKSUM = b"pudnet-bench.sha256"
+_MANIFEST = "manifest.json"
+_IDENTITY = ("suite", "profile", "device")
+_INVOCATION = ("command", "started", "git_commit")
+_SHARD = re.compile(r"(?P<key>.+)\.(?P<first>\d+)-(?P<last>\d+)")
+_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_@=+,.-]{0,199}")
+
+
+class StoreError(Exception):
+    """A run folder that cannot be used: one clear sentence that names the thing and the way out."""
+
+
+@dataclass
+class Run:
+    """A run's folder. Get one from `create_or_open` (to measure) or `open` (to read); `manifest` is as last read."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def create_or_open(cls, folder: Path, manifest: Mapping[str, Any]) -> Run:
+        """Start a run in `folder`, or go on with the run that is there.
+
+        `manifest` has at least suite, profile, device, command, git_commit, versions and started. A run that is there
+        keeps its manifest, its first `started` included; the new call is appended to its `invocations`.
+
+        Raises StoreError if the folder holds a run of another suite, profile or device, or something else altogether;
+        OSError if it cannot be written.
+        """
+        folder = Path(folder)
+        missing = [name for name in (*_IDENTITY, *_INVOCATION, "versions") if name not in manifest]
+        if missing:
+            raise ValueError(f"the manifest lacks {', '.join(missing)}")
+        invocation = {name: manifest[name] for name in _INVOCATION}
+        if not (folder / _MANIFEST).exists():
+            _refuse_foreign_folder(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            run = cls(folder, {"format": FORMAT, **manifest, "invocations": [invocation]})
+        else:
+            run = cls.open(folder)
+            for name in _IDENTITY:
+                if run.manifest.get(name) != manifest[name]:
+                    raise StoreError(
+                        f"{folder} holds a run of {name} {run.manifest.get(name)!r}, not {manifest[name]!r}: "
+                        f"give another folder with --out."
+                    )
+            run.manifest["invocations"] = [*run.manifest.get("invocations", []), invocation]
+        run._write_manifest()
+        run._cells.mkdir(exist_ok=True)
+        return run
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """The run in `folder`; writes nothing. Raises StoreError if there is none or its manifest is unreadable."""
+        folder = Path(folder)
+        path = folder / _MANIFEST
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            raise StoreError(f"There is no run in {folder}: it has no {_MANIFEST}. Give the folder of a run.") from None
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                f"{path} cannot be read ({error}): restore it or give another folder; its cells are untouched."
+            ) from error
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise StoreError(
+                f"{path} is not the manifest of a run in format {FORMAT}: give another folder, or read this one with "
+                f"the version of pudnet-bench that wrote it."
+            )
+        return cls(folder, manifest)
+
+    def finished(self, key: str) -> bool:
+        """Whether the cell's merged file is there and undamaged."""
+        path = self._finished_path(key)
+        return path.exists() and self._read(path) is not None
+
+    def groups_done(self, key: str) -> set[int]:
+        """Groups of the cell that are measured and safe on disk, in shards or in the finished file."""
+        return set(self._rows(key)["group"].to_pylist())
+
+    def write_shard(self, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Keep the rows of whole groups of a cell (columns: `ROW_SCHEMA`); once this returns they survive a crash.
+
+        Raises ValueError for rows that do not fit the schema, OSError when the folder cannot be written.
+        """
+        table = _table_of(key, rows)
+        groups = table["group"].to_numpy()
+        path = self._cells / f"{_checked(key)}.{groups.min()}-{groups.max()}.parquet"
+        if path.exists() and (before := self._read(path)) is not None:
+            # Groups 0, 2, 5 and then 0, 3, 5 share a name: the second write must not lose group 2.
+            table = _merged([table, before])
+        _write_table(path, table)
+
+    def finish(self, key: str) -> None:
+        """Merge the cell's shards into `cells/<key>.parquet`, then remove them.
+
+        Safe to be killed anywhere: until the rename the shards are all there is, after it they are copies of groups
+        in the merged file, which readers skip and the next `finish` removes.
+
+        Raises StoreError if nothing is measured or a shard turns out to be damaged (the others stay as they are).
+        """
+        path = self._finished_path(key)
+        shards = self._shards(key)
+        tables = [self._read(shard) for shard in shards]
+        if None in tables:
+            raise StoreError(f"A shard of the cell {key} in {self._cells} is damaged: run again to measure it anew.")
+        if path.exists() and (before := self._read(path)) is not None:
+            tables.insert(0, before)
+        if not tables:
+            raise StoreError(f"Nothing of the cell {key} is measured in {self._cells}: run it first.")
+        if shards:
+            _write_table(path, _merged(tables))
+        for shard in shards:
+            shard.unlink(missing_ok=True)
+
+    def frame(self, keys: Collection[str] | None = None) -> pd.DataFrame:
+        """All rows measured so far (of the cells `keys`, or of all): the columns of `ROW_SCHEMA` and `finished`, bool.
+
+        Ordered by cell key, group and the order in which the snapshots were handed over, however often the run was
+        interrupted. Cells that are still being measured are included.
+        """
+        known = {key for key, _ in self._files()}
+        tables = []
+        for key in sorted(known if keys is None else known & set(keys)):
+            rows = self._rows(key)
+            done = pa.array(np.full(rows.num_rows, self._finished_path(key).exists()))
+            tables.append(rows.append_column("finished", done))
+        empty = ROW_SCHEMA.append(pa.field("finished", pa.bool_())).empty_table()
+        return pa.concat_tables(tables or [empty]).to_pandas()
+
+    def update_manifest(self, **fields: Any) -> None:
+        """Set fields of the manifest (JSON values). Only the process that started the run may call this."""
+        self.manifest = {**Run.open(self.folder).manifest, **fields}
+        self._write_manifest()
+
+    @property
+    def _cells(self) -> Path:
+        return self.folder / "cells"
+
+    def _write_manifest(self) -> None:
+        text = json.dumps(self.manifest, indent=2, ensure_ascii=False, default=str)
+        write_atomically(self.folder / _MANIFEST, (text + "\n").encode())
+
+    def _finished_path(self, key: str) -> Path:
+        return self._cells / f"{_checked(key)}.parquet"
+
+    def _files(self) -> list[tuple[str, Path]]:
+        """(key, file) of every Parquet file in `cells/`; shards in the order of their groups."""
+        found = []
+        for path in self._cells.iterdir() if self._cells.is_dir() else ():
+            if path.suffix != ".parquet" or path.name.startswith("."):
+                continue
+            shard = _SHARD.fullmatch(path.stem)
+            order = (shard["key"], int(shard["first"]), int(shard["last"])) if shard else (path.stem, -1, -1)
+            found.append((order, path))
+        return [(order[0], path) for order, path in sorted(found)]
+
+    def _shards(self, key: str) -> list[Path]:
+        return [path for known, path in self._files() if known == key and path != self._finished_path(key)]
+
+    def _rows(self, key: str) -> pa.Table:
+        # Shards before the merged file: if another process finishes the cell in between, the merged file is there.
+        tables = [self._read(shard) for shard in self._shards(key)]
+        tables.insert(0, self._read(self._finished_path(key)))
+        return _merged([table for table in tables if table is not None])
+
+    def _read(self, path: Path) -> pa.Table | None:
+        """The file's rows; None if it is not there, or was damaged and is now set aside as `*.corrupt`."""
+        try:
+            data = path.read_bytes()  # here an OSError is the folder's fault, below it is pyarrow's word for damage
+        except FileNotFoundError:
+            return None
+        try:
+            table = pq.read_table(io.BytesIO(data))
+            if not table.schema.equals(ROW_SCHEMA):
+                raise ValueError("its columns are not those of a row")
+            if (table.schema.metadata or {}).get(_CHECKSUM) != _checksum(table):
+                raise ValueError("its checksum does not match")
+        except (pa.ArrowException, OSError, ValueError) as error:
+            aside = path.with_name(path.name + ".corrupt")
+            try:
+                path.replace(aside)
+                outcome = f"It is set aside as {aside.name}"
+            except OSError:  # a run that may only be read
+                outcome = "It is skipped"
+            reason = str(error).splitlines()[0]
+            warnings.warn(f"{path} is damaged ({reason}). {outcome}; run again to measure it anew.", stacklevel=3)
+            return None
+        return table.replace_schema_metadata(None)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that the name holds the old file or the whole new one, also after a power cut.
+
+    Raises OSError (read-only, full disk), and then leaves nothing behind.
+    """
+    # Not tempfile: its files are readable by their owner only, and a run is often shared.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)  # noqa: PTH105  (tests make this very call fail)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    with contextlib.suppress(OSError):  # the rename itself; some network file systems cannot flush a folder
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _refuse_foreign_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise StoreError(f"{folder} is a file, not a folder: give another folder with --out.")
+    # A run killed while its first manifest was written leaves a temporary file, and is still ours.
+    if folder.exists() and any(not path.name.startswith(f".{_MANIFEST}.") for path in folder.iterdir()):
+        raise StoreError(
+            f"{folder} is not empty and holds no run (no {_MANIFEST}): give a new or empty folder with --out."
+        )
+
+
+def _checked(key: str) -> str:
+    if not _KEY.fullmatch(key) or _SHARD.fullmatch(key):
+        raise StoreError(
+            f"{key!r} cannot name a cell: use up to 200 letters, digits and _@=+,.- (not ending like '.0-9')."
+        )
+    return key
+
+
+def _table_of(key: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    if not rows:
+        raise ValueError(f"no rows given for the cell {key}")
+    expected = set(ROW_SCHEMA.names)
+    for row in rows:
+        if row.keys() != expected:
+            wrong = ", ".join(sorted(row.keys() ^ expected))
+            raise ValueError(f"a row of the cell {key} lacks or adds columns: {wrong}")
+        if row["cell"] != key:
+            raise ValueError(f"a row of the cell {row['cell']} was given for the cell {key}")
+    try:
+        table = pa.Table.from_pylist([dict(row) for row in rows], schema=ROW_SCHEMA)
+    except (pa.ArrowException, TypeError) as error:
+        raise ValueError(f"a row of the cell {key} does not fit the columns: {error}") from error
+    empty = [name for name in ROW_SCHEMA.names if table[name].null_count]
+    if empty:
+        raise ValueError(f"a row of the cell {key} has no value (None) in: {', '.join(empty)}")
+    return table
+
+
+def _merged(tables: Sequence[pa.Table]) -> pa.Table:
+    """One table ordered by group; a group that is in several tables counts once, from the first of them."""
+    seen = np.empty(0, np.int64)
+    kept = [ROW_SCHEMA.empty_table()]
+    for table in tables:
+        groups = table["group"].to_numpy()
+        kept.append(table.filter(pa.array(~np.isin(groups, seen))))
+        seen = np.union1d(seen, groups)
+    merged = pa.concat_tables(kept)
+    return merged.take(np.argsort(merged["group"].to_numpy(), kind="stable"))
+
+
+def _write_table(path: Path, table: pa.Table) -> None:
+    sink = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata({_CHECKSUM: _checksum(table)}), sink)
+    write_atomically(path, sink.getvalue())
+
+
+def _checksum(table: pa.Table) -> bytes:
+    """SHA-256 over the values, in hex: the footer's own checks do not cover the pages."""
+    digest = hashlib.sha256()
+    for name in ROW_SCHEMA.names:
+        column = table[name]
+        text = pa.types.is_string(column.type)
+        digest.update(json.dumps(column.to_pylist()).encode() if text else column.to_numpy().tobytes())
+    return digest.hexdigest().encode()
