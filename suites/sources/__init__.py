@@ -1,0 +1,5 @@
+"""Where images come from. Importing this package reads nothing; ``suites.sources.loading`` does the work."""
+
+from suites.sources.catalog import SOURCES, SourceError, SourceSpec
+
+__all__ = ["SOURCES", "SourceError", "SourceSpec"]

@@ -1,0 +1,100 @@
+"""What is known of every image source before anything is read. Standard library only, so that listing costs nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class SourceError(Exception):
+    """An image source that cannot be found, read or cached; one sentence that names the thing and the way out."""
+
+
+@dataclass(frozen=True)
+class SourceSpec:
+    """An image source the harness knows by name.
+
+    ``classes`` is the number of classes of the complete source, ``channels`` 1 (grey) or 3 (RGB), ``image_size`` the
+    side of its images in pixels. ``layouts`` says, for people, what may lie under the data folder; ``origin`` where to
+    get it. ``torchvision`` is the class of ``torchvision.datasets`` that downloads it, None where torchvision cannot.
+    ``resize`` is the side to which ``load`` resizes when it is given no size: set only for a source that is published
+    with images of many sizes.
+    """
+
+    name: str
+    description: str
+    classes: int
+    channels: int
+    image_size: int
+    layouts: tuple[str, ...]
+    origin: str
+    torchvision: str | None = None
+    resize: int | None = None
+
+
+SOURCES: dict[str, SourceSpec] = {
+    spec.name: spec
+    for spec in (
+        SourceSpec(
+            name="digits",
+            description="1,797 handwritten digits, 8x8 grey, 10 classes; comes with scikit-learn",
+            classes=10,
+            channels=1,
+            image_size=8,
+            layouts=("nothing to put anywhere: part of scikit-learn",),
+            origin="https://scikit-learn.org (installed with the harness)",
+        ),
+        SourceSpec(
+            name="fashion-mnist",
+            description="70,000 articles of clothing, 28x28 grey, 10 classes",
+            classes=10,
+            channels=1,
+            image_size=28,
+            layouts=("FashionMNIST/raw/*-ubyte (or .gz)", "fashion-mnist/{train,test}/<class>/*"),
+            origin="https://github.com/zalandoresearch/fashion-mnist",
+            torchvision="FashionMNIST",
+        ),
+        SourceSpec(
+            name="cifar-10",
+            description="60,000 photographs, 32x32 colour, 10 classes",
+            classes=10,
+            channels=3,
+            image_size=32,
+            layouts=("cifar-10-batches-py/", "cifar-10/{train,test}/<class>/*"),
+            origin="https://www.cs.toronto.edu/~kriz/cifar.html",
+            torchvision="CIFAR10",
+        ),
+        SourceSpec(
+            name="cifar-100",
+            description="60,000 photographs, 32x32 colour, 100 classes",
+            classes=100,
+            channels=3,
+            image_size=32,
+            layouts=("cifar-100-python/", "cifar-100/{train,test}/<class>/*"),
+            origin="https://www.cs.toronto.edu/~kriz/cifar.html",
+            torchvision="CIFAR100",
+        ),
+        SourceSpec(
+            name="mini-imagenet",
+            description="60,000 photographs, 84x84 colour, 100 classes of ImageNet",
+            classes=100,
+            channels=3,
+            image_size=84,
+            layouts=(
+                "mini-imagenet/{train,val,test}/<class>/*",
+                "mini-imagenet/<class>/*",
+                "mini-imagenet-cache-{train,validation,test}.pkl",
+            ),
+            origin="https://zenodo.org/record/7978538 (learn2learn's three .pkl files)",
+        ),
+        SourceSpec(
+            name="animals-10",
+            description="26,179 photographs of animals, of many sizes, colour, 10 classes",
+            classes=10,
+            channels=3,
+            image_size=84,
+            layouts=("animals-10/<class>/*", "animals-10/{train,test}/<class>/*", "raw-img/<class>/*"),
+            origin="https://www.kaggle.com/datasets/alessiocorrado99/animals10",
+            resize=84,
+        ),
+    )
+}

@@ -1,0 +1,109 @@
+"""What a source is, before and after decoding: the types that the readers, the cache and ``load`` share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from suites.sources.catalog import SourceError
+
+BLOCK = 512  # images per block: large enough to amortise a hand-over, small enough for 84x84 colour (11 MB)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A decoded image source.
+
+    ``images``: uint8 [n, c, h, w], a read-only memory map shared by all processes; ``labels``: int64 [n], ascending, so
+    that the images of one class are contiguous, values 0..len(class_names)-1; ``fingerprint``: hexadecimal BLAKE2b of
+    the pixels, labels and class names, the same wherever the content lies on disk.
+    """
+
+    name: str
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Content:
+    """Pixels on their way to the cache, block by block: memory does not grow with the source.
+
+    ``blocks`` yields uint8 [k, c, h, w] in the order of ``labels`` (int64 [n], ascending), ``shape`` in all; it can be
+    gone through once.
+    """
+
+    shape: tuple[int, int, int, int]
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    blocks: Iterator[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of a source, found but not yet decoded.
+
+    ``stamps`` holds (path relative to ``path``, bytes, mtime_ns) of every file: enough to notice a change without
+    reading anything. ``decode(size)`` reads them; ``size`` is the side to resize to, None for the size as stored.
+    """
+
+    path: Path
+    stamps: list[tuple[str, int, int]]
+    decode: Callable[[int | None], Content]
+
+
+def fingerprint(shape: tuple[int, ...], blocks: Iterator[np.ndarray], labels: np.ndarray, names: Sequence[str]) -> str:
+    """Hexadecimal BLAKE2b of uint8 blocks ([k, c, h, w], ``shape`` in all), int64 labels and class names."""
+    digest = hashlib.blake2b(json.dumps([list(shape), list(names)]).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(labels, dtype="<i8").data)
+    for block in blocks:
+        digest.update(np.ascontiguousarray(block).reshape(-1).data)
+    return digest.hexdigest()
+
+
+def list_files(root: Path, files: Sequence[Path]) -> list[tuple[str, int, int]]:
+    """Stamps of ``files`` for a ``Listing`` of ``root``. Raises ``SourceError`` naming a file that is not there."""
+    stamps = []
+    for file in files:
+        try:
+            stat = file.stat()
+        except OSError as error:
+            raise SourceError(f"cannot read {file}: {error.strerror}; put the file back or fetch it again") from error
+        stamps.append((str(file.relative_to(root)), stat.st_size, stat.st_mtime_ns))
+    return stamps
+
+
+def content_of_arrays(
+    sections: Sequence[tuple[int, np.ndarray, np.ndarray]], class_names: Sequence[str], size: int | None
+) -> Content:
+    """Content of images that are already in memory.
+
+    Each section is (label, images uint8 [n, h, w] or [n, h, w, c], indices int64 [k] of that label's images); sections
+    come in ascending order of label, and all arrays have images of one shape.
+    """
+    first = sections[0][1]
+    height, width = (size, size) if size else first.shape[1:3]
+    channels = first.shape[3] if first.ndim == 4 else 1
+    labels = np.concatenate([np.full(len(indices), label, dtype=np.int64) for label, _, indices in sections])
+
+    def blocks() -> Iterator[np.ndarray]:
+        for _, images, indices in sections:
+            for start in range(0, len(indices), BLOCK):
+                block = images[indices[start : start + BLOCK]]
+                if block.shape[1:3] != (height, width):
+                    block = np.stack([resized(Image.fromarray(image), width) for image in block])
+                yield block.reshape(len(block), height, width, channels).transpose(0, 3, 1, 2)
+
+    return Content((len(labels), channels, height, width), labels, tuple(class_names), blocks())
+
+
+def resized(image: Image.Image, size: int) -> np.ndarray:
+    """Pixels of ``image`` at ``size`` x ``size``: bilinear, and antialiased where it shrinks; the shape is not kept."""
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))

@@ -1,0 +1,214 @@
+"""Find, fetch, decode and check image sources by name."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+
+from suites.sources import array_files, cache
+from suites.sources.catalog import SOURCES, SourceError, SourceSpec
+from suites.sources.content import Content, Listing, Source
+from suites.sources.image_folders import list_image_folder
+
+__all__ = ["Source", "SourceSummary", "fetch", "load", "locate", "verify"]
+
+NO_FOLDERS: Mapping[str, Path] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class SourceSummary:
+    """What ``verify`` found: counts, ``size`` as (height, width) in pixels, and where the source lies."""
+
+    name: str
+    images: int
+    classes: int
+    size: tuple[int, int]
+    channels: int
+    fingerprint: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a source lies and how to list its files."""
+
+    path: Path
+    listing: Callable[[], Listing]
+
+
+def load(
+    name: str,
+    *,
+    data_dir: Path | None,
+    cache_dir: Path,
+    folders: Mapping[str, Path] = NO_FOLDERS,
+    size: int | None = None,
+) -> Source:
+    """The source ``name``, decoded once into ``cache_dir`` and memory-mapped from there ever after.
+
+    ``folders`` maps names to the user's image folders and goes before the known sources; everything else is looked for
+    under ``data_dir``. Training, validation and test images of a class are pooled. ``size`` resizes every image to
+    ``size`` x ``size`` pixels. Raises ``SourceError`` for a source that is unknown, missing, empty, incomplete, damaged
+    or of mixed sizes, and for a cache that cannot be written.
+    """
+    return _load(name, data_dir, cache_dir, folders, size, check=False)[0]
+
+
+def locate(name: str, *, data_dir: Path | None, folders: Mapping[str, Path] = NO_FOLDERS) -> Path | None:
+    """The folder in which ``load`` would find the source (for ``digits``, scikit-learn's own), None if it is missing.
+
+    Says where it lies, not that it is whole: that takes ``verify``. Raises ``SourceError`` for an unknown name.
+    """
+    _check_name(name, folders)
+    place = _find(name, data_dir, folders)
+    return place.path if place else None
+
+
+def fetch(name: str, data_dir: Path) -> Path:
+    """Download the source into ``data_dir`` through torchvision, unless it is there; returns the folder it lies in.
+
+    Raises ``SourceError`` for a source torchvision cannot download, saying where to get it and what to put where, and
+    for a download that fails.
+    """
+    _check_name(name, NO_FOLDERS)
+    spec = SOURCES[name]
+    place = _find(name, data_dir, NO_FOLDERS)
+    if spec.torchvision is None:
+        if place is None:
+            raise SourceError(
+                f"{name} cannot be downloaded for you: get it from {spec.origin} and put it under {data_dir} "
+                f"as {' or '.join(spec.layouts)}"
+            )
+        return place.path
+    if place is not None and place.path == data_dir / name:
+        return place.path  # an image folder; torchvision's own folder is left to torchvision, which completes it
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SourceError(f"cannot write the data folder {data_dir} ({error.strerror}): choose another") from error
+    from torchvision import datasets
+
+    try:
+        getattr(datasets, spec.torchvision)(data_dir, download=True)
+    except Exception as error:  # no network, a mirror that is down, a wrong checksum, a full disk, a damaged file
+        reason = " ".join(str(error).split())[:200]
+        raise SourceError(
+            f"cannot download {name} ({reason}): try again with a network, or get it from {spec.origin} and put it "
+            f"under {data_dir} as {' or '.join(spec.layouts)}"
+        ) from error
+    place = _find(name, data_dir, NO_FOLDERS)
+    if place is None:
+        raise _missing(spec, data_dir)
+    return place.path
+
+
+def verify(
+    name: str,
+    *,
+    data_dir: Path | None,
+    cache_dir: Path,
+    folders: Mapping[str, Path] = NO_FOLDERS,
+    size: int | None = None,
+) -> SourceSummary:
+    """Decode every image again, compare all bytes of the cache with the outcome, and say what there is.
+
+    A cache that differs is replaced, with a warning. Raises ``SourceError`` as ``load`` does.
+    """
+    source, path = _load(name, data_dir, cache_dir, folders, size, check=True)
+    n, channels, height, width = source.images.shape
+    return SourceSummary(name, n, len(source.class_names), (height, width), channels, source.fingerprint, path)
+
+
+def _load(
+    name: str, data_dir: Path | None, cache_dir: Path, folders: Mapping[str, Path], size: int | None, *, check: bool
+) -> tuple[Source, Path]:
+    _check_name(name, folders)
+    if size is not None and size < 1:
+        raise SourceError(f"images of {name} cannot be resized to {size} pixels: give a size of at least 1")
+    spec = None if name in folders else SOURCES[name]
+    place = _find(name, data_dir, folders)
+    if place is None:
+        if spec is None:
+            raise SourceError(f"the folder {folders[name]} of the source {name!r} does not exist: give another")
+        raise _missing(spec, data_dir)
+    size = size or (spec.resize if spec else None)
+    listing = place.listing()
+    key = cache.index_key(listing, name, size)
+    stored = None if check else cache.recall(cache_dir, key, name)
+    if stored is None:
+        content = listing.decode(size)
+        if spec:
+            _check_complete(spec, content, place.path)
+        stored = cache.store(cache_dir, key, name, size, content, check=check)
+    return stored, place.path
+
+
+def _check_name(name: str, folders: Mapping[str, Path]) -> None:
+    known = sorted({*SOURCES, *folders})
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+        raise SourceError(f"there is no source {name!r}: {hint}")
+    if not re.fullmatch(r"\w[\w.+-]*", name):  # it names a folder of the cache
+        raise SourceError(f"{name!r} cannot name a source: use letters, digits, '.', '_', '+' and '-'")
+
+
+def _find(name: str, data_dir: Path | None, folders: Mapping[str, Path]) -> _Place | None:
+    """The first layout of the source that is there."""
+    if name in folders:
+        folder = Path(folders[name])
+        return _Place(folder, partial(list_image_folder, folder, None)) if folder.is_dir() else None
+    if name == "digits":
+        return _Place(array_files.digits_file().parent, array_files.list_digits)
+    try:
+        return next(_places(SOURCES[name], Path(data_dir)), None) if data_dir is not None else None
+    except OSError as error:  # a folder on the way that may not be entered
+        raise SourceError(f"cannot look into the data folder {data_dir} ({error.strerror}): choose another") from error
+
+
+def _places(spec: SourceSpec, data_dir: Path) -> Iterator[_Place]:
+    raw = data_dir / "FashionMNIST" / "raw"
+    if spec.name == "fashion-mnist" and any(raw.glob("*-ubyte*")):  # a failed download leaves the folder empty
+        yield _Place(raw, partial(array_files.list_idx, raw))
+    if spec.name == "cifar-10" and (batches := data_dir / "cifar-10-batches-py").is_dir():
+        yield _Place(batches, partial(array_files.list_cifar, batches, array_files.CIFAR_10))
+    if spec.name == "cifar-100" and (batches := data_dir / "cifar-100-python").is_dir():
+        yield _Place(batches, partial(array_files.list_cifar, batches, array_files.CIFAR_100))
+    if spec.name == "mini-imagenet":
+        for root in (data_dir, data_dir / spec.name):
+            if array_files.mini_imagenet_pickles(root):
+                yield _Place(root, partial(array_files.list_mini_imagenet, root))
+    # Kaggle's archive of Animals-10 unpacks to raw-img.
+    inner = (f"{spec.name}/raw-img", spec.name, "raw-img") if spec.name == "animals-10" else (spec.name,)
+    for folder in (data_dir / path for path in inner):
+        if folder.is_dir():
+            yield _Place(folder, partial(list_image_folder, folder, spec.channels))
+
+
+def _missing(spec: SourceSpec, data_dir: Path | None) -> SourceError:
+    layouts = " or ".join(spec.layouts)
+    if data_dir is None:
+        where = "no data folder is given; pass --data DIR or set PUDNET_BENCH_DATA, and put there"
+    elif not Path(data_dir).is_dir():
+        where = f"the data folder {data_dir} does not exist; create it and put there"
+    else:
+        where = f"it is not under {data_dir}; put there"
+    if spec.torchvision:
+        how = f"`python -m harness data fetch {spec.name}` downloads it"
+    else:
+        how = f"it is published at {spec.origin}"
+    return SourceError(f"the source {spec.name!r} is missing: {where} {layouts}; {how}")
+
+
+def _check_complete(spec: SourceSpec, content: Content, path: Path) -> None:
+    """A known source with fewer classes is a half-finished copy; class splits would silently mean something else."""
+    if len(content.class_names) != spec.classes:
+        raise SourceError(
+            f"{path} holds {len(content.class_names)} classes where {spec.name} has {spec.classes}: complete it "
+            f"({' or '.join(spec.layouts)}), or use it under a name of its own with --source NAME={path}"
+        )

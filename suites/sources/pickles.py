@@ -1,0 +1,121 @@
+"""Reading arrays out of other people's pickles without running anything in them.
+
+A pickle is a program; ``pickle.load`` runs it with the reader's rights. Here the only things a pickle may call are the
+stand-ins below, which note what it says about an array. NumPy's own reconstruction is not called either: it was not
+made for hostile input. Anything else a pickle asks for is refused before it runs.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from suites.sources.catalog import SourceError
+
+_PLAIN = frozenset({"b1", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8"})
+
+
+class _Dtype:
+    """``numpy.dtype(code, align, copy)``, numbers only."""
+
+    def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
+        if code not in _PLAIN:
+            raise pickle.UnpicklingError(f"arrays of dtype {code!r} are not read")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if state[1] == ">":
+            self.dtype = self.dtype.newbyteorder(">")
+
+
+class _Array:
+    """``numpy._reconstruct(...)`` followed by ``ndarray.__setstate__`` (protocols up to 4)."""
+
+    def __init__(self, *_: object) -> None:
+        self.value: np.ndarray | None = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, fortran_order, raw = state
+        # Python 2's byte strings arrive as text, because the pickle is read as latin-1.
+        data = raw.encode("latin-1") if isinstance(raw, str) else raw
+        self.value = np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if fortran_order else "C")
+
+
+class _Buffer(_Array):
+    """``numpy._frombuffer(raw, dtype, shape, order)`` (protocol 5)."""
+
+    def __init__(self, raw: bytes, dtype: _Dtype, shape: tuple[int, ...], order: str) -> None:
+        self.value = np.frombuffer(raw, dtype.dtype).reshape(shape, order="F" if order == "F" else "C")
+
+
+class _Scalar:
+    """``numpy.scalar(dtype, raw)``."""
+
+    def __init__(self, dtype: _Dtype, raw: bytes | str) -> None:
+        data = raw.encode("latin-1") if isinstance(raw, str) else raw
+        self.value = np.frombuffer(data, dtype.dtype)[0].item()
+
+    def __setstate__(self, state: object) -> None:
+        raise pickle.UnpicklingError("a number has no state")
+
+
+class _Latin1(bytes):
+    """``_codecs.encode(text, "latin1")``: how Python 3 writes bytes with protocol 2."""
+
+    def __new__(cls, text: str, encoding: str = "latin1") -> _Latin1:
+        return super().__new__(cls, text.encode("latin-1"))
+
+    def __setstate__(self, state: object) -> None:
+        raise pickle.UnpicklingError("bytes have no state")
+
+
+_ALLOWED: dict[tuple[str, str], type] = {
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Dtype,
+    ("_codecs", "encode"): _Latin1,
+} | {
+    (f"numpy.{core}.{module}", name): stand_in
+    for core in ("core", "_core")
+    for module, name, stand_in in (
+        ("multiarray", "_reconstruct", _Array),
+        ("multiarray", "scalar", _Scalar),
+        ("numeric", "_frombuffer", _Buffer),
+    )
+}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> type:
+        try:
+            return _ALLOWED[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not an array") from None
+
+
+def read_pickle(path: Path) -> Any:
+    """Dictionaries, lists, text, numbers and NumPy arrays of the pickle at ``path``; nothing in it is executed.
+
+    Raises ``SourceError`` naming the file if it is damaged or asks for anything else.
+    """
+    try:
+        with path.open("rb") as file:
+            return _plain(_ArrayUnpickler(file, encoding="latin-1").load())
+    except Exception as error:  # a damaged pickle can make the machine fail in any way
+        raise SourceError(
+            f"{path} is not read ({error or type(error).__name__}): a pickle may hold arrays, numbers and names only; "
+            "get the file again from where it is published, or convert it to an image folder"
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    """The value with arrays and numbers in the place of their stand-ins."""
+    if isinstance(value, _Array | _Scalar):
+        return value.value
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
