@@ -1,0 +1,94 @@
+"""The one clock: how long a region took on a device, from the same code on every device.
+
+CUDA: two events on the current stream, with a synchronisation before either host clock is read. CPU: ``perf_counter``.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Elapsed:
+    """``seconds`` by the device's own clock (CUDA events; on a CPU the host's clock) and ``wall_seconds`` by the host's."""
+
+    seconds: float = 0.0
+    wall_seconds: float = 0.0
+
+    def __add__(self, other: Elapsed) -> Elapsed:
+        return Elapsed(self.seconds + other.seconds, self.wall_seconds + other.wall_seconds)
+
+
+class Clock:
+    """Times regions on one device. ``start`` and ``stop`` bracket a region; regions do not nest."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.cuda = device.type == "cuda"
+        self.device = device
+        if self.cuda:
+            self._first, self._last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+
+    def start(self) -> None:
+        """Begin a region; whatever was queued on the device before is finished first and not counted."""
+        if self.cuda:
+            torch.cuda.synchronize(self.device)
+            self._first.record(torch.cuda.current_stream(self.device))
+        self._began = time.perf_counter()
+
+    def stop(self) -> Elapsed:
+        """End the region when all that it queued on the device is done."""
+        if self.cuda:
+            self._last.record(torch.cuda.current_stream(self.device))
+            torch.cuda.synchronize(self.device)
+        wall = time.perf_counter() - self._began
+        return Elapsed(self._first.elapsed_time(self._last) / 1e3 if self.cuda else wall, wall)
+
+
+def timed(items: Iterator[Item], clock: Clock) -> Iterator[tuple[Item, Elapsed]]:
+    """The items of a generator with the time spent inside it so far; what happens between two items is not counted."""
+    total = Elapsed()
+    while True:
+        clock.start()
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        total += clock.stop()
+        yield item, total
+
+
+class PeakMemory:
+    """Highest memory since ``reset``, in bytes: of CUDA's allocator, or of this process's resident set on a CPU.
+
+    Where the kernel does not let a process reset its own high-water mark, a CPU's figure is the process's peak so far.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def reset(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            pass
+
+    def read(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        try:
+            status = Path("/proc/self/status").read_text()
+            return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+        except (OSError, IndexError, ValueError):
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

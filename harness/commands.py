@@ -1,0 +1,335 @@
+"""The command line. Heavy modules are imported inside the commands that need them, so that ``list`` is instant."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from results.store import Run
+    from suites.sources.loading import Source
+
+app = typer.Typer(
+    help="Predicting a ConvNet's parameters against training it and against meta-learners, under one clock.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(help="Image sources: list them, fetch them, verify them.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+USAGE, FAILED, INTERRUPTED = 2, 1, 130
+DATA_VARIABLE, CACHE_VARIABLE = "PUDNET_BENCH_DATA", "PUDNET_BENCH_CACHE"
+
+
+class TableFormat(StrEnum):
+    """How ``table`` prints."""
+
+    latex = "latex"
+    markdown = "markdown"
+    csv = "csv"
+
+
+DataOption = Annotated[Path | None, typer.Option("--data", envvar=DATA_VARIABLE, help="Folder with the image sources.")]
+CacheOption = Annotated[Path | None, typer.Option("--cache", envvar=CACHE_VARIABLE, help="Folder for decoded images and artifacts.")]
+SourceOption = Annotated[list[str] | None, typer.Option("--source", help="NAME=DIR: an image folder of your own; repeatable.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def main() -> None:
+    """Run the command line; an interrupt ends with 130."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+@contextmanager
+def plain_errors(debug: bool) -> Iterator[None]:
+    """Turn what a user can put right into one sentence and exit code 2; everything else keeps its traceback."""
+    try:
+        yield
+    except Exception as error:
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        if debug:
+            traceback.print_exc()
+        print(f"error: {sentence}", file=sys.stderr)
+        raise typer.Exit(USAGE) from None
+
+
+def _sentence(error: Exception) -> str | None:
+    """The one sentence for an error that the user can put right, None for any other."""
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EEXIST):
+        where = f"'{error.filename}'" if error.filename else "the output folder"
+        return (
+            f"cannot write {where}: {os.strerror(error.errno).lower()}; choose another folder with --out (runs) or --cache "
+            "(artifacts and images), or make room; what was measured so far is kept"
+        )
+    known = {
+        ("suites.declaration", "SuiteError"),
+        ("suites.families", "FamilyError"),
+        ("suites.sources.catalog", "SourceError"),
+        ("methods.registry", "UnknownMethodError"),
+        ("methods.base", "MethodError"),
+        ("results.store", "StoreError"),
+        ("harness.compute", "ComputeError"),
+        ("harness.commands", "UsageError"),
+    }  # by name: importing the classes here would make every command import torch
+    return str(error) if (type(error).__module__, type(error).__name__) in known else None
+
+
+class UsageError(Exception):
+    """An argument that cannot be used; says which and the way out."""
+
+
+@app.command("list")
+def list_everything() -> None:
+    """Suites, methods, families, targets and profiles, a line each."""
+    from methods.registry import entries
+    from suites.catalog import PROFILES, SUITES
+    from suites.families import FAMILIES
+
+    sections: dict[str, list[tuple[str, str]]] = {
+        "suites": [(s.name, f"{s.title}; {', '.join(s.families)}") for s in SUITES.values()],
+        "methods": [(m.name, m.description) for m in entries().values()],
+        "families": [
+            (f.name, f"{f.label}: {f.source}, {f.training_classes}/{f.unseen_classes} classes, {f.ways} ways, {f.images} images")
+            for f in FAMILIES.values()
+        ],
+        "profiles": [(p.name, p.description) for p in PROFILES.values()],
+    }
+    console = Console()
+    for title, lines in sections.items():
+        console.print(f"[bold]{title}[/bold]")
+        grid = Table.grid(padding=(0, 2))
+        for name, text in lines:
+            grid.add_row(f"  {escape(name)}", escape(text))
+        console.print(grid)
+
+
+@app.command()
+def run(
+    suites: Annotated[list[str], typer.Argument(help="Suites to run, such as table1.")],
+    profile: Annotated[str, typer.Option(help="Scale: quick, standard or paper.")] = "quick",
+    methods: Annotated[str | None, typer.Option(help="Only these methods, separated by commas.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="FILE.py:Class, a method of your own; repeatable.")] = None,
+    families: Annotated[str | None, typer.Option(help="Only these families, separated by commas.")] = None,
+    targets: Annotated[str | None, typer.Option(help="These targets, separated by commas.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="These seeds, separated by commas.")] = None,
+    groups: Annotated[int | None, typer.Option(min=1, help="Unseen groups to measure, for every method.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16 (autocast).")] = "auto",
+    data: DataOption = None,
+    cache: CacheOption = None,
+    source: SourceOption = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder (several suites: a folder for each inside it).")] = None,
+    paper: Annotated[bool, typer.Option("--paper", help="Set the paper's numbers beside the measured ones.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan, with estimates of time and disk.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Measure one or more suites, or go on with them where they were interrupted."""
+    with plain_errors(debug):
+        from methods.registry import check_name
+        from suites.catalog import PROFILES, SUITES
+        from suites.declaration import pick
+
+        chosen = [pick("suite", name, SUITES) for name in suites]
+        scale = pick("profile", profile, PROFILES)
+        for name in _names(methods) or ():
+            check_name(name)
+        folders = _folders(source)
+        for name in _names(families) or ():
+            if name not in folders:
+                from suites.families import family
+
+                family(name)
+
+        from harness.compute import choose
+        from harness.plan import Choice, make_plan
+        from harness.session import dry_run as print_plan
+        from harness.session import run_plan
+
+        compute = choose(device, precision)
+        cache_dir = _cache(cache)
+        choice = Choice(_names(methods), tuple(method or ()), _names(families), _names(targets), _seeds(seeds), groups)
+        load = _loader(data, cache_dir, folders)
+        plans = [make_plan(suite, scale, choice, compute, load, tuple(folders)) for suite in chosen]
+        if dry_run:
+            print_plan(plans, compute, cache_dir)
+            return
+        command = shlex.join(["python", "-m", "harness", *sys.argv[1:]])
+        failures = 0
+        for plan in plans:
+            folder = _run_folder(out, plan.suite.name, profile, compute.device.type, len(plans) > 1)
+            failures += run_plan(plan, folder, command, compute, cache_dir, paper)
+    if failures:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def status(reference: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or a suite.")], debug: DebugOption = False) -> None:
+    """What a run has measured so far, cell by cell."""
+    with plain_errors(debug):
+        found = _find_run(reference)
+        grid = Table("cell", "family", "target", "seed", "groups", "state", box=None, header_style="bold")
+        for cell in found.manifest["plan"]["cells"]:
+            done = len(found.groups_done(cell["key"]))
+            state = "done" if done >= cell["groups"] and found.finished(cell["key"]) else "partly measured" if done else "pending"
+            grid.add_row(
+                escape(cell["method"]), escape(cell["family"]), cell["target"], str(cell["seed"]), f"{done}/{cell['groups']}", state
+            )
+        console = Console()
+        manifest = found.manifest
+        console.print(escape(f"{found.folder}: {manifest['suite']}, {manifest['profile']}, {manifest['device']}"), highlight=False)
+        console.print(grid)
+
+
+@app.command()
+def table(
+    reference: Annotated[str, typer.Argument(metavar="RUN_OR_SUITE", help="A run's folder, or a suite (its latest run).")],
+    format: Annotated[TableFormat, typer.Option(help="latex, markdown or csv.")] = TableFormat.markdown,
+    paper: Annotated[bool, typer.Option("--paper", help="Set the paper's numbers beside the measured ones.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Print a run's table."""
+    with plain_errors(debug):
+        from harness.rendering import table_text
+
+        print(table_text(_find_run(reference), format.value, paper), end="")
+
+
+@data_app.command("list")
+def data_list(data: DataOption = None, source: SourceOption = None, debug: DebugOption = False) -> None:
+    """Every image source, and where it was found."""
+    with plain_errors(debug):
+        from suites.sources import SOURCES
+        from suites.sources.loading import locate
+
+        folders = _folders(source)
+        grid = Table.grid(padding=(0, 2))
+        for name, text in {**{n: f"image folder {p}" for n, p in folders.items()}, **{s.name: s.description for s in SOURCES.values()}}.items():
+            found = locate(name, data_dir=data, folders=folders)
+            grid.add_row(escape(name), escape(text), "embedded" if name == "digits" else escape(str(found)) if found else "[dim]not found[/dim]")
+        Console().print(grid)
+
+
+@data_app.command("fetch")
+def data_fetch(
+    names: Annotated[list[str], typer.Argument(help="Sources to download.")], data: DataOption = None, debug: DebugOption = False
+) -> None:
+    """Download sources through torchvision."""
+    with plain_errors(debug):
+        from suites.sources.loading import fetch
+
+        if data is None:
+            raise UsageError(f"data fetch needs a folder to put images into: give --data DIR or set {DATA_VARIABLE}")
+        for name in names:
+            print(f"{name}: {fetch(name, data)}")
+
+
+@data_app.command("verify")
+def data_verify(
+    names: Annotated[list[str] | None, typer.Argument(help="Sources to verify; all that are found if none is named.")] = None,
+    data: DataOption = None,
+    cache: CacheOption = None,
+    source: SourceOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Decode every image again and compare with the cache."""
+    with plain_errors(debug):
+        from suites.sources import SOURCES
+        from suites.sources.loading import locate, verify
+
+        folders = _folders(source)
+        for name in names or [n for n in {**SOURCES, **folders} if locate(n, data_dir=data, folders=folders)]:
+            found = verify(name, data_dir=data, cache_dir=_cache(cache), folders=folders)
+            print(
+                f"{found.name}: {found.images} images of {found.classes} classes, {found.size[0]}x{found.size[1]}, "
+                f"{found.channels} channels, content {found.fingerprint[:16]}, {found.path}"
+            )
+
+
+@app.command()
+def doctor(data: DataOption = None, cache: CacheOption = None) -> None:
+    """This machine as the harness sees it: device, versions, memory, disk, sources, speed."""
+    from harness.doctor import examine
+
+    grid = Table.grid(padding=(0, 2))
+    for name, text in examine(data, _cache(cache)):
+        grid.add_row(name, escape(text))
+    Console().print(grid)
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return tuple(name.strip() for name in text.split(",") if name.strip()) if text else None
+
+
+def _seeds(text: str | None) -> tuple[int, ...] | None:
+    try:
+        seeds = tuple(int(seed) for seed in _names(text) or ())
+    except ValueError:
+        raise UsageError(f"--seeds takes whole numbers separated by commas, not '{text}'") from None
+    if any(seed < 0 for seed in seeds):
+        raise UsageError(f"--seeds takes numbers from 0 on, not '{text}'")
+    return seeds or None
+
+
+def _folders(sources: list[str] | None) -> dict[str, Path]:
+    folders = {}
+    for text in sources or ():
+        name, equals, folder = text.partition("=")
+        if not (name and equals and folder):
+            raise UsageError(f"--source takes NAME=DIR, not '{text}'")
+        folders[name] = Path(folder).expanduser()
+    return folders
+
+
+def _cache(cache: Path | None) -> Path:
+    if cache is not None:
+        return cache
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pudnet-bench"
+
+
+def _loader(data: Path | None, cache_dir: Path, folders: dict[str, Path]) -> Any:
+    """``load_source`` for ``make_plan``; each source is loaded once."""
+    from functools import cache as once
+
+    from suites.sources.loading import load
+
+    @once
+    def load_source(name: str, size: int | None) -> Source:
+        return load(name, data_dir=data, cache_dir=cache_dir, folders=folders, size=size)
+
+    return load_source
+
+
+def _run_folder(out: Path | None, suite: str, profile: str, device: str, several: bool) -> Path:
+    if out is None:
+        from harness.rendering import RUNS
+
+        return RUNS / f"{suite}-{profile}-{device}"
+    return out / suite if several else out
+
+
+def _find_run(reference: str) -> Run:
+    from harness.rendering import find_run
+    from suites.catalog import SUITES
+
+    return find_run(reference, tuple(SUITES))

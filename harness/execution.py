@@ -1,0 +1,176 @@
+"""Running cells: obtain the artifact, warm up, then time and test group after group; nothing measured is lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from harness.artifacts import Artifact, ArtifactStore, meta_train
+from harness.clock import Clock, PeakMemory, timed
+from harness.compute import Compute
+from harness.plan import Cell
+from harness.progress import Display
+from methods.base import Classifier, Dataset, Method, MethodError
+from results.store import Run
+from suites.groups import FamilyImages
+
+SHARD_SECONDS = 20.0  # at most so much measuring is lost to a kill
+WARM_UPS = 3
+THROW_AWAY = 10**9  # index of the training group that warm-up uses; no measured group is a training group
+
+
+def run_cell(cell: Cell, run: Run, images: FamilyImages, store: ArtifactStore, compute: Compute, display: Display) -> None:
+    """Measure what is missing of ``cell`` and mark it finished. An interrupt or a failure keeps whole groups measured."""
+    done = run.groups_done(cell.key)
+    missing = [index for index in range(cell.groups) if index not in done]
+    if not missing and run.finished(cell.key):
+        return
+    artifact = obtain_artifact(cell, images, store, compute, display)
+    method = _ready(cell, compute)
+    if artifact is not None:
+        method.load_state_dict({name: tensor.to(compute.device) for name, tensor in artifact.state.items()})
+    if missing:
+        warm_up(method, images, cell.seed)
+    title = f"{cell.variant.name} · {cell.family.name} · {cell.target.name}"
+    with _shards(run, cell.key) as keep, display.task(title, cell.groups, "groups") as task:
+        task.update(len(done))
+        for count, index in enumerate(missing, len(done) + 1):
+            rows = measure_group(cell, method, images, index, compute, artifact)
+            keep(rows)
+            task.update(count, f"accuracy {rows[-1]['accuracy']:.2%}, {rows[-1]['seconds']:.3g} s")
+    run.finish(cell.key)
+
+
+def measure_group(
+    cell: Cell, method: Method, images: FamilyImages, index: int, compute: Compute, artifact: Artifact | None
+) -> list[dict[str, Any]]:
+    """One row per snapshot of ``method`` on unseen group ``index``. The clock runs inside ``fit`` alone."""
+    clock, memory = Clock(compute.device), PeakMemory(compute.device)
+    clock.start()
+    group = images.group("unseen", cell.seed, index)
+    data = clock.stop()
+    torch.manual_seed(cell.seed * 1_000_003 + index)  # a group's outcome must not depend on which groups ran before
+    memory.reset()
+    rows = []
+    for snapshot, elapsed in timed(iter(method.fit(group.fit)), clock):
+        peak = memory.read()
+        clock.start()
+        accuracy = test_accuracy(snapshot.classifier, group.test)
+        evaluation = clock.stop()
+        rows.append(
+            {
+                "cell": cell.key,
+                "suite": cell.suite,
+                "method": cell.variant.name,
+                "family": cell.family.name,
+                "target": cell.target.name,
+                "seed": cell.seed,
+                "group": index,
+                "snapshot": snapshot.name,
+                "accuracy": accuracy,
+                "seconds": elapsed.seconds,
+                "wall_seconds": elapsed.wall_seconds,
+                "evaluation_seconds": evaluation.seconds,
+                "data_seconds": data.seconds,
+                "peak_memory_bytes": peak,
+                "n_fit": len(group.fit),
+                "n_test": len(group.test),
+                "n_classes": group.fit.n_classes,
+                "device": compute.name,
+                "artifact": artifact.key if artifact else "",
+                "meta_train_seconds": artifact.seconds if artifact else float("nan"),
+                "epochs": float(snapshot.epochs),
+            }
+        )
+    if not rows:
+        raise MethodError(f"method '{cell.variant.name}' yielded no snapshot; fit must yield at least one")
+    return rows
+
+
+@torch.no_grad()
+def test_accuracy(classifier: Classifier, test: Dataset) -> float:
+    """Share (0..1) of test images whose largest logit is that of their class. Raises MethodError on logits of a wrong shape."""
+    logits = classifier(test.images)
+    if tuple(logits.shape) != (len(test), test.n_classes):
+        raise MethodError(f"a classifier gave logits of shape {tuple(logits.shape)} for {len(test)} images of {test.n_classes} classes")
+    return float((logits.argmax(-1) == test.labels).double().mean())
+
+
+def warm_up(method: Method, images: FamilyImages, seed: int) -> None:
+    """Let caches, kernels and allocators settle on a throw-away group of the same shape; not measured."""
+    group = images.group("training", seed, THROW_AWAY)
+    for _ in range(1 if method.iterative else WARM_UPS):
+        fitting = iter(method.fit(group.fit))
+        test_accuracy(next(fitting).classifier, group.test)
+        del fitting
+
+
+def obtain_artifact(
+    cell: Cell, images: FamilyImages, store: ArtifactStore, compute: Compute, display: Display
+) -> Artifact | None:
+    """The cell's artifact: from the store, or trained now and stored. None for a method without meta-training."""
+    spec = cell.artifact
+    if spec is None:
+        return None
+    found = store.load(spec)
+    if found is not None:
+        return found
+    title = f"meta-training {cell.variant.name} · {cell.family.name} · {cell.target.name}"
+    with display.task(title, cell.budget.max_groups, "groups") as task:
+        latest: dict[str, float] = {}
+
+        def watch(phase: str, seen: int, at_most: int, metrics: dict[str, float]) -> None:
+            latest.update(metrics)
+            shown = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in latest.items())
+            task.total = at_most
+            if task.progress is not None and task.id is not None:
+                task.progress.update(task.id, total=at_most)
+            task.update(seen, f"{phase}: {shown}")
+
+        state, curve, told = meta_train(
+            lambda: _ready(cell, compute), images, cell.seed, cell.budget, cell.validation_groups, compute, watch
+        )
+    artifact = store.save(spec, state, curve, told)
+    accuracy = told["validation_accuracy"]
+    display.say(
+        f"{title}: {told['groups']} groups, {artifact.seconds:.0f} s"
+        + (f", validation accuracy {accuracy:.2%}" if accuracy is not None else "")
+    )
+    return artifact
+
+
+def _ready(cell: Cell, compute: Compute) -> Method:
+    method = cell.make_method()
+    method.autocast = compute.autocast
+    method.to(compute.device)
+    return method
+
+
+@contextmanager
+def _shards(run: Run, key: str) -> Iterator[Any]:
+    """Yields ``keep(rows)``: rows of whole groups, written as a shard every few seconds and when the block ends in any way."""
+    rows: list[dict[str, Any]] = []
+    written = time.monotonic()
+
+    def flush() -> None:
+        nonlocal written
+        if rows:
+            run.write_shard(key, rows)
+            rows.clear()
+        written = time.monotonic()
+
+    def keep(new: list[dict[str, Any]]) -> None:
+        rows.extend(new)
+        if time.monotonic() - written >= SHARD_SECONDS:
+            flush()
+
+    try:
+        yield keep
+    finally:
+        flush()
+
+

@@ -1,0 +1,185 @@
+"""From a suite and a profile to cells: the units of work, of caching and of scheduling."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+
+from harness.artifacts import ArtifactSpec
+from harness.compute import Compute
+from methods import registry, targets
+from methods.base import Budget, Method, MethodError, TargetSpec
+from suites.declaration import Profile, Suite, Variant, pick
+from suites.families import FAMILIES, Family, family, family_of_folder
+from suites.groups import CLASS_SPLIT_SEED, QUERY_IMAGES
+from suites.sources.loading import Source
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the person asked for beside suite and profile; None keeps the suite's or profile's own."""
+
+    methods: tuple[str, ...] | None = None
+    method_files: tuple[str, ...] = ()
+    families: tuple[str, ...] | None = None
+    targets: tuple[str, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+    groups: int | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method variant on one family and target with one seed: ``groups`` unseen groups to measure."""
+
+    suite: str
+    variant: Variant
+    method: type[Method]
+    options: Mapping[str, Any]
+    family: Family
+    source: Source
+    target: TargetSpec
+    seed: int
+    groups: int
+    budget: Budget
+    validation_groups: int
+    precision: str
+    device_type: str
+    code: str
+
+    def make_method(self) -> Method:
+        """A fresh instance. Raises MethodError when the class does not take its options."""
+        try:
+            return self.method(self.target, self.family.training_classes, **self.options)
+        except TypeError as error:
+            raise MethodError(f"method '{self.variant.name}' does not take the options {dict(self.options)}: {error}") from error
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Everything that shapes what this cell's method learns before it meets an unseen group."""
+        return {
+            "method": self.method.name,
+            "revision": self.method.revision,
+            "code": self.code,
+            "options": dict(self.options),
+            "family_name": self.family.name,
+            "family": asdict(self.family),
+            "class_split_seed": CLASS_SPLIT_SEED,
+            "source": self.source.fingerprint,
+            "target": self.target.name,
+            "target_options": list(self.target.options),
+            "image_shape": list(self.target.image_shape),
+            "query_images": QUERY_IMAGES,
+            "seed": self.seed,
+            "budget": asdict(self.budget),
+            "validation_groups": self.validation_groups,
+            "precision": self.precision,
+            "device_type": self.device_type,
+        }
+
+    @cached_property
+    def artifact(self) -> ArtifactSpec | None:
+        """The meta-training this cell needs, None for a method without any."""
+        return ArtifactSpec(self.identity) if self.method.meta_trains() else None
+
+    @cached_property
+    def key(self) -> str:
+        """The cell's name on disk. The number of groups is not part of it: asking for more goes on where it was."""
+        identity = dict(self.identity)
+        if self.artifact is None:
+            for unused in ("budget", "validation_groups", "query_images"):
+                del identity[unused]
+        digest = sha256(json.dumps([self.variant.name, identity], sort_keys=True).encode()).hexdigest()
+        return f"{self.variant.name}-{self.family.name}-{self.target.name}-s{self.seed}-{digest[:10]}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A suite's cells, in the order in which they run."""
+
+    suite: Suite
+    profile: Profile
+    families: tuple[Family, ...]
+    variants: tuple[Variant, ...]
+    targets: tuple[str, ...]
+    cells: tuple[Cell, ...]
+
+    @property
+    def artifacts(self) -> dict[str, ArtifactSpec]:
+        """The distinct meta-trainings behind the cells, by key."""
+        return {cell.artifact.key: cell.artifact for cell in self.cells if cell.artifact}
+
+
+def make_plan(
+    suite: Suite,
+    profile: Profile,
+    choice: Choice,
+    compute: Compute,
+    load_source: Callable[[str, int | None], Source],
+    folders: Sequence[str] = (),
+) -> Plan:
+    """The cells of ``suite`` at the scale of ``profile``. Loads the sources: their content is part of a cell's key.
+
+    ``load_source(name, size)`` loads one; ``folders`` names the user's own. Raises SuiteError, FamilyError,
+    UnknownMethodError, MethodError and SourceError.
+    """
+    variants, classes = _variants(suite, choice)
+    names = choice.families or profile.families or suite.families
+    target_names = choice.targets or suite.targets
+    for name in target_names:
+        pick("target", name, targets.TARGETS)
+    families = [_family(name, folders, load_source) for name in names]
+    cells = []
+    for fam in families:
+        source = load_source(fam.source, fam.image_size)
+        shape: tuple[int, int, int] = tuple(source.images.shape[1:])  # type: ignore[assignment]
+        budget = Budget(_meta_groups(profile, fam), profile.check_every, profile.patience)
+        for target in target_names:
+            for seed in choice.seeds or profile.seeds:
+                for variant in variants:
+                    method, code = classes[variant.name]
+                    groups = choice.groups or (profile.iterative_groups if method.iterative else profile.groups)
+                    options = {**fam.method_options(variant.method, target), **dict(variant.options)}
+                    cells.append(
+                        Cell(
+                            suite.name, variant, method, options, fam, source, TargetSpec(target, shape), seed, groups,
+                            budget, profile.validation_groups, compute.precision, compute.device.type, code,
+                        )
+                    )  # fmt: skip
+    return Plan(suite, profile, tuple(families), tuple(variants), tuple(target_names), tuple(cells))
+
+
+def _meta_groups(profile: Profile, fam: Family) -> int:
+    return fam.meta_groups if profile.max_meta_groups is None else min(profile.max_meta_groups, fam.meta_groups)
+
+
+def _variants(suite: Suite, choice: Choice) -> tuple[list[Variant], dict[str, tuple[type[Method], str]]]:
+    """The rows asked for, and the class of each with the hash of its file ("" for one that is not the user's)."""
+    if choice.methods is None:
+        variants = list(suite.variants)
+    else:
+        own = {variant.name: variant for variant in suite.variants}
+        for name in choice.methods:
+            if name not in own:
+                registry.check_name(name)
+        variants = [own.get(name, Variant(name, name, name)) for name in choice.methods]
+    classes = {variant.name: (registry.find(variant.method), "") for variant in variants}
+    for reference in choice.method_files:
+        method, digest = registry.find_in_file(reference)
+        if method.name in classes:
+            raise registry.UnknownMethodError(f"'{reference}' is named '{method.name}', as another method of this run; rename it")
+        variants.append(Variant(method.name, method.name, method.name))
+        classes[method.name] = (method, digest)
+    return variants, classes
+
+
+def _family(name: str, folders: Sequence[str], load_source: Callable[[str, int | None], Source]) -> Family:
+    if name in FAMILIES or name not in folders:
+        return family(name)
+    source = load_source(name, None)
+    return family_of_folder(name, dict(zip(source.class_names, np.bincount(source.labels).tolist(), strict=True)))

@@ -1,0 +1,100 @@
+"""From a run on disk to its tables. Imports no torch: reading a table is instant."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from results import costs, paper
+from results.store import Run, StoreError, write_atomically
+from results.tables import Format, TableLayout, TableRow, render
+
+EXTENSIONS: dict[Format, str] = {"latex": "tex", "markdown": "md", "csv": "csv"}
+RUNS = Path("runs")
+
+
+def merge_plans(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """The plan of a run that is asked for again: what is new is added, and a cell planned anew replaces its old self."""
+    if not old:
+        return new
+
+    def cell_place(cell: dict[str, Any]) -> tuple[Any, ...]:
+        return cell["method"], cell["family"], cell["target"], cell["seed"]
+
+    cells = {cell_place(cell): cell for cell in old["cells"]}
+    for cell in new["cells"]:
+        earlier = cells.get(cell_place(cell))
+        if earlier is not None and earlier["key"] == cell["key"]:
+            cell = {**cell, "groups": max(cell["groups"], earlier["groups"])}
+        cells[cell_place(cell)] = cell
+    merged: dict[str, Any] = {"title": new["title"], "cells": list(cells.values())}
+    for part in ("targets", "families", "variants"):
+        merged[part] = old[part] + [item for item in new[part] if item not in old[part]]
+    return merged
+
+
+def layouts(run: Run) -> list[TableLayout]:
+    """One layout per target of the run's plan, in the suite's order of rows."""
+    plan = run.manifest["plan"]
+    rows = []
+    for variant in plan["variants"]:
+        several = len(variant["snapshots"]) > 1
+        for snapshot, label in variant["snapshots"]:
+            row_id = f"{variant['name']}@{snapshot.split()[0]}" if snapshot else variant["name"]
+            rows.append(
+                TableRow(row_id, variant["name"], snapshot, label if several else variant["label"], variant["label"] if several else "")
+            )
+    columns = tuple((name, label) for name, label in plan["families"])
+    suite = run.manifest["suite"]
+    return [TableLayout(suite, plan["title"], tuple(rows), columns, target) for target in plan["targets"]]
+
+
+def measured(run: Run) -> pd.DataFrame:
+    """The rows of the cells that are in the run's plan."""
+    return run.frame([cell["key"] for cell in run.manifest["plan"]["cells"]])
+
+
+def table_text(run: Run, format: Format, with_paper: bool) -> str:
+    """The run's tables, one per target, as one text."""
+    frame = measured(run)
+    numbers = paper.load(run.manifest["suite"]) if with_paper else None
+    return "\n".join(render(frame, layout, format, numbers) for layout in layouts(run))
+
+
+def write_tables(run: Run, with_paper: bool) -> list[Path]:
+    """Render everything into ``<run>/tables`` and return the files: the suite's table, costs, break-evens, differences."""
+    frame = measured(run)
+    folder = run.folder / "tables"
+    folder.mkdir(exist_ok=True)
+    suite = run.manifest["suite"]
+    texts = {f"{suite}.{extension}": table_text(run, format, with_paper) for format, extension in EXTENSIONS.items()}
+    if len(frame):
+        references = {"costs": costs.method_costs(frame)}
+        if (frame["method"] == "pudnet").any():
+            references |= {"break-even": costs.break_evens(frame), "differences": costs.paired_differences(frame)}
+        for name, table in references.items():
+            texts[f"{suite}-{name}.csv"] = costs.csv_text(table)
+            texts[f"{suite}-{name}.md"] = costs.markdown_text(table)
+    for name, text in texts.items():
+        write_atomically(folder / name, text.encode())
+    return [folder / name for name in texts]
+
+
+def find_run(reference: str, suites: tuple[str, ...]) -> Run:
+    """The run in the folder ``reference``, or the latest run of the suite of that name under ``runs/``.
+
+    Raises StoreError naming the nearest suite or the folders that were looked at.
+    """
+    if Path(reference).is_dir():
+        return Run.open(Path(reference))
+    if reference in suites:
+        folders = sorted(RUNS.glob(f"{reference}-*/manifest.json"), key=lambda path: path.stat().st_mtime)
+        if not folders:
+            raise StoreError(f"no run of '{reference}' under {RUNS}/; `python -m harness run {reference}` makes one")
+        return Run.open(folders[-1].parent)
+    near = difflib.get_close_matches(reference, suites, 1)
+    hint = f"did you mean '{near[0]}'?" if near else f"give a run's folder or one of {', '.join(suites)}"
+    raise StoreError(f"'{reference}' is neither a run's folder nor a suite; {hint}")

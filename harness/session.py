@@ -1,0 +1,110 @@
+"""One invocation of ``run``: the run's folder, its cells one after the other, and the tables at the end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from harness import provenance
+from harness.artifacts import ArtifactStore
+from harness.compute import Compute
+from harness.estimate import Estimate, estimate
+from harness.execution import run_cell
+from harness.plan import Plan
+from harness.progress import Display, duration
+from harness.rendering import merge_plans, table_text, write_tables
+from results.store import Run
+from suites.groups import FamilyImages
+
+
+def run_plan(plan: Plan, folder: Path, command: str, compute: Compute, cache_dir: Path, with_paper: bool) -> int:
+    """Run the plan's missing cells, write the tables, and return how many cells failed.
+
+    A failing cell is reported with its cause and the others go on. Errors of the output folder (OSError) end the run.
+    """
+    run = Run.create_or_open(folder, provenance.manifest(plan.suite.name, plan.profile.name, command, compute))
+    run.update_manifest(plan=merge_plans(run.manifest.get("plan", {}), plan_record(plan)))
+    store = ArtifactStore(cache_dir)
+    images: dict[str, FamilyImages] = {}
+    failures = 0
+    with Display() as display:
+        for cell in plan.cells:
+            try:
+                if cell.family.name not in images:
+                    images = {cell.family.name: FamilyImages(cell.family, cell.source, compute.device)}  # one family at a time
+                run_cell(cell, run, images[cell.family.name], store, compute, display)
+            except OSError:
+                raise
+            except Exception as error:
+                failures += 1
+                display.say(f"failed: {cell.key}: {type(error).__name__}: {error}")
+    run.update_manifest(ended=provenance.now())
+    write_tables(run, with_paper)
+    print(table_text(run, "markdown", with_paper))
+    print(f"{folder / 'tables'}: LaTeX, Markdown and CSV", file=sys.stderr)
+    if failures:
+        print(f"{failures} of {len(plan.cells)} cells failed; run the same command again to try them again", file=sys.stderr)
+    return failures
+
+
+def plan_record(plan: Plan) -> dict[str, Any]:
+    """The plan as it stands in the manifest: what reading a table or a status needs."""
+    return {
+        "title": plan.suite.title,
+        "targets": list(plan.targets),
+        "families": [[family.name, family.label] for family in plan.families],
+        "variants": [
+            {"name": v.name, "label": v.label, "snapshots": [list(snapshot) for snapshot in v.snapshots]} for v in plan.variants
+        ],
+        "cells": [
+            {
+                "key": cell.key,
+                "method": cell.variant.name,
+                "family": cell.family.name,
+                "target": cell.target.name,
+                "seed": cell.seed,
+                "groups": cell.groups,
+                "artifact": cell.artifact.key if cell.artifact else "",
+            }
+            for cell in plan.cells
+        ],
+    }
+
+
+def dry_run(plans: Sequence[Plan], compute: Compute, cache_dir: Path) -> None:
+    """Print each plan: cells, artifacts to train, and about how much time and disk they take on this device."""
+    console = Console()
+    store = ArtifactStore(cache_dir)
+    seen: set[str] = set()
+    total = Estimate()
+    for plan in plans:
+        grid = Table("cell", "family", "target", "seed", "groups", "artifact", "time", box=None, header_style="bold")
+        images: dict[str, FamilyImages] = {}
+        for cell in plan.cells:
+            if cell.family.name not in images:
+                images[cell.family.name] = FamilyImages(cell.family, cell.source, compute.device)
+            needed = cell.artifact is not None and cell.artifact.key not in seen and not store.has(cell.artifact)
+            about = estimate(cell, compute, train=needed)
+            total += about
+            artifact = "-"
+            if cell.artifact is not None:
+                artifact = "to train" if needed else "shared" if cell.artifact.key in seen else "there"
+                seen.add(cell.artifact.key)
+            grid.add_row(
+                escape(cell.variant.name), escape(cell.family.name), cell.target.name, str(cell.seed), str(cell.groups),
+                artifact, duration(about.seconds),
+            )  # fmt: skip
+        console.print(f"{plan.suite.name}, {plan.profile.name}: {len(plan.cells)} cells, {len(plan.artifacts)} artifacts", highlight=False)
+        console.print(grid)
+    console.print(
+        f"about {duration(total.seconds)} on {compute.name} ({compute.precision}), counting meta-training to its limit; "
+        f"{total.bytes / 1e6:.0f} MB of disk",
+        highlight=False,
+        markup=False,
+    )

@@ -1,0 +1,209 @@
+"""The contract between a method and everything else: what a method is given, and what it hands back.
+
+A method sees tensors on one device, never files. It may meta-train once on a stream of groups; then, for each unseen
+group, ``fit`` turns labelled images into one or more classifiers. The harness times ``fit`` and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+Classifier = Callable[[Tensor], Tensor]
+"""``classifier(images [n, c, h, w]) -> logits [n, n_classes]``, for images normalised like those it was fitted on."""
+
+
+class MethodError(Exception):
+    """A method that cannot be found, imported or used; the message names it and the way out."""
+
+
+class DivergenceError(Exception):
+    """Meta-training met a loss that is not finite. Raised by ``Session.report``."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled images on one device.
+
+    ``images``: float32 [n, c, h, w] in channels-last memory, normalised by the family; ``labels``: int64 [n] in
+    0..n_classes-1.
+    """
+
+    images: Tensor
+    labels: Tensor
+    n_classes: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Group:
+    """One small dataset of a family and the images it is tested on, which have the same classes and are others.
+
+    ``index`` is the group's place in its stream.
+    """
+
+    index: int
+    fit: Dataset
+    test: Dataset
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A training group cut up: ``support`` images per class make the centroids, ``query`` images carry the loss.
+
+    Both are part of the group's ``fit`` images and share no image. ``classes`` int64 [n_classes] are the ids of the
+    group's classes among all training classes, ``global_labels`` int64 [n_query] those of the query images. Every method
+    that meta-trains sees the same episodes in the same order; ``fit`` is gathered only for a method that asks for it.
+    """
+
+    index: int
+    support: Dataset
+    query: Dataset
+    classes: Tensor
+    gather_fit: Callable[[], Dataset]
+
+    @property
+    def global_labels(self) -> Tensor:
+        return self.classes[self.query.labels]
+
+    @cached_property
+    def fit(self) -> Dataset:
+        """All fit images of the group."""
+        return self.gather_fit()
+
+
+class GroupStream(Protocol):
+    """The training side of a family. Iterating yields group after group without end and without storing any."""
+
+    n_training_classes: int
+    image_shape: tuple[int, int, int]
+    ways: int
+    images_per_group: int
+    support_per_class: int
+    queries_per_group: int
+
+    def episodes(self) -> Iterator[Episode]:
+        """Episode after episode, endlessly; the same sequence on every call."""
+
+    def batches(self, images: int) -> Iterator[Dataset]:
+        """Batches of ``images`` images drawn from all training classes, endlessly; labels are global class ids."""
+
+    def validation_groups(self) -> Iterator[Group]:
+        """A fixed, finite set of groups of held-out training classes, never seen by ``episodes`` or ``batches``.
+
+        Empty when all training classes are trained on.
+        """
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When meta-training ends: after ``max_groups``, or ``patience`` checks in a row without a better validation.
+
+    A check comes after every ``check_every`` groups. Without validation groups there is none, and ``max_groups`` decides.
+    """
+
+    max_groups: int
+    check_every: int
+    patience: int
+
+
+@dataclass
+class Session:
+    """What a method may use while it meta-trains, and where it leaves what it learned about its own training.
+
+    ``watch(groups_seen, metrics)`` shows numbers to the person waiting. ``chosen_groups`` is set by the method: after
+    how many groups validation was best.
+    """
+
+    budget: Budget
+    watch: Callable[[int, dict[str, float]], None] = lambda groups_seen, metrics: None
+    curve: list[dict[str, float]] = field(default_factory=list)
+    chosen_groups: int = 0
+
+    def report(self, groups_seen: int, metrics: dict[str, float]) -> None:
+        """Record and show ``metrics`` (floats by name). Raises DivergenceError if one of them is not finite."""
+        self.curve.append({"groups": groups_seen, **metrics})
+        self.watch(groups_seen, metrics)
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise DivergenceError(f"meta-training diverged: {name} is {value} after {groups_seen} groups")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A classifier handed over while fitting, valid until ``fit`` is resumed.
+
+    ``name`` tells snapshots of one fit apart ("30 epochs"); "" if there is only one. ``epochs`` counts passes over the
+    fit images, where a method makes any.
+    """
+
+    classifier: Classifier
+    name: str = ""
+    epochs: float = float("nan")
+
+
+@dataclass(frozen=True)
+class TargetSpec:
+    """The network whose parameters are wanted, for one image shape: name, (c, h, w), and its options."""
+
+    name: str
+    image_shape: tuple[int, int, int]
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+class Method(ABC):
+    """Subclass this, give it a ``name``, implement ``fit``: it then gets a row in every suite.
+
+    ``__init__(target, n_training_classes, **options)`` receives the target's specification; options are keyword
+    arguments with defaults. ``revision`` is part of every artifact's hash: raise it when a change to the code
+    changes what meta-training learns. ``iterative`` says that ``fit`` trains for minutes rather than predicts, so that
+    profiles give it fewer groups. ``autocast()`` is the precision that the harness chose for forward passes, the same
+    for every method; one that ignores it computes in float32.
+    """
+
+    name: ClassVar[str]
+    revision: ClassVar[int] = 1
+    iterative: ClassVar[bool] = False
+    autocast: Callable[[], AbstractContextManager[Any]] = staticmethod(nullcontext)
+
+    def __init__(self, target: TargetSpec, n_training_classes: int) -> None:
+        self.target = target
+        self.n_training_classes = n_training_classes
+
+    def to(self, device: torch.device) -> None:  # noqa: B027 - a method without parameters has nothing to move
+        """Move what the method holds to ``device``."""
+
+    def meta_train(self, groups: GroupStream, session: Session) -> None:  # noqa: B027 - optional by contract
+        """Learn from the training classes before any unseen group is met. The outcome is what ``state_dict`` holds."""
+
+    @abstractmethod
+    def fit(self, dataset: Dataset) -> Iterator[Snapshot]:
+        """Yield one or more classifiers for ``dataset``. The clock runs inside this generator and stops at each yield.
+
+        ``dataset`` has float32 images [n, c, h, w] and int64 labels [n] on the device. Random draws must come from
+        torch's global generator, which the harness seeds by the group before each call.
+        """
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Tensors only; saved as safetensors. Empty for a method without meta-training."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take back what ``state_dict`` gave."""
+        if state:
+            raise MethodError(f"{self.name} keeps no state, but an artifact with {len(state)} tensors was given to it")
+
+    @classmethod
+    def meta_trains(cls) -> bool:
+        """Whether this class has a meta-training of its own."""
+        return cls.meta_train is not Method.meta_train

@@ -1,0 +1,47 @@
+"""The weight generator of one target layer (paper, equation 5 and Figure 4)."""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class WeightGenerator(nn.Module):
+    """A context vector -> one convolution's kernel.
+
+    One Linear and two 1x1 convolutions, as in Figure 4: Linear(d_a -> hidden*f*f), GELU, view [hidden, f, f],
+    1x1 (hidden -> 2*hidden), GELU, 1x1 (2*hidden -> d_out*d_in), view [d_out, d_in, f, f]. The activations and
+    ``hidden=8`` are the design's: 64 would need 181 million parameters for a ResNet-18.
+
+    ``kernel_norm`` scales the kernel to the root mean square sqrt(2 / fan_in) that Kaiming initialisation has, so that
+    activations keep their magnitude from dataset to dataset, which running BatchNorm statistics rely on.
+    """
+
+    def __init__(
+        self, d_a: int, d_out: int, d_in: int, kernel_size: int, hidden: int = 8, *, kernel_norm: bool = True
+    ) -> None:
+        super().__init__()
+        self.shape = (d_out, d_in, kernel_size, kernel_size)
+        self.hidden = hidden
+        self.linear = nn.Linear(d_a, hidden * kernel_size**2)
+        self.mix = nn.Conv2d(hidden, 2 * hidden, 1)
+        self.expand = nn.Conv2d(2 * hidden, d_out * d_in, 1)
+        self.kernel_norm = kernel_norm
+        # Unit-variance activations inside, and a kernel of Kaiming magnitude outside: so a step of the optimiser changes
+        # a predicted kernel by as large a share as it would change a kernel of its own (Chang et al. 2020, hyperfan-in).
+        nn.init.normal_(self.linear.weight, std=d_a**-0.5)
+        nn.init.normal_(self.mix.weight, std=(2 / hidden) ** 0.5)
+        nn.init.normal_(self.expand.weight, std=(2 / (2 * hidden) * 2 / (d_in * kernel_size**2)) ** 0.5)
+        for layer in (self.linear, self.mix, self.expand):
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, context: Tensor) -> Tensor:
+        """``context`` float [d_a] -> kernel float [d_out, d_in, f, f]."""
+        d_out, d_in, f, _ = self.shape
+        grid = F.gelu(self.linear(context)).view(1, self.hidden, f, f)
+        kernel = self.expand(F.gelu(self.mix(grid))).view(self.shape)
+        if not self.kernel_norm:
+            return kernel
+        return kernel * (math.sqrt(2 / (d_in * f * f)) / kernel.square().mean().add(1e-12).sqrt())

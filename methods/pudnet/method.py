@@ -1,0 +1,206 @@
+"""PudNet as a method: Algorithm 1 for meta-training, one forward pass for an unseen dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from methods import targets
+from methods.base import Dataset, Episode, GroupStream, Method, Session, Snapshot, TargetSpec
+from methods.meta_training import train_until_converged
+from methods.metric import cosine_logits, prototypes, support_indices
+from methods.pudnet.context import ContextGRU
+from methods.pudnet.generator import WeightGenerator
+from methods.pudnet.losses import Losses, losses
+from methods.pudnet.sketch import DatasetSketch
+
+LEARNING_RATE = 1e-3  # section 4.3
+TEMPERATURE = 10.0  # A.2
+SUPPORT_PER_CLASS = 10  # A.2
+
+
+class Hypernetwork(nn.Module):
+    """H_theta: a dataset's images -> the kernels of every convolution of the target.
+
+    ``eta`` is the share of the sketch in the initial residual (equation 4); with stacked layers the residual takes the
+    mean of the sketch's rows. A LayerNorm follows it: the sketch is unbounded and the context lies in (0, 1).
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        convolutions: list[tuple[str, nn.Conv2d]],
+        *,
+        eta: float,
+        gru_layers: int,
+        extractor_blocks: int,
+        dim: int,
+        hidden: int,
+        kernel_norm: bool,
+    ) -> None:
+        super().__init__()
+        self.eta = eta
+        self.names = [f"{name}.weight" for name, _ in convolutions]
+        self.sketch = DatasetSketch(image_shape, extractor_blocks, gru_layers, dim)
+        self.context = ContextGRU(dim, gru_layers)
+        self.first_context = nn.Parameter(torch.zeros(dim))  # a_0
+        self.norm = nn.LayerNorm(dim)
+        self.generators = nn.ModuleList(
+            WeightGenerator(
+                dim, conv.out_channels, conv.in_channels, conv.kernel_size[0], hidden, kernel_norm=kernel_norm
+            )
+            for _, conv in convolutions
+        )
+
+    def kernels(self, sketch: Tensor) -> dict[str, Tensor]:
+        """``sketch`` float [layers, dim] -> kernel by parameter name, in the target's forward order."""
+        hidden, context = sketch, self.first_context
+        residual = sketch.mean(0)
+        predicted = {}
+        for name, generator in zip(self.names, self.generators, strict=True):
+            hidden, context = self.context(hidden, context)
+            kernel = generator(self.norm(context * (1 - self.eta) + residual * self.eta))  # equations 4, 5
+            predicted[name] = kernel.contiguous(memory_format=torch.channels_last)
+        return predicted
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """``images`` float [n, c, h, w] of one dataset -> its kernels."""
+        return self.kernels(self.sketch(images) if self.training else self.sketch.stream(images))
+
+
+class PudNet(Method):
+    """Predicts all convolution kernels of the target from the dataset, then classifies by cosine to class centroids.
+
+    The target's BatchNorm scale and shift are learned with the hypernetwork and shared by all datasets; its running
+    statistics serve in evaluation, so that an image's logits do not depend on the images it is tested with.
+    ``bn_mode="fit"`` takes BatchNorm statistics from the dataset's own fit images instead.
+    """
+
+    name: ClassVar[str] = "pudnet"
+
+    def __init__(
+        self,
+        target: TargetSpec,
+        n_training_classes: int,
+        *,
+        eta: float = 0.2,
+        gru_layers: int = 1,
+        extractor_blocks: int | None = None,
+        dim: int = 128,
+        hidden: int = 8,
+        kernel_norm: bool = True,
+        bn_mode: str = "running",
+        support_per_class: int | str = SUPPORT_PER_CLASS,
+        learnable_temperature: bool = False,
+        steps_per_group: int = 1,
+    ) -> None:
+        super().__init__(target, n_training_classes)
+        self.support_per_class = support_per_class
+        self.bn_mode = bn_mode
+        self.steps_per_group = steps_per_group
+        self.network = targets.build(target)
+        convolutions = targets.convolutions(self.network)
+        n_features = targets.feature_count(self.network, target.image_shape)
+        self.hypernetwork = Hypernetwork(
+            target.image_shape,
+            convolutions,
+            eta=eta,
+            gru_layers=gru_layers,
+            extractor_blocks=extractor_blocks or (1 if target.name == "convnet3" else 5),
+            dim=dim,
+            hidden=hidden,
+            kernel_norm=kernel_norm,
+        )
+        self.head = nn.Linear(n_features, n_training_classes)  # Q_phi, equation 8
+        self.temperature = nn.Parameter(torch.tensor(TEMPERATURE), requires_grad=learnable_temperature)
+        for _, module in convolutions:  # the kernels are predicted: the target keeps none of its own
+            del module.weight
+            module.register_buffer("weight", None, persistent=False)
+
+    @property
+    def modules(self) -> nn.ModuleDict:
+        """Everything with parameters, under the names they are saved by."""
+        return nn.ModuleDict({"hypernetwork": self.hypernetwork, "network": self.network, "head": self.head})
+
+    def to(self, device: torch.device) -> None:
+        self.modules.to(device)
+        self.temperature.data = self.temperature.data.to(device)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {**self.modules.state_dict(), "temperature": self.temperature.detach()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        state = dict(state)
+        self.temperature.data.copy_(state.pop("temperature"))
+        self.modules.load_state_dict(state)
+
+    def features(self, kernels: dict[str, Tensor], images: Tensor) -> Tensor:
+        """f(x; Omega): the target with these kernels on ``images`` [n, c, h, w] -> [n, d]."""
+        with self.autocast():
+            features: Tensor = functional_call(self.network, kernels, (images,))
+        return features.float()
+
+    def episode_losses(self, episode: Episode) -> Losses:
+        """The three losses of one visited group (Algorithm 1, inner lines)."""
+        kernels = self.hypernetwork(episode.fit.images)
+        n_support = len(episode.support)
+        features = self.features(kernels, torch.cat((episode.support.images, episode.query.images)))
+        centroids = prototypes(features[:n_support], episode.support.labels, episode.support.n_classes)
+        logits = cosine_logits(features[n_support:], centroids, self.temperature)
+        return losses(
+            logits,
+            episode.query.labels,
+            self.head(features[n_support:]),
+            episode.global_labels,
+            episode.classes,
+        )
+
+    def meta_train(self, groups: GroupStream, session: Session) -> None:
+        parameters = [*self.modules.parameters(), self.temperature]
+        optimizer = torch.optim.Adam([p for p in parameters if p.requires_grad], lr=LEARNING_RATE, fused=True)
+
+        def step(episode: Episode) -> dict[str, Tensor]:
+            for _ in range(self.steps_per_group):
+                parts = self.episode_losses(episode)
+                optimizer.zero_grad(set_to_none=True)
+                parts.total.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+            return {"loss": parts.total.detach(), **{f"{k}_loss": v.detach() for k, v in parts._asdict().items()}}
+
+        train_until_converged(self, self.modules, groups.episodes(), step, groups, session)
+
+    @torch.no_grad()
+    def fit(self, dataset: Dataset) -> Iterator[Snapshot]:
+        self.modules.eval()
+        kernels = self.hypernetwork(dataset.images)
+        if self.bn_mode == "fit":
+            self._estimate_statistics(kernels, dataset.images)
+        support = slice(None)
+        if self.support_per_class != "all":
+            support = support_indices(dataset.labels, dataset.n_classes, int(self.support_per_class))
+        centroids = prototypes(
+            self.features(kernels, dataset.images[support]), dataset.labels[support], dataset.n_classes
+        )
+        temperature = float(self.temperature)
+
+        @torch.no_grad()
+        def classify(images: Tensor) -> Tensor:
+            return cosine_logits(self.features(kernels, images), centroids, temperature)
+
+        yield Snapshot(classify)
+
+    def _estimate_statistics(self, kernels: dict[str, Tensor], images: Tensor) -> None:
+        """Replace BatchNorm's running statistics by those of these images, in one training-mode pass."""
+        norms = [m for m in self.network.modules() if isinstance(m, nn.BatchNorm2d)]
+        momenta: list[Any] = [m.momentum for m in norms]
+        for m in norms:
+            m.momentum = 1.0
+        self.network.train()
+        self.features(kernels, images)
+        self.network.eval()
+        for m, momentum in zip(norms, momenta, strict=True):
+            m.momentum = momentum

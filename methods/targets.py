@@ -1,0 +1,80 @@
+"""The target networks: feature extractors without a final layer, the same for every method.
+
+ConvNet-3 is the paper's Figure 5 as the design reads it: three blocks of 3x3 convolution, BatchNorm, ReLU and 2x2
+max-pooling, flattened. ResNet-18 and ResNet-34 come from timm without their final layer; up to 64 pixels they get the
+stem that is usual for CIFAR (3x3, stride 1, no max-pooling).
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from methods.base import MethodError, TargetSpec
+
+TARGETS = {
+    "convnet3": "ConvNet-3: three 3x3 convolutions of 64 channels",
+    "resnet18": "ResNet-18 (timm), 3x3 stem for images up to 64 px",
+}
+
+SMALL_IMAGE = 64  # pixels; larger images get the ImageNet stem
+
+
+class ConvNet3(nn.Sequential):
+    """``[n, c, h, w] -> [n, width * (h // 8) * (w // 8)]``; convolutions have no bias (BatchNorm follows)."""
+
+    def __init__(self, channels: int, width: int = 64) -> None:
+        layers: list[nn.Module] = []
+        for fan_in in (channels, width, width):
+            layers += [nn.Conv2d(fan_in, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)]
+        super().__init__(*layers, nn.Flatten())
+
+
+def resnet(name: str, channels: int, small_stem: bool) -> nn.Module:
+    """timm's ResNet without its final layer: ``[n, c, h, w] -> [n, 512]``."""
+    import timm
+
+    network = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels)
+    if small_stem:
+        network.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+        network.maxpool = nn.Identity()
+    return cast(nn.Module, network)
+
+
+def build(spec: TargetSpec) -> nn.Module:
+    """A freshly initialised target network for ``spec``, its kernels in channels-last memory.
+
+    Options: ``width`` (ConvNet-3), ``stem="imagenet" | "cifar"`` (ResNets). Raises MethodError on an unknown name.
+    """
+    channels, height, width = spec.image_shape
+    options = dict(spec.options)
+    if spec.name == "convnet3":
+        if min(height, width) < 8:
+            raise MethodError(f"ConvNet-3 halves the image three times: {height}x{width} images are too small, use 8x8 or more")
+        return ConvNet3(channels, **options).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if spec.name in TARGETS:
+        stem = options.get("stem", "cifar" if max(height, width) <= SMALL_IMAGE else "imagenet")
+        return resnet(spec.name, channels, stem == "cifar").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    raise MethodError(f"unknown target '{spec.name}'; known: {', '.join(TARGETS)}")
+
+
+def feature_count(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
+    """Length of the feature vector for one image; the network's state is left as it was."""
+    training = network.training
+    network.eval()
+    with torch.no_grad():
+        features: Tensor = network(torch.zeros(1, *image_shape))
+    network.train(training)
+    return features.shape[1]
+
+
+def convolutions(network: nn.Module) -> list[tuple[str, nn.Conv2d]]:
+    """Every convolution of the network, stem and downsampling included, with its dotted name, in forward order.
+
+    timm and ``nn.Sequential`` register modules in the order in which they run, except that a block's downsampling
+    convolution comes after its two others, which is where it is predicted too.
+    """
+    return [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]

@@ -1,0 +1,67 @@
+"""What a suite is: rows (method variants), columns (families), targets. A declaration, never a loop."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+
+class SuiteError(Exception):
+    """A suite or profile that is not known; the message names it and the way out."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method with its options, under the name its rows have.
+
+    ``snapshots`` lists (snapshot name, row label) in the order of the table; the default is a single row.
+    ``options`` are keyword arguments of the method's class.
+    """
+
+    name: str
+    method: str
+    label: str
+    snapshots: tuple[tuple[str, str], ...] = (("", ""),)
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One table: its variants by family, for each target."""
+
+    name: str
+    title: str
+    targets: tuple[str, ...]
+    families: tuple[str, ...]
+    variants: tuple[Variant, ...]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The scale of a run. It changes counts and families, never the code path.
+
+    ``groups`` unseen groups are tested, ``iterative_groups`` for methods that train on each. Meta-training ends at
+    ``max_meta_groups`` (None: the paper's count for the family), or after ``patience`` checks without a better accuracy
+    on ``validation_groups`` groups of held-out classes, one check every ``check_every`` groups.
+    """
+
+    name: str
+    description: str
+    families: tuple[str, ...] | None
+    groups: int
+    iterative_groups: int
+    max_meta_groups: int | None
+    check_every: int
+    patience: int
+    validation_groups: int
+    seeds: tuple[int, ...] = (0,)
+
+
+def pick(kind: str, name: str, known: dict[str, Any]) -> Any:
+    """``known[name]``. Raises SuiteError with the nearest name when there is none."""
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+        raise SuiteError(f"unknown {kind} '{name}'; {hint}")
+    return known[name]

@@ -1,0 +1,192 @@
+"""Groups: small datasets drawn from a family, each a pure function of (family, split, seed, index).
+
+Any process can rebuild any group in any order; none is ever stored. The source's images lie on the device once, as
+uint8, and a group is a handful of indices until it is used.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from methods.base import Dataset, Episode, Group
+from suites.families import Family, FamilyError
+from suites.sources.loading import Source
+
+Split = Literal["search", "validation", "training", "unseen"]
+SPLITS: tuple[Split, ...] = ("search", "validation", "training", "unseen")
+CLASS_SPLIT_SEED = 0
+NORMALISATION_IMAGES = 10_000  # of the training classes, evenly spaced; enough for three digits of mean and deviation
+QUERY_IMAGES = 100
+
+
+@dataclass(frozen=True)
+class ClassSplit:
+    """Class ids of the source by split. ``training`` is ``search`` and ``validation`` together, in that order."""
+
+    search: tuple[int, ...]
+    validation: tuple[int, ...]
+    unseen: tuple[int, ...]
+
+    @property
+    def training(self) -> tuple[int, ...]:
+        return self.search + self.validation
+
+    @classmethod
+    def of(cls, family: Family, seed: int = CLASS_SPLIT_SEED) -> ClassSplit:
+        """The family's split: a permutation of its classes fixed by ``seed`` (section 4.1 chooses at random)."""
+        order = tuple(int(c) for c in np.random.default_rng(seed).permutation(family.classes))
+        training, search = family.training_classes, family.training_classes - family.validation_classes
+        return cls(order[:search], order[search:training], order[training:])
+
+
+class GroupIndices(NamedTuple):
+    """A group as positions: ``classes`` int64 [ways], places within the split's tuple of classes; ``fit`` and ``test``
+    int64 [ways, images_per_class], positions of images in the source, in random order within a class, disjoint."""
+
+    classes: np.ndarray
+    fit: np.ndarray
+    test: np.ndarray
+
+
+@dataclass(frozen=True)
+class ClassRanges:
+    """Where each class's images lie in a source sorted by label: ``starts`` and ``sizes``, int64 [n_classes]."""
+
+    starts: np.ndarray
+    sizes: np.ndarray
+
+    @classmethod
+    def of(cls, labels: np.ndarray) -> ClassRanges:
+        sizes = np.bincount(labels)
+        return cls(np.cumsum(sizes) - sizes, sizes)
+
+
+def draw_group(
+    family: Family, classes: tuple[int, ...], ranges: ClassRanges, split: Split, seed: int, index: int
+) -> GroupIndices:
+    """Group ``index`` of ``split``, whose source classes are ``classes``. Pure: same arguments, same group."""
+    rng = np.random.default_rng((seed, SPLITS.index(split), index))
+    chosen = rng.choice(len(classes), family.ways, replace=False)
+    k = family.images_per_class
+    images = np.empty((family.ways, 2 * k), dtype=np.int64)
+    for row, place in enumerate(chosen):
+        c = classes[place]
+        images[row] = ranges.starts[c] + rng.choice(ranges.sizes[c], 2 * k, replace=False)
+    return GroupIndices(chosen, images[:, :k], images[:, k:])
+
+
+class FamilyImages:
+    """A family's images on a device, normalised as they are taken: the source of every Dataset.
+
+    ``mean`` and ``std`` per channel come from images of the training classes only. Raises FamilyError when the source
+    does not fit the family.
+    """
+
+    def __init__(self, family: Family, source: Source, device: torch.device) -> None:
+        if len(source.class_names) != family.classes:
+            raise FamilyError(
+                f"family '{family.name}' needs {family.classes} classes, and source '{source.name}' has "
+                f"{len(source.class_names)}; complete the source's class folders"
+            )
+        self.family = family
+        self.split = ClassSplit.of(family)
+        self.ranges = ClassRanges.of(source.labels)
+        smallest = int(self.ranges.sizes.argmin())
+        if self.ranges.sizes[smallest] < 2 * family.images_per_class:
+            raise FamilyError(
+                f"class '{source.class_names[smallest]}' of source '{source.name}' has {self.ranges.sizes[smallest]} images, "
+                f"and a group of family '{family.name}' needs {2 * family.images_per_class} ({family.images_per_class} to fit "
+                "and as many to test); add images to that class"
+            )
+        self.fingerprint = source.fingerprint
+        self.device = device
+        with warnings.catch_warnings():
+            # torch warns that the memory map is read-only; on a CPU its pages stay shared, and nothing writes to them.
+            warnings.simplefilter("ignore", UserWarning)
+            self.images = torch.from_numpy(source.images).to(device)
+        self.image_shape: tuple[int, int, int] = tuple(source.images.shape[1:])  # type: ignore[assignment]
+        self.mean, self.std = (t.to(device) for t in self._normalisation(source))
+
+    def _normalisation(self, source: Source) -> tuple[Tensor, Tensor]:
+        positions = np.concatenate(
+            [np.arange(self.ranges.starts[c], self.ranges.starts[c] + self.ranges.sizes[c]) for c in self.split.training]
+        )
+        sample = positions[:: max(1, len(positions) // NORMALISATION_IMAGES)]
+        values = torch.from_numpy(source.images[sample]).to(torch.float32)
+        std, mean = torch.std_mean(values, dim=(0, 2, 3), keepdim=True)
+        return mean, std.clamp_min(1.0)
+
+    def dataset(self, positions: np.ndarray, n_classes: int, labels: np.ndarray | None = None) -> Dataset:
+        """Images at ``positions`` int64 [n_classes, k] (labels are rows) or [n] with ``labels`` int64 [n]."""
+        if labels is None:
+            labels = np.repeat(np.arange(n_classes), positions.shape[1])
+        where = torch.from_numpy(positions.reshape(-1)).to(self.device)
+        images = self.images.index_select(0, where).to(torch.float32, memory_format=torch.channels_last)
+        images = images.sub_(self.mean).div_(self.std)
+        return Dataset(images, torch.from_numpy(labels).to(self.device), n_classes)
+
+    def group(self, split: Split, seed: int, index: int) -> Group:
+        """Group ``index`` of ``split``: 2 x ``family.images`` images."""
+        drawn = draw_group(self.family, getattr(self.split, split), self.ranges, split, seed, index)
+        return Group(index, self.dataset(drawn.fit, self.family.ways), self.dataset(drawn.test, self.family.ways))
+
+
+class TrainingStream:
+    """The training side of a family as a method sees it (``methods.base.GroupStream``).
+
+    With ``validation`` groups > 0, the validation classes are held out of ``episodes`` and ``batches``; with 0, all
+    training classes are trained on. Class ids are places in ``ClassSplit.training`` either way.
+    """
+
+    def __init__(
+        self,
+        images: FamilyImages,
+        seed: int,
+        validation: int = 0,
+        support_per_class: int = 10,
+        queries_per_group: int = QUERY_IMAGES,
+    ) -> None:
+        family = images.family
+        self.images, self.seed, self.validation = images, seed, validation
+        self.n_training_classes = family.training_classes
+        self.image_shape = images.image_shape
+        self.ways = family.ways
+        self.images_per_group = family.images
+        self.support_per_class = min(support_per_class, family.images_per_class // 2)
+        self.queries_per_class = min(queries_per_group // family.ways, family.images_per_class - self.support_per_class)
+        self.queries_per_group = self.queries_per_class * family.ways
+        self.split: Split = "search" if validation else "training"
+        self.classes: tuple[int, ...] = getattr(images.split, self.split)
+
+    def episodes(self) -> Iterator[Episode]:
+        images, ways = self.images, self.ways
+        for index in count():
+            drawn = draw_group(images.family, self.classes, images.ranges, self.split, self.seed, index)
+            cut = self.support_per_class
+            yield Episode(
+                index,
+                images.dataset(drawn.fit[:, :cut], ways),
+                images.dataset(drawn.fit[:, cut : cut + self.queries_per_class], ways),
+                torch.from_numpy(drawn.classes).to(images.device),
+                lambda drawn=drawn: images.dataset(drawn.fit, ways),  # type: ignore[misc]
+            )
+
+    def batches(self, images: int) -> Iterator[Dataset]:
+        ranges, classes = self.images.ranges, np.array(self.classes)
+        for index in count():
+            rng = np.random.default_rng((self.seed, len(SPLITS), index))
+            labels = rng.integers(0, len(classes), images)
+            chosen = classes[labels]
+            positions = ranges.starts[chosen] + rng.integers(0, ranges.sizes[chosen])
+            yield self.images.dataset(positions, self.n_training_classes, labels)
+
+    def validation_groups(self) -> Iterator[Group]:
+        return (self.images.group("validation", self.seed, index) for index in range(self.validation))
