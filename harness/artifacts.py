@@ -84,7 +84,9 @@ class ArtifactStore:
             aside = folder.with_name(f"{folder.name}.corrupt")
             shutil.rmtree(aside, ignore_errors=True)
             folder.rename(aside)
-            warnings.warn(f"artifact {folder} is damaged ({error}); set aside as {aside.name}, it is trained again", stacklevel=2)
+            warnings.warn(
+                f"artifact {folder} is damaged ({error}); set aside as {aside.name}, it is trained again", stacklevel=2
+            )
             return None
 
     def save(self, spec: ArtifactSpec, state: dict[str, Tensor], curve: pd.DataFrame, told: dict[str, Any]) -> Artifact:
@@ -102,7 +104,9 @@ class ArtifactStore:
             curve.to_parquet(buffer)
             (made / CURVE).write_bytes(buffer.getvalue())
             (made / META).write_text(json.dumps(meta, indent=1))
-            if not folder.exists():  # another process may have trained the same artifact meanwhile: equal by construction
+            if (
+                not folder.exists()
+            ):  # another process may have trained the same artifact meanwhile: equal by construction
                 made.rename(folder)
         return Artifact(spec.key, state, meta)
 

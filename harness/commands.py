@@ -45,8 +45,12 @@ class TableFormat(StrEnum):
 
 
 DataOption = Annotated[Path | None, typer.Option("--data", envvar=DATA_VARIABLE, help="Folder with the image sources.")]
-CacheOption = Annotated[Path | None, typer.Option("--cache", envvar=CACHE_VARIABLE, help="Folder for decoded images and artifacts.")]
-SourceOption = Annotated[list[str] | None, typer.Option("--source", help="NAME=DIR: an image folder of your own; repeatable.")]
+CacheOption = Annotated[
+    Path | None, typer.Option("--cache", envvar=CACHE_VARIABLE, help="Folder for decoded images and artifacts.")
+]
+SourceOption = Annotated[
+    list[str] | None, typer.Option("--source", help="NAME=DIR: an image folder of your own; repeatable.")
+]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -76,7 +80,14 @@ def plain_errors(debug: bool) -> Iterator[None]:
 
 def _sentence(error: Exception) -> str | None:
     """The one sentence for an error that the user can put right, None for any other."""
-    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EEXIST):
+    if isinstance(error, OSError) and error.errno in (
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOSPC,
+        errno.ENOTDIR,
+        errno.EEXIST,
+    ):
         where = f"'{error.filename}'" if error.filename else "the output folder"
         return (
             f"cannot write {where}: {os.strerror(error.errno).lower()}; choose another folder with --out (runs) or --cache "
@@ -110,7 +121,10 @@ def list_everything() -> None:
         "suites": [(s.name, f"{s.title}; {', '.join(s.families)}") for s in SUITES.values()],
         "methods": [(m.name, m.description) for m in entries().values()],
         "families": [
-            (f.name, f"{f.label}: {f.source}, {f.training_classes}/{f.unseen_classes} classes, {f.ways} ways, {f.images} images")
+            (
+                f.name,
+                f"{f.label}: {f.source}, {f.training_classes}/{f.unseen_classes} classes, {f.ways} ways, {f.images} images",
+            )
             for f in FAMILIES.values()
         ],
         "profiles": [(p.name, p.description) for p in PROFILES.values()],
@@ -139,9 +153,13 @@ def run(
     data: DataOption = None,
     cache: CacheOption = None,
     source: SourceOption = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder (several suites: a folder for each inside it).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder (several suites: a folder for each inside it).")
+    ] = None,
     paper: Annotated[bool, typer.Option("--paper", help="Set the paper's numbers beside the measured ones.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan, with estimates of time and disk.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print the plan, with estimates of time and disk.")
+    ] = False,
     debug: DebugOption = False,
 ) -> None:
     """Measure one or more suites, or go on with them where they were interrupted."""
@@ -184,26 +202,44 @@ def run(
 
 
 @app.command()
-def status(reference: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or a suite.")], debug: DebugOption = False) -> None:
+def status(
+    reference: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or a suite.")],
+    debug: DebugOption = False,
+) -> None:
     """What a run has measured so far, cell by cell."""
     with plain_errors(debug):
         found = _find_run(reference)
         grid = Table("cell", "family", "target", "seed", "groups", "state", box=None, header_style="bold")
         for cell in found.manifest["plan"]["cells"]:
             done = len(found.groups_done(cell["key"]))
-            state = "done" if done >= cell["groups"] and found.finished(cell["key"]) else "partly measured" if done else "pending"
+            state = (
+                "done"
+                if done >= cell["groups"] and found.finished(cell["key"])
+                else "partly measured"
+                if done
+                else "pending"
+            )
             grid.add_row(
-                escape(cell["method"]), escape(cell["family"]), cell["target"], str(cell["seed"]), f"{done}/{cell['groups']}", state
+                escape(cell["method"]),
+                escape(cell["family"]),
+                cell["target"],
+                str(cell["seed"]),
+                f"{done}/{cell['groups']}",
+                state,
             )
         console = Console()
         manifest = found.manifest
-        console.print(escape(f"{found.folder}: {manifest['suite']}, {manifest['profile']}, {manifest['device']}"), highlight=False)
+        console.print(
+            escape(f"{found.folder}: {manifest['suite']}, {manifest['profile']}, {manifest['device']}"), highlight=False
+        )
         console.print(grid)
 
 
 @app.command()
 def table(
-    reference: Annotated[str, typer.Argument(metavar="RUN_OR_SUITE", help="A run's folder, or a suite (its latest run).")],
+    reference: Annotated[
+        str, typer.Argument(metavar="RUN_OR_SUITE", help="A run's folder, or a suite (its latest run).")
+    ],
     format: Annotated[TableFormat, typer.Option(help="latex, markdown or csv.")] = TableFormat.markdown,
     paper: Annotated[bool, typer.Option("--paper", help="Set the paper's numbers beside the measured ones.")] = False,
     debug: DebugOption = False,
@@ -224,15 +260,24 @@ def data_list(data: DataOption = None, source: SourceOption = None, debug: Debug
 
         folders = _folders(source)
         grid = Table.grid(padding=(0, 2))
-        for name, text in {**{n: f"image folder {p}" for n, p in folders.items()}, **{s.name: s.description for s in SOURCES.values()}}.items():
+        for name, text in {
+            **{n: f"image folder {p}" for n, p in folders.items()},
+            **{s.name: s.description for s in SOURCES.values()},
+        }.items():
             found = locate(name, data_dir=data, folders=folders)
-            grid.add_row(escape(name), escape(text), "embedded" if name == "digits" else escape(str(found)) if found else "[dim]not found[/dim]")
+            grid.add_row(
+                escape(name),
+                escape(text),
+                "embedded" if name == "digits" else escape(str(found)) if found else "[dim]not found[/dim]",
+            )
         Console().print(grid)
 
 
 @data_app.command("fetch")
 def data_fetch(
-    names: Annotated[list[str], typer.Argument(help="Sources to download.")], data: DataOption = None, debug: DebugOption = False
+    names: Annotated[list[str], typer.Argument(help="Sources to download.")],
+    data: DataOption = None,
+    debug: DebugOption = False,
 ) -> None:
     """Download sources through torchvision."""
     with plain_errors(debug):
@@ -246,7 +291,9 @@ def data_fetch(
 
 @data_app.command("verify")
 def data_verify(
-    names: Annotated[list[str] | None, typer.Argument(help="Sources to verify; all that are found if none is named.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Sources to verify; all that are found if none is named.")
+    ] = None,
     data: DataOption = None,
     cache: CacheOption = None,
     source: SourceOption = None,

@@ -62,7 +62,9 @@ def choose(device: str = "auto", precision: str = "auto") -> Compute:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
-        raise ComputeError("--device cuda: torch sees no CUDA device here; use --device cpu, or check `python -m harness doctor`")
+        raise ComputeError(
+            "--device cuda: torch sees no CUDA device here; use --device cpu, or check `python -m harness doctor`"
+        )
     if device not in ("cpu", "cuda"):
         raise ComputeError(f"--device takes auto, cpu or cuda, not '{device}'")
     if precision not in ("auto", "fp32", "bf16"):

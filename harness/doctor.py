@@ -19,7 +19,10 @@ def examine(data_dir: Path | None, cache_dir: Path) -> list[tuple[str, str]]:
     compute = choose()
     findings = [
         ("device", f"{compute.name} ({compute.device.type}), precision {compute.precision}"),
-        ("processor", f"{processor_name()}; torch uses {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"),
+        (
+            "processor",
+            f"{processor_name()}; torch uses {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
+        ),
         ("driver", driver() or "no NVIDIA driver"),
         ("commit", git_commit() or "not a git checkout"),
         ("versions", ", ".join(f"{name} {version}" for name, version in package_versions().items())),
@@ -29,7 +32,12 @@ def examine(data_dir: Path | None, cache_dir: Path) -> list[tuple[str, str]]:
     for name in SOURCES:
         found = locate(name, data_dir=data_dir)
         findings.append((f"source {name}", "embedded" if name == "digits" else str(found or "not found")))
-    findings.append(("speed", f"{_matmul_rate(compute.device, torch.float32):.0f} GFLOP/s float32, {_matmul_rate(compute.device, torch.bfloat16):.0f} GFLOP/s bfloat16 in 2048x2048 products"))
+    findings.append(
+        (
+            "speed",
+            f"{_matmul_rate(compute.device, torch.float32):.0f} GFLOP/s float32, {_matmul_rate(compute.device, torch.bfloat16):.0f} GFLOP/s bfloat16 in 2048x2048 products",
+        )
+    )
     return findings
 
 

@@ -23,7 +23,9 @@ WARM_UPS = 3
 THROW_AWAY = 10**9  # index of the training group that warm-up uses; no measured group is a training group
 
 
-def run_cell(cell: Cell, run: Run, images: FamilyImages, store: ArtifactStore, compute: Compute, display: Display) -> None:
+def run_cell(
+    cell: Cell, run: Run, images: FamilyImages, store: ArtifactStore, compute: Compute, display: Display
+) -> None:
     """Measure what is missing of ``cell`` and mark it finished. An interrupt or a failure keeps whole groups measured."""
     done = run.groups_done(cell.key)
     missing = [index for index in range(cell.groups) if index not in done]
@@ -96,7 +98,9 @@ def test_accuracy(classifier: Classifier, test: Dataset) -> float:
     """Share (0..1) of test images whose largest logit is that of their class. Raises MethodError on logits of a wrong shape."""
     logits = classifier(test.images)
     if tuple(logits.shape) != (len(test), test.n_classes):
-        raise MethodError(f"a classifier gave logits of shape {tuple(logits.shape)} for {len(test)} images of {test.n_classes} classes")
+        raise MethodError(
+            f"a classifier gave logits of shape {tuple(logits.shape)} for {len(test)} images of {test.n_classes} classes"
+        )
     return float((logits.argmax(-1) == test.labels).double().mean())
 
 
@@ -172,5 +176,3 @@ def _shards(run: Run, key: str) -> Iterator[Any]:
         yield keep
     finally:
         flush()
-
-

@@ -57,7 +57,9 @@ class Cell:
         try:
             return self.method(self.target, self.family.training_classes, **self.options)
         except TypeError as error:
-            raise MethodError(f"method '{self.variant.name}' does not take the options {dict(self.options)}: {error}") from error
+            raise MethodError(
+                f"method '{self.variant.name}' does not take the options {dict(self.options)}: {error}"
+            ) from error
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -137,7 +139,7 @@ def make_plan(
     cells = []
     for fam in families:
         source = load_source(fam.source, fam.image_size)
-        shape: tuple[int, int, int] = tuple(source.images.shape[1:])  # type: ignore[assignment]
+        shape: tuple[int, int, int] = tuple(source.images.shape[1:])
         budget = Budget(_meta_groups(profile, fam), profile.check_every, profile.patience)
         for target in target_names:
             for seed in choice.seeds or profile.seeds:
@@ -172,7 +174,9 @@ def _variants(suite: Suite, choice: Choice) -> tuple[list[Variant], dict[str, tu
     for reference in choice.method_files:
         method, digest = registry.find_in_file(reference)
         if method.name in classes:
-            raise registry.UnknownMethodError(f"'{reference}' is named '{method.name}', as another method of this run; rename it")
+            raise registry.UnknownMethodError(
+                f"'{reference}' is named '{method.name}', as another method of this run; rename it"
+            )
         variants.append(Variant(method.name, method.name, method.name))
         classes[method.name] = (method, digest)
     return variants, classes

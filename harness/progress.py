@@ -36,7 +36,11 @@ class Task:
         elif now - self.spoke >= PLAIN_INTERVAL:
             self.spoke = now
             left = f", {duration((self.total - done) / rate)} left" if rate else ""
-            print(f"{self.description}: {done}/{self.total} {self.unit}, {shown}{left}, {note}".rstrip(", "), file=sys.stderr, flush=True)
+            print(
+                f"{self.description}: {done}/{self.total} {self.unit}, {shown}{left}, {note}".rstrip(", "),
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 class Display:

@@ -13,7 +13,18 @@ import torch
 
 from harness.compute import Compute
 
-PACKAGES = ("pudnet-bench", "torch", "torchvision", "timm", "learn2learn", "numpy", "scipy", "pandas", "pyarrow", "safetensors")
+PACKAGES = (
+    "pudnet-bench",
+    "torch",
+    "torchvision",
+    "timm",
+    "learn2learn",
+    "numpy",
+    "scipy",
+    "pandas",
+    "pyarrow",
+    "safetensors",
+)
 
 
 def now() -> str:
@@ -48,7 +59,9 @@ def driver() -> str:
     """Version of the NVIDIA driver, "" without one."""
     try:
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        return subprocess.run(query, check=True, capture_output=True, text=True, timeout=10).stdout.split("\n")[0].strip()
+        return (
+            subprocess.run(query, check=True, capture_output=True, text=True, timeout=10).stdout.split("\n")[0].strip()
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
 

@@ -45,7 +45,13 @@ def layouts(run: Run) -> list[TableLayout]:
         for snapshot, label in variant["snapshots"]:
             row_id = f"{variant['name']}@{snapshot.split()[0]}" if snapshot else variant["name"]
             rows.append(
-                TableRow(row_id, variant["name"], snapshot, label if several else variant["label"], variant["label"] if several else "")
+                TableRow(
+                    row_id,
+                    variant["name"],
+                    snapshot,
+                    label if several else variant["label"],
+                    variant["label"] if several else "",
+                )
             )
     columns = tuple((name, label) for name, label in plan["families"])
     suite = run.manifest["suite"]

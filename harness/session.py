@@ -37,7 +37,9 @@ def run_plan(plan: Plan, folder: Path, command: str, compute: Compute, cache_dir
         for cell in plan.cells:
             try:
                 if cell.family.name not in images:
-                    images = {cell.family.name: FamilyImages(cell.family, cell.source, compute.device)}  # one family at a time
+                    images = {
+                        cell.family.name: FamilyImages(cell.family, cell.source, compute.device)
+                    }  # one family at a time
                 run_cell(cell, run, images[cell.family.name], store, compute, display)
             except OSError:
                 raise
@@ -49,7 +51,10 @@ def run_plan(plan: Plan, folder: Path, command: str, compute: Compute, cache_dir
     print(table_text(run, "markdown", with_paper))
     print(f"{folder / 'tables'}: LaTeX, Markdown and CSV", file=sys.stderr)
     if failures:
-        print(f"{failures} of {len(plan.cells)} cells failed; run the same command again to try them again", file=sys.stderr)
+        print(
+            f"{failures} of {len(plan.cells)} cells failed; run the same command again to try them again",
+            file=sys.stderr,
+        )
     return failures
 
 
@@ -60,7 +65,8 @@ def plan_record(plan: Plan) -> dict[str, Any]:
         "targets": list(plan.targets),
         "families": [[family.name, family.label] for family in plan.families],
         "variants": [
-            {"name": v.name, "label": v.label, "snapshots": [list(snapshot) for snapshot in v.snapshots]} for v in plan.variants
+            {"name": v.name, "label": v.label, "snapshots": [list(snapshot) for snapshot in v.snapshots]}
+            for v in plan.variants
         ],
         "cells": [
             {
@@ -100,7 +106,10 @@ def dry_run(plans: Sequence[Plan], compute: Compute, cache_dir: Path) -> None:
                 escape(cell.variant.name), escape(cell.family.name), cell.target.name, str(cell.seed), str(cell.groups),
                 artifact, duration(about.seconds),
             )  # fmt: skip
-        console.print(f"{plan.suite.name}, {plan.profile.name}: {len(plan.cells)} cells, {len(plan.artifacts)} artifacts", highlight=False)
+        console.print(
+            f"{plan.suite.name}, {plan.profile.name}: {len(plan.cells)} cells, {len(plan.artifacts)} artifacts",
+            highlight=False,
+        )
         console.print(grid)
     console.print(
         f"about {duration(total.seconds)} on {compute.name} ({compute.precision}), counting meta-training to its limit; "

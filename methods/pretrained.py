@@ -61,7 +61,7 @@ class Pretrained(Method):
         def step(batch: Dataset) -> dict[str, Tensor]:
             loss = F.cross_entropy(self.modules["head"](self.features(batch.images)), batch.labels)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             return {"loss": loss.detach()}
 

@@ -80,7 +80,7 @@ class ProtoNet(Method):
             self.classifier.fit_(features[:n_support], episode.support.labels)
             loss = F.cross_entropy(self.classifier(features[n_support:]), episode.query.labels)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             return {"loss": loss.detach()}
 

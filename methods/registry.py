@@ -39,10 +39,14 @@ class MethodEntry:
 BUILT_IN = {
     entry.name: entry
     for entry in (
-        MethodEntry("pudnet", "methods.pudnet.method:PudNet", "predicts the target's kernels from the dataset in one pass"),
+        MethodEntry(
+            "pudnet", "methods.pudnet.method:PudNet", "predicts the target's kernels from the dataset in one pass"
+        ),
         MethodEntry("adam", "methods.scratch:Adam", "trains the target from scratch with Adam"),
         MethodEntry("gc", "methods.gc:GC", "trains from scratch with Adam and gradient centralization"),
-        MethodEntry("pretrained", "methods.pretrained:Pretrained", "classifier over all training classes, then centroids"),
+        MethodEntry(
+            "pretrained", "methods.pretrained:Pretrained", "classifier over all training classes, then centroids"
+        ),
         MethodEntry("protonet", "methods.protonet:ProtoNet", "meta-trained features, nearest class mean"),
     )
 }
@@ -100,7 +104,9 @@ def find_in_file(reference: str) -> tuple[type[Method], str]:
             spec.loader.exec_module(module)
         except Exception as error:  # a user's file can fail in any way; the cause is named
             del sys.modules[name]
-            raise UnknownMethodError(f"method file '{path}' fails to import: {type(error).__name__}: {error}") from error
+            raise UnknownMethodError(
+                f"method file '{path}' fails to import: {type(error).__name__}: {error}"
+            ) from error
     found = getattr(sys.modules[name], attribute, None)
     if found is None:
         raise UnknownMethodError(f"method file '{path}' has no class '{attribute}'")
@@ -115,8 +121,12 @@ def _checked(found: Any, reference: str) -> type[Method]:
         raise UnknownMethodError(f"'{reference}' is not a class derived from methods.base.Method")
     missing = sorted(getattr(found, "__abstractmethods__", ()))
     if missing:
-        raise UnknownMethodError(f"'{reference}' lacks {', '.join(missing)}; implement what methods.base.Method asks for")
+        raise UnknownMethodError(
+            f"'{reference}' lacks {', '.join(missing)}; implement what methods.base.Method asks for"
+        )
     name = getattr(found, "name", None)
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise UnknownMethodError(f"'{reference}' needs a class attribute name, letters, digits and . _ + - only; it is {name!r}")
+        raise UnknownMethodError(
+            f"'{reference}' needs a class attribute name, letters, digits and . _ + - only; it is {name!r}"
+        )
     return found

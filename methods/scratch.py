@@ -58,7 +58,7 @@ class Scratch(Method):
                     logits = network(dataset.images[batch])
                 loss = F.cross_entropy(logits.float(), dataset.labels[batch])
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
             if epoch in self.epochs:
                 network.eval()

@@ -7,8 +7,6 @@ stem that is usual for CIFAR (3x3, stride 1, no max-pooling).
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
@@ -28,7 +26,12 @@ class ConvNet3(nn.Sequential):
     def __init__(self, channels: int, width: int = 64) -> None:
         layers: list[nn.Module] = []
         for fan_in in (channels, width, width):
-            layers += [nn.Conv2d(fan_in, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)]
+            layers += [
+                nn.Conv2d(fan_in, width, 3, padding=1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            ]
         super().__init__(*layers, nn.Flatten())
 
 
@@ -36,12 +39,12 @@ def resnet(name: str, channels: int, small_stem: bool) -> nn.Module:
     """timm's ResNet without its final layer: ``[n, c, h, w] -> [n, 512]``."""
     import timm
 
-    network = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels)
+    network: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels)
     if small_stem:
         network.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
         network.maxpool = nn.Identity()
-    return cast(nn.Module, network)
+    return network
 
 
 def build(spec: TargetSpec) -> nn.Module:
@@ -53,11 +56,13 @@ def build(spec: TargetSpec) -> nn.Module:
     options = dict(spec.options)
     if spec.name == "convnet3":
         if min(height, width) < 8:
-            raise MethodError(f"ConvNet-3 halves the image three times: {height}x{width} images are too small, use 8x8 or more")
-        return ConvNet3(channels, **options).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            raise MethodError(
+                f"ConvNet-3 halves the image three times: {height}x{width} images are too small, use 8x8 or more"
+            )
+        return ConvNet3(channels, **options).to(memory_format=torch.channels_last)
     if spec.name in TARGETS:
         stem = options.get("stem", "cifar" if max(height, width) <= SMALL_IMAGE else "imagenet")
-        return resnet(spec.name, channels, stem == "cifar").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return resnet(spec.name, channels, stem == "cifar").to(memory_format=torch.channels_last)
     raise MethodError(f"unknown target '{spec.name}'; known: {', '.join(TARGETS)}")
 
 

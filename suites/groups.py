@@ -112,12 +112,15 @@ class FamilyImages:
             # torch warns that the memory map is read-only; on a CPU its pages stay shared, and nothing writes to them.
             warnings.simplefilter("ignore", UserWarning)
             self.images = torch.from_numpy(source.images).to(device)
-        self.image_shape: tuple[int, int, int] = tuple(source.images.shape[1:])  # type: ignore[assignment]
+        self.image_shape: tuple[int, int, int] = tuple(source.images.shape[1:])
         self.mean, self.std = (t.to(device) for t in self._normalisation(source))
 
     def _normalisation(self, source: Source) -> tuple[Tensor, Tensor]:
         positions = np.concatenate(
-            [np.arange(self.ranges.starts[c], self.ranges.starts[c] + self.ranges.sizes[c]) for c in self.split.training]
+            [
+                np.arange(self.ranges.starts[c], self.ranges.starts[c] + self.ranges.sizes[c])
+                for c in self.split.training
+            ]
         )
         sample = positions[:: max(1, len(positions) // NORMALISATION_IMAGES)]
         values = torch.from_numpy(source.images[sample]).to(torch.float32)

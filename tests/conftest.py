@@ -1,0 +1,26 @@
+"""Shared by all rooms: one thread per worker, a cache of its own for every test session, and where real images are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Two xdist workers of two threads each would wait for one another inside every parallel region.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache for decoded images and artifacts, shared by the tests of one worker."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with the real image sets; skips where PUDNET_BENCH_DATA names none."""
+    folder = os.environ.get("PUDNET_BENCH_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("PUDNET_BENCH_DATA names no folder with the real image sets")
+    return Path(folder)
