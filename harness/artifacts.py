@@ -80,7 +80,7 @@ class ArtifactStore:
             if sha256(weights).hexdigest() != meta["weights_sha256"]:
                 raise ValueError("its checksum does not match")
             return Artifact(spec.key, safetensors.torch.load(weights), meta)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             aside = folder.with_name(f"{folder.name}.corrupt")
             shutil.rmtree(aside, ignore_errors=True)
             folder.rename(aside)

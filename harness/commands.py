@@ -170,7 +170,7 @@ def run(
 
         chosen = [pick("suite", name, SUITES) for name in suites]
         scale = pick("profile", profile, PROFILES)
-        for name in _names(methods) or ():
+        for name in (not method and _names(methods)) or ():  # --methods may also name a class given with --method
             check_name(name)
         folders = _folders(source)
         for name in _names(families) or ():

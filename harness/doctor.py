@@ -13,6 +13,9 @@ from harness.provenance import driver, git_commit, package_versions
 from suites.sources import SOURCES
 from suites.sources.loading import locate
 
+MATRIX = 2048  # rows and columns of the products that tell the speed
+RATES = (("float32", torch.float32), ("bfloat16", torch.bfloat16))
+
 
 def examine(data_dir: Path | None, cache_dir: Path) -> list[tuple[str, str]]:
     """(name, finding) pairs, in the order in which they are read."""
@@ -32,12 +35,8 @@ def examine(data_dir: Path | None, cache_dir: Path) -> list[tuple[str, str]]:
     for name in SOURCES:
         found = locate(name, data_dir=data_dir)
         findings.append((f"source {name}", "embedded" if name == "digits" else str(found or "not found")))
-    findings.append(
-        (
-            "speed",
-            f"{_matmul_rate(compute.device, torch.float32):.0f} GFLOP/s float32, {_matmul_rate(compute.device, torch.bfloat16):.0f} GFLOP/s bfloat16 in 2048x2048 products",
-        )
-    )
+    rates = (f"{_matmul_rate(compute.device, kind):.0f} GFLOP/s {name}" for name, kind in RATES)
+    findings.append(("speed", f"{', '.join(rates)}, products of {MATRIX}x{MATRIX} matrices"))
     return findings
 
 
@@ -50,12 +49,13 @@ def _existing(folder: Path) -> Path:
 def _memory() -> str:
     try:
         fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        return f"{int(fields['MemAvailable'].split()[0]) / 1e6:.1f} GB available of {int(fields['MemTotal'].split()[0]) / 1e6:.1f} GB"
+        available, total = (int(fields[name].split()[0]) / 1e6 for name in ("MemAvailable", "MemTotal"))
+        return f"{available:.1f} GB available of {total:.1f} GB"
     except (OSError, KeyError, ValueError):
         return "unknown"
 
 
-def _matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 2048, seconds: float = 1.0) -> float:
+def _matmul_rate(device: torch.device, dtype: torch.dtype, size: int = MATRIX, seconds: float = 1.0) -> float:
     """GFLOP/s of square matrix products, the best of those that fit into ``seconds``."""
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     best, ends = 0.0, time.perf_counter() + seconds

@@ -162,24 +162,22 @@ def _meta_groups(profile: Profile, fam: Family) -> int:
 
 def _variants(suite: Suite, choice: Choice) -> tuple[list[Variant], dict[str, tuple[type[Method], str]]]:
     """The rows asked for, and the class of each with the hash of its file ("" for one that is not the user's)."""
-    if choice.methods is None:
-        variants = list(suite.variants)
-    else:
-        own = {variant.name: variant for variant in suite.variants}
-        for name in choice.methods:
-            if name not in own:
-                registry.check_name(name)
-        variants = [own.get(name, Variant(name, name, name)) for name in choice.methods]
-    classes = {variant.name: (registry.find(variant.method), "") for variant in variants}
+    files: dict[str, tuple[type[Method], str]] = {}
     for reference in choice.method_files:
         method, digest = registry.find_in_file(reference)
-        if method.name in classes:
+        if method.name in files or method.name in registry.entries() or method.name in {v.name for v in suite.variants}:
             raise registry.UnknownMethodError(
-                f"'{reference}' is named '{method.name}', as another method of this run; rename it"
+                f"'{reference}' is named '{method.name}', as another method; give its class another name"
             )
-        variants.append(Variant(method.name, method.name, method.name))
-        classes[method.name] = (method, digest)
-    return variants, classes
+        files[method.name] = method, digest
+    own = {variant.name: variant for variant in suite.variants}
+    names = list(own if choice.methods is None else choice.methods)
+    names += [name for name in files if name not in names]
+    for name in names:
+        if name not in own and name not in files:
+            registry.check_name(name)
+    variants = [own.get(name, Variant(name, name, name)) for name in dict.fromkeys(names)]
+    return variants, {v.name: files.get(v.name) or (registry.find(v.method), "") for v in variants}
 
 
 def _family(name: str, folders: Sequence[str], load_source: Callable[[str, int | None], Source]) -> Family:

@@ -20,6 +20,7 @@ from harness.plan import Plan
 from harness.progress import Display, duration
 from harness.rendering import merge_plans, table_text, write_tables
 from results.store import Run
+from suites.families import FamilyError
 from suites.groups import FamilyImages
 
 
@@ -28,8 +29,10 @@ def run_plan(plan: Plan, folder: Path, command: str, compute: Compute, cache_dir
 
     A failing cell is reported with its cause and the others go on. Errors of the output folder (OSError) end the run.
     """
-    run = Run.create_or_open(folder, provenance.manifest(plan.suite.name, plan.profile.name, command, compute))
-    run.update_manifest(plan=merge_plans(run.manifest.get("plan", {}), plan_record(plan)))
+    record = plan_record(plan)
+    manifest = provenance.manifest(plan.suite.name, plan.profile.name, command, compute)
+    run = Run.create_or_open(folder, {**manifest, "plan": record})
+    run.update_manifest(plan=merge_plans(run.manifest["plan"], record))
     store = ArtifactStore(cache_dir)
     images: dict[str, FamilyImages] = {}
     failures = 0
@@ -41,7 +44,7 @@ def run_plan(plan: Plan, folder: Path, command: str, compute: Compute, cache_dir
                         cell.family.name: FamilyImages(cell.family, cell.source, compute.device)
                     }  # one family at a time
                 run_cell(cell, run, images[cell.family.name], store, compute, display)
-            except OSError:
+            except (OSError, FamilyError):  # of the output folder or the images: no method's fault
                 raise
             except Exception as error:
                 failures += 1

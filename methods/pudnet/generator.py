@@ -34,12 +34,13 @@ class WeightGenerator(nn.Module):
         nn.init.normal_(self.linear.weight, std=d_a**-0.5)
         nn.init.normal_(self.mix.weight, std=(2 / hidden) ** 0.5)
         nn.init.normal_(self.expand.weight, std=(2 / (2 * hidden) * 2 / (d_in * kernel_size**2)) ** 0.5)
-        for layer in (self.linear, self.mix, self.expand):
-            nn.init.zeros_(layer.bias)
+        for bias in (self.linear.bias, self.mix.bias, self.expand.bias):
+            assert bias is not None
+            nn.init.zeros_(bias)
 
     def forward(self, context: Tensor) -> Tensor:
         """``context`` float [d_a] -> kernel float [d_out, d_in, f, f]."""
-        d_out, d_in, f, _ = self.shape
+        _, d_in, f, _ = self.shape
         grid = F.gelu(self.linear(context)).view(1, self.hidden, f, f)
         kernel = self.expand(F.gelu(self.mix(grid))).view(self.shape)
         if not self.kernel_norm:

@@ -39,17 +39,29 @@ def pad_logits(logits: Tensor, classes: Tensor, n_training_classes: int) -> Tens
     return logits.new_zeros(len(logits), n_training_classes).index_copy(1, classes, logits)
 
 
-def consistency_loss(logits: Tensor, full_logits: Tensor, classes: Tensor) -> Tensor:
-    """Equation 9: KL(q || p) with q from the full head [n, C] and p from the padded metric logits; mean over images."""
-    log_p = F.log_softmax(pad_logits(logits, classes, full_logits.shape[1]), -1)
+def consistency_loss(logits: Tensor, full_logits: Tensor, classes: Tensor, *, into_metric: bool = True) -> Tensor:
+    """Equation 9: KL(q || p) with q from the full head [n, C] and p from the padded metric logits; mean over images.
+
+    Without ``into_metric`` p is a fixed target. While q is still near uniform, the gradient into p asks for cosines of
+    zero with every centroid, against equation 7; the paper does not say where the gradient goes.
+    """
+    log_p = F.log_softmax(pad_logits(logits if into_metric else logits.detach(), classes, full_logits.shape[1]), -1)
     log_q = F.log_softmax(full_logits, -1)
     return (log_q.exp() * (log_q - log_p)).sum(-1).mean()
 
 
-def losses(logits: Tensor, labels: Tensor, full_logits: Tensor, global_labels: Tensor, classes: Tensor) -> Losses:
+def losses(
+    logits: Tensor,
+    labels: Tensor,
+    full_logits: Tensor,
+    global_labels: Tensor,
+    classes: Tensor,
+    *,
+    into_metric: bool = True,
+) -> Losses:
     """All three losses for one batch of queries; shapes as in the functions above."""
     return Losses(
         metric_loss(logits, labels),
         full_loss(full_logits, global_labels),
-        consistency_loss(logits, full_logits, classes),
+        consistency_loss(logits, full_logits, classes, into_metric=into_metric),
     )

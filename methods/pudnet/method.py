@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -78,6 +79,11 @@ class PudNet(Method):
     The target's BatchNorm scale and shift are learned with the hypernetwork and shared by all datasets; its running
     statistics serve in evaluation, so that an image's logits do not depend on the images it is tested with.
     ``bn_mode="fit"`` takes BatchNorm statistics from the dataset's own fit images instead.
+
+    The full head reads the features over the square root of their number. A group has few of the training classes, so
+    on unscaled features one step of Adam moves every absent class's logit by about 1e-3 times that number, and the
+    head's swings from group to group drown the metric loss. ``consistency_into_metric`` lets the gradient of equation 9
+    reach the metric logits too.
     """
 
     name: ClassVar[str] = "pudnet"
@@ -97,11 +103,13 @@ class PudNet(Method):
         support_per_class: int | str = SUPPORT_PER_CLASS,
         learnable_temperature: bool = False,
         steps_per_group: int = 1,
+        consistency_into_metric: bool = False,
     ) -> None:
         super().__init__(target, n_training_classes)
         self.support_per_class = support_per_class
         self.bn_mode = bn_mode
         self.steps_per_group = steps_per_group
+        self.consistency_into_metric = consistency_into_metric
         self.network = targets.build(target)
         convolutions = targets.convolutions(self.network)
         n_features = targets.feature_count(self.network, target.image_shape)
@@ -120,11 +128,7 @@ class PudNet(Method):
         for _, module in convolutions:  # the kernels are predicted: the target keeps none of its own
             del module.weight
             module.register_buffer("weight", None, persistent=False)
-
-    @property
-    def modules(self) -> nn.ModuleDict:
-        """Everything with parameters, under the names they are saved by."""
-        return nn.ModuleDict({"hypernetwork": self.hypernetwork, "network": self.network, "head": self.head})
+        self.modules = nn.ModuleDict({"hypernetwork": self.hypernetwork, "network": self.network, "head": self.head})
 
     def to(self, device: torch.device) -> None:
         self.modules.to(device)
@@ -154,9 +158,10 @@ class PudNet(Method):
         return losses(
             logits,
             episode.query.labels,
-            self.head(features[n_support:]),
+            self.head(features[n_support:] / math.sqrt(features.shape[1])),
             episode.global_labels,
             episode.classes,
+            into_metric=self.consistency_into_metric,
         )
 
     def meta_train(self, groups: GroupStream, session: Session) -> None:
@@ -167,7 +172,7 @@ class PudNet(Method):
             for _ in range(self.steps_per_group):
                 parts = self.episode_losses(episode)
                 optimizer.zero_grad(set_to_none=True)
-                parts.total.backward()  # type: ignore[no-untyped-call]
+                parts.total.backward()
                 optimizer.step()
             return {"loss": parts.total.detach(), **{f"{k}_loss": v.detach() for k, v in parts._asdict().items()}}
 
@@ -179,12 +184,10 @@ class PudNet(Method):
         kernels = self.hypernetwork(dataset.images)
         if self.bn_mode == "fit":
             self._estimate_statistics(kernels, dataset.images)
-        support = slice(None)
-        if self.support_per_class != "all":
-            support = support_indices(dataset.labels, dataset.n_classes, int(self.support_per_class))
-        centroids = prototypes(
-            self.features(kernels, dataset.images[support]), dataset.labels[support], dataset.n_classes
-        )
+        per_class = len(dataset) if self.support_per_class == "all" else int(self.support_per_class)
+        support = support_indices(dataset.labels, dataset.n_classes, per_class)
+        features = self.features(kernels, dataset.images[support])
+        centroids = prototypes(features, dataset.labels[support], dataset.n_classes)
         temperature = float(self.temperature)
 
         @torch.no_grad()

@@ -198,10 +198,8 @@ def _missing(spec: SourceSpec, data_dir: Path | None) -> SourceError:
         where = f"the data folder {data_dir} does not exist; create it and put there"
     else:
         where = f"it is not under {data_dir}; put there"
-    if spec.torchvision:
-        how = f"`python -m harness data fetch {spec.name}` downloads it"
-    else:
-        how = f"it is published at {spec.origin}"
+    fetched = f"`python -m harness data fetch {spec.name}` downloads it"
+    how = fetched if spec.torchvision else f"it is published at {spec.origin}"
     return SourceError(f"the source {spec.name!r} is missing: {where} {layouts}; {how}")
 
 
