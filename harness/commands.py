@@ -55,19 +55,19 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback o
 
 
 def main() -> None:
-    """Run the command line; an interrupt ends with 130."""
+    """Run the command line."""
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    try:
-        app()
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    app()
 
 
 @contextmanager
 def plain_errors(debug: bool) -> Iterator[None]:
-    """Turn what a user can put right into one sentence and exit code 2; everything else keeps its traceback."""
+    """Turn what a user can put right into one sentence and exit code 2, Ctrl-C into 130; the rest keeps its traceback."""
     try:
         yield
+    except KeyboardInterrupt:
+        print("interrupted; what was measured is kept, and the same command goes on from there", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
     except Exception as error:
         sentence = _sentence(error)
         if sentence is None:
@@ -180,9 +180,9 @@ def run(
                 family(name)
 
         from harness.compute import choose
+        from harness.invocation import dry_run as print_plan
+        from harness.invocation import run_plan
         from harness.plan import Choice, make_plan
-        from harness.session import dry_run as print_plan
-        from harness.session import run_plan
 
         compute = choose(device, precision)
         cache_dir = _cache(cache)

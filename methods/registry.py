@@ -77,7 +77,7 @@ def find(name: str) -> type[Method]:
     module, _, attribute = entries()[name].location.partition(":")
     try:
         return _checked(getattr(importlib.import_module(module), attribute), name)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # an installed package can fail in any way; the cause is named
         raise UnknownMethodError(f"method '{name}' cannot be imported from {module}: {error}") from error
 
 
@@ -93,7 +93,7 @@ def find_in_file(reference: str) -> tuple[type[Method], str]:
     if not path.is_file():
         raise UnknownMethodError(f"method file '{path}' is not there")
     digest = sha256(path.read_bytes()).hexdigest()
-    name = f"pudnet_bench_method_{digest[:16]}"
+    name = f"pudnet_bench_method_{sha256(bytes(path)).hexdigest()[:8]}_{digest[:16]}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None:
@@ -102,7 +102,7 @@ def find_in_file(reference: str) -> tuple[type[Method], str]:
         sys.modules[name] = module
         try:
             spec.loader.exec_module(module)
-        except Exception as error:  # a user's file can fail in any way; the cause is named
+        except (Exception, SystemExit) as error:  # a user's file can fail in any way; the cause is named
             del sys.modules[name]
             raise UnknownMethodError(
                 f"method file '{path}' fails to import: {type(error).__name__}: {error}"

@@ -15,6 +15,7 @@ from methods.base import MethodError, TargetSpec
 TARGETS = {
     "convnet3": "ConvNet-3: three 3x3 convolutions of 64 channels",
     "resnet18": "ResNet-18 (timm), 3x3 stem for images up to 64 px",
+    "resnet34": "ResNet-34 (timm), 3x3 stem for images up to 64 px",
 }
 
 SMALL_IMAGE = 64  # pixels; larger images get the ImageNet stem
@@ -36,10 +37,16 @@ class ConvNet3(nn.Sequential):
 
 
 def resnet(name: str, channels: int, small_stem: bool) -> nn.Module:
-    """timm's ResNet without its final layer: ``[n, c, h, w] -> [n, 512]``."""
+    """timm's ResNet without its final layer: ``[n, c, h, w] -> [n, 512]``.
+
+    The last BatchNorm of a block starts at one, as in He et al. 2016, and not at timm's zero: at zero the residual
+    branches are off, and predicted kernels inside them would have no effect and no gradient.
+    """
     import timm
 
-    network: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels)
+    network: nn.Module = timm.create_model(
+        name, pretrained=False, num_classes=0, in_chans=channels, zero_init_last=False
+    )
     if small_stem:
         network.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -50,20 +57,22 @@ def resnet(name: str, channels: int, small_stem: bool) -> nn.Module:
 def build(spec: TargetSpec) -> nn.Module:
     """A freshly initialised target network for ``spec``, its kernels in channels-last memory.
 
-    Options: ``width`` (ConvNet-3), ``stem="imagenet" | "cifar"`` (ResNets). Raises MethodError on an unknown name.
+    Options: ``width`` (ConvNet-3), ``stem="imagenet" | "cifar"`` (ResNets). Raises MethodError on an unknown name or
+    option, and on images under 8 pixels.
     """
     channels, height, width = spec.image_shape
     options = dict(spec.options)
+    if spec.name not in TARGETS:
+        raise MethodError(f"unknown target '{spec.name}'; known: {', '.join(TARGETS)}")
+    allowed = "width" if spec.name == "convnet3" else "stem"
+    if set(options) - {allowed} or options.get("stem", "cifar") not in ("cifar", "imagenet"):
+        raise MethodError(f"target '{spec.name}' does not take the options {options}; it takes {allowed}")
+    if min(height, width) < 8:
+        raise MethodError(f"{spec.name} halves the image three times: {height}x{width} is too small, use 8x8 or more")
     if spec.name == "convnet3":
-        if min(height, width) < 8:
-            raise MethodError(
-                f"ConvNet-3 halves the image three times: {height}x{width} images are too small, use 8x8 or more"
-            )
         return ConvNet3(channels, **options).to(memory_format=torch.channels_last)
-    if spec.name in TARGETS:
-        stem = options.get("stem", "cifar" if max(height, width) <= SMALL_IMAGE else "imagenet")
-        return resnet(spec.name, channels, stem == "cifar").to(memory_format=torch.channels_last)
-    raise MethodError(f"unknown target '{spec.name}'; known: {', '.join(TARGETS)}")
+    stem = options.get("stem", "cifar" if max(height, width) <= SMALL_IMAGE else "imagenet")
+    return resnet(spec.name, channels, stem == "cifar").to(memory_format=torch.channels_last)
 
 
 def feature_count(network: nn.Module, image_shape: tuple[int, int, int]) -> int:

@@ -183,7 +183,7 @@ class PudNet(Method):
         self.modules.eval()
         kernels = self.hypernetwork(dataset.images)
         if self.bn_mode == "fit":
-            self._estimate_statistics(kernels, dataset.images)
+            kernels |= self._statistics(kernels, dataset.images)
         per_class = len(dataset) if self.support_per_class == "all" else int(self.support_per_class)
         support = support_indices(dataset.labels, dataset.n_classes, per_class)
         features = self.features(kernels, dataset.images[support])
@@ -196,14 +196,16 @@ class PudNet(Method):
 
         yield Snapshot(classify)
 
-    def _estimate_statistics(self, kernels: dict[str, Tensor], images: Tensor) -> None:
-        """Replace BatchNorm's running statistics by those of these images, in one training-mode pass."""
-        norms = [m for m in self.network.modules() if isinstance(m, nn.BatchNorm2d)]
-        momenta: list[Any] = [m.momentum for m in norms]
-        for m in norms:
-            m.momentum = 1.0
+    def _statistics(self, kernels: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
+        """BatchNorm's running statistics as these images give them, by buffer name; the network keeps its own."""
+        norms = [module for module in self.network.modules() if isinstance(module, nn.BatchNorm2d)]
+        momenta: list[Any] = [module.momentum for module in norms]
+        statistics = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
+        for module in norms:
+            module.momentum = 1.0
         self.network.train()
-        self.features(kernels, images)
+        self.features(kernels | statistics, images)
         self.network.eval()
-        for m, momentum in zip(norms, momenta, strict=True):
-            m.momentum = momentum
+        for module, momentum in zip(norms, momenta, strict=True):
+            module.momentum = momentum
+        return statistics

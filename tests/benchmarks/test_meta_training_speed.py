@@ -31,7 +31,9 @@ def bare_passes(method: PudNet, episodes: list[Episode]) -> None:
     for episode in episodes:
         kernels = method.hypernetwork(episode.fit.images)
         with method.autocast():
-            features = functional_call(method.network, kernels, (torch.cat((episode.support.images, episode.query.images)),))
+            features = functional_call(
+                method.network, kernels, (torch.cat((episode.support.images, episode.query.images)),)
+            )
         features.float().square().mean().backward()
         for parameter in method.modules.parameters():
             parameter.grad = None
@@ -43,7 +45,9 @@ def elapsed(work: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-@pytest.mark.parametrize(("family", "target"), [("digits", "convnet3"), ("fashion", "convnet3"), ("digits", "resnet18")])
+@pytest.mark.parametrize(
+    ("family", "target"), [("digits", "convnet3"), ("fashion", "convnet3"), ("digits", "resnet18")]
+)
 def test_meta_training_against_bare_passes(
     benchmark: Any, family: str, target: str, cache_dir: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -70,6 +74,8 @@ def test_meta_training_against_bare_passes(
     pairs = [(elapsed(lambda: bare_passes(method, episodes)), elapsed(meta_training)) for _ in range(rounds)]
     benchmark.extra_info["share_of_bare_speed"] = median(bare / whole for bare, whole in pairs)
     benchmark.pedantic(meta_training, rounds=1)
-    print(f"\n{family} {target}: {benchmark.extra_info['share_of_bare_speed']:.0%} of the bare passes' images per second")
+    print(
+        f"\n{family} {target}: {benchmark.extra_info['share_of_bare_speed']:.0%} of the bare passes' images per second"
+    )
     if benchmark.enabled:
         assert benchmark.extra_info["share_of_bare_speed"] >= 0.6

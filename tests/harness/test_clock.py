@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from harness.clock import Clock, Elapsed, PeakMemory, timed
+
+CPU = torch.device("cpu")
+
+
+def test_only_the_time_inside_the_generator_counts() -> None:
+    def work() -> Iterator[str]:
+        time.sleep(0.03)
+        yield "first"
+        time.sleep(0.06)
+        yield "second"
+
+    seconds = {}
+    for item, elapsed in timed(work(), Clock(CPU)):
+        seconds[item] = elapsed.seconds
+        time.sleep(0.2)  # what a caller does with an item: not counted
+
+    # A busy machine makes a sleep longer, hardly by as much as the caller's 0.2 s.
+    assert 0.03 <= seconds["first"] < 0.2
+    assert 0.09 <= seconds["second"] < 0.26
+    assert seconds["second"] >= seconds["first"] + 0.06
+
+
+def test_the_clock_may_be_used_by_the_caller_between_two_items() -> None:
+    def work() -> Iterator[int]:
+        for item in range(2):
+            time.sleep(0.02)
+            yield item
+
+    clock = Clock(CPU)
+    totals = []
+    for _, elapsed in timed(work(), clock):
+        clock.start()
+        time.sleep(0.2)
+        assert clock.stop().seconds >= 0.2
+        totals.append(elapsed.seconds)
+    assert 0.04 <= totals[-1] < 0.2
+
+
+def test_a_generator_without_items_and_one_that_fails() -> None:
+    def broken() -> Iterator[int]:
+        yield 1
+        raise ValueError("no more")
+
+    assert list(timed(iter(()), Clock(CPU))) == []
+    items = timed(broken(), Clock(CPU))
+    assert next(items)[0] == 1
+    with pytest.raises(ValueError, match="no more"):
+        next(items)
+
+
+def test_on_a_cpu_both_clocks_are_the_hosts() -> None:
+    clock = Clock(CPU)
+    clock.start()
+    time.sleep(0.01)
+    elapsed = clock.stop()
+    assert elapsed.seconds == elapsed.wall_seconds >= 0.01
+
+
+def test_elapsed_adds_field_by_field() -> None:
+    assert Elapsed(1.0, 2.0) + Elapsed(0.5, 0.25) == Elapsed(1.5, 2.25)
+    assert Elapsed() + Elapsed(0.5, 0.25) == Elapsed(0.5, 0.25)
+
+
+def test_peak_memory_sees_an_allocation_and_forgets_it_after_reset() -> None:
+    memory = PeakMemory(CPU)
+    memory.reset()
+    before = memory.read()
+    block = torch.ones(50_000_000)  # 200 MB, touched
+    held = memory.read()
+    assert held - before >= 190e6
+    del block
+    assert memory.read() >= held - 10e6  # a peak, not the present
+    memory.reset()
+    assert memory.read() < held - 150e6
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+def test_cuda_events_agree_with_the_wall_and_count_queued_work() -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+    clock = Clock(device)
+    a = torch.randn(4096, 4096, device=device)
+    a @ a  # the first product loads the library
+
+    def work() -> Iterator[int]:
+        for item in range(2):
+            for _ in range(20):
+                a @ a
+            yield item
+
+    clock.start()
+    for _ in range(20):
+        a @ a
+    region = clock.stop()
+    assert region.seconds > 1e-3  # queueing alone takes microseconds: the work itself is counted
+    assert region.seconds == pytest.approx(region.wall_seconds, rel=0.2)
+
+    totals = []
+    for _, elapsed in timed(work(), clock):
+        for _ in range(40):
+            a @ a  # the caller's own work
+        totals.append(elapsed.seconds)
+    assert totals[1] == pytest.approx(2 * region.seconds, rel=0.3)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+def test_peak_memory_of_a_cuda_device() -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+    memory = PeakMemory(device)
+    memory.reset()
+    before = memory.read()
+    block = torch.ones(50_000_000, device=device)
+    assert memory.read() - before >= 190e6
+    del block
+    memory.reset()
+    assert memory.read() - before < 50e6

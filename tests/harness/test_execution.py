@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from click.testing import Result
+
+from harness.artifacts import ArtifactStore
+from harness.compute import Compute
+from harness.execution import WARM_UPS, measure_group, run_cell
+from harness.plan import Plan
+from harness.progress import Display
+from results.store import Run
+from suites.groups import FamilyImages
+from suites.sources.loading import Source
+
+CommandLine = Callable[..., Result]
+MethodFile = Callable[..., str]
+
+NOISY = """
+bias = 3 * torch.randn(dataset.n_classes)
+yield Snapshot(lambda images: classifier(images) + bias)
+"""
+NOT_MEASURED = ["seconds", "wall_seconds", "evaluation_seconds", "data_seconds", "peak_memory_bytes"]
+
+
+def rows(folder: Path) -> pd.DataFrame:
+    return Run.open(folder).frame()
+
+
+def count(fits: Path) -> int:
+    return len(fits.read_text().splitlines())
+
+
+def test_finished_cells_are_not_run_again(
+    command_line: CommandLine, method_file: MethodFile, fits: Path, tmp_path: Path
+) -> None:
+    call = ("run", "table1", "--methods", "own", "--method", method_file(NOISY), "--groups", "3", "--out", "out")
+    assert command_line(*call).exit_code == 0
+    assert count(fits) == WARM_UPS + 3
+    first, table = rows(tmp_path / "out"), (tmp_path / "out/tables/table1.csv").read_bytes()
+    assert first["group"].tolist() == [0, 1, 2]
+    assert first["finished"].all()
+
+    again = command_line(*call)
+    assert again.exit_code == 0
+    assert count(fits) == WARM_UPS + 3
+    pd.testing.assert_frame_equal(rows(tmp_path / "out"), first)
+    assert (tmp_path / "out/tables/table1.csv").read_bytes() == table
+    assert len(Run.open(tmp_path / "out").manifest["invocations"]) == 2
+
+
+def test_more_groups_go_on_and_fewer_change_nothing(
+    command_line: CommandLine, method_file: MethodFile, fits: Path, tmp_path: Path
+) -> None:
+    call = ("run", "table1", "--methods", "own", "--method", method_file(NOISY), "--out", "out", "--groups")
+    assert command_line(*call, "3").exit_code == 0
+    first = rows(tmp_path / "out")
+    assert command_line(*call, "5").exit_code == 0
+    more = rows(tmp_path / "out")
+    assert count(fits) == 2 * WARM_UPS + 5
+    assert more["group"].tolist() == [0, 1, 2, 3, 4]
+    pd.testing.assert_frame_equal(more.head(3), first)  # their seconds too: they were not measured anew
+    assert command_line(*call, "2").exit_code == 0
+    assert count(fits) == 2 * WARM_UPS + 5
+    pd.testing.assert_frame_equal(rows(tmp_path / "out"), more)
+
+
+def test_a_failing_method_is_reported_and_keeps_its_groups_while_the_others_go_on(
+    command_line: CommandLine, method_file: MethodFile, fits: Path, tmp_path: Path
+) -> None:
+    broken = f"""
+if fit_number == {WARM_UPS + 3} and not (FITS.parent / "repaired").exists():
+    raise ValueError("the third group is odd")
+yield Snapshot(classifier)
+"""
+    files = ("--method", method_file(broken, "broken"), "--method", method_file())
+    call = ("run", "table1", "--methods", "broken,own", *files, "--groups", "4", "--out", "out")
+    done = command_line(*call)
+    assert done.exit_code == 1
+    (failed,) = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
+    assert failed.startswith("failed: broken-digits-convnet3-s0-")
+    assert failed.endswith("ValueError: the third group is odd")
+    assert "1 of 2 cells failed" in done.stderr
+    assert "Traceback" not in done.output
+    found = rows(tmp_path / "out")
+    assert found[found["method"] == "broken"]["group"].tolist() == [0, 1]
+    assert found[found["method"] == "own"]["group"].tolist() == [0, 1, 2, 3]
+    assert found.groupby("method")["finished"].all().to_dict() == {"broken": False, "own": True}
+    assert count(fits) == (WARM_UPS + 3) + (WARM_UPS + 4)
+
+    (tmp_path / "repaired").touch()
+    done = command_line(*call)
+    assert done.exit_code == 0
+    assert "failed" not in done.stderr
+    after = rows(tmp_path / "out")
+    assert count(fits) == (WARM_UPS + 3) + (WARM_UPS + 4) + (WARM_UPS + 2)
+    place = ["method", "group"]
+    both = found.merge(after, on=place, suffixes=("", "_after"))
+    assert len(both) == len(found) == 6
+    assert (both["seconds"] == both["seconds_after"]).all()  # what was measured is still there, not measured anew
+    assert after["group"].tolist() == [0, 1, 2, 3] * 2
+    assert after["finished"].all()
+
+
+@pytest.mark.parametrize(
+    ("body", "cause"),
+    [
+        ("yield Snapshot(lambda images: torch.zeros(len(images), 7))", "logits of shape (100, 7) for 100 images of 2 classes"),
+        ("yield Snapshot(lambda images: classifier(images)[:-1])", "logits of shape (99, 2) for 100 images of 2 classes"),
+        ("yield Snapshot(lambda images: classifier(images).argmax(1))", "logits of shape (100,)"),
+        ("return\nyield", "method 'own' yielded no snapshot; fit must yield at least one"),
+        ("yield classifier", "AttributeError"),
+        ("yield from ()\nraise RuntimeError('no luck')", "RuntimeError: no luck"),
+    ],
+    ids=["too many classes", "too few images", "labels", "nothing", "no snapshot", "raises"],
+)  # fmt: skip
+def test_a_method_that_breaks_the_contract_is_told_how(
+    command_line: CommandLine, method_file: MethodFile, tmp_path: Path, body: str, cause: str
+) -> None:
+    reference = method_file(body)
+    done = command_line("run", "table1", "--methods", "own", "--method", reference, "--groups", "2", "--out", "out")
+    assert done.exit_code == 1
+    (failed,) = [line for line in done.stderr.splitlines() if line.startswith("failed: own-")]
+    assert cause in failed
+    assert rows(tmp_path / "out").empty
+
+
+def test_a_diverging_meta_training_fails_its_cell_and_leaves_no_artifact(
+    command_line: CommandLine, tmp_path: Path
+) -> None:
+    (tmp_path / "diverging.py").write_text(
+        "from methods.base import Method, Snapshot\n"
+        "class Diverging(Method):\n"
+        "    name = 'diverging'\n"
+        "    def meta_train(self, groups, session):\n"
+        "        session.report(3, {'loss': float('nan')})\n"
+        "    def fit(self, dataset):\n"
+        "        yield Snapshot(lambda images: images.new_zeros(len(images), dataset.n_classes))\n"
+    )
+    call = ("run", "table1", "--methods", "diverging", "--method", "diverging.py:Diverging", "--out", "out")
+    done = command_line(*call, "--groups", "2", "--cache", tmp_path / "cache")
+    assert done.exit_code == 1
+    assert "meta-training diverged: loss is nan after 3 groups" in done.stderr
+    assert not (tmp_path / "cache/artifacts").exists()
+
+
+def test_an_interrupt_keeps_whole_groups_and_the_resumed_run_is_the_uninterrupted_one(
+    command_line: CommandLine, method_file: MethodFile, fits: Path, tmp_path: Path
+) -> None:
+    interrupted = f"""
+bias = 3 * torch.randn(dataset.n_classes)
+yield Snapshot(lambda images: classifier(images) + bias, "early")
+if fit_number == {WARM_UPS + 3} and not (FITS.parent / "whole").exists():
+    raise KeyboardInterrupt
+yield Snapshot(classifier, "late")
+"""
+    reference = method_file(interrupted)
+    call = ("run", "table1", "--methods", "own", "--method", reference, "--groups", "5", "--seeds", "0,1", "--out")
+    assert command_line(*call, "broken").exit_code == 130
+    kept = rows(tmp_path / "broken")
+    assert kept["group"].tolist() == [0, 0, 1, 1]  # not the half-measured third
+    assert command_line("table", "broken").exit_code == 0
+
+    (tmp_path / "whole").touch()
+    before = count(fits)
+    assert command_line(*call, "broken").exit_code == 0
+    assert count(fits) - before == (WARM_UPS + 3) + (WARM_UPS + 5)
+    resumed = rows(tmp_path / "broken")
+    pd.testing.assert_frame_equal(resumed.head(4).drop(columns="finished"), kept.drop(columns="finished"))
+
+    assert command_line(*call, "smooth").exit_code == 0
+    smooth = rows(tmp_path / "smooth")
+    pd.testing.assert_frame_equal(resumed.drop(columns=NOT_MEASURED), smooth.drop(columns=NOT_MEASURED))
+    assert smooth["accuracy"].nunique() > 4  # noise that did not matter would prove nothing
+    tables = [pd.read_csv(tmp_path / name / "tables/table1.csv") for name in ("broken", "smooth")]
+    measured = ["seconds_mean", "seconds_median"]
+    pd.testing.assert_frame_equal(tables[0].drop(columns=measured), tables[1].drop(columns=measured))
+
+
+@pytest.mark.parametrize("method", ["own", "adam"])
+def test_a_groups_accuracy_does_not_depend_on_what_ran_before(
+    plan_of: Callable[..., Plan], method_file: MethodFile, digits_images: FamilyImages, compute: Compute, method: str
+) -> None:
+    (cell,) = plan_of(methods=(method,), method_files=(method_file(NOISY),) if method == "own" else ()).cells
+    if method == "adam":
+        cell = replace(cell, options={"epochs": (1, 2)})
+
+    def accuracies(order: list[int]) -> dict[int, list[float]]:
+        torch.manual_seed(sum(order) * 17 + order[0])
+        measured = cell.make_method()
+        found = {}
+        for index in order:
+            found[index] = [r["accuracy"] for r in measure_group(cell, measured, digits_images, index, compute, None)]
+            torch.rand(index + 1)
+        return found
+
+    forwards = accuracies([0, 1, 2, 3])
+    assert accuracies([3, 1, 2, 0]) == forwards
+    assert accuracies([2]) == {2: forwards[2]}
+    assert len({tuple(values) for values in forwards.values()}) > 1
+
+
+def test_a_row_says_what_was_measured(
+    command_line: CommandLine, method_file: MethodFile, compute: Compute, tmp_path: Path
+) -> None:
+    slow = """
+def evaluate(images):
+    time.sleep(0.1)
+    return classifier(images)
+yield Snapshot(evaluate, "1 epochs", 1)
+time.sleep(0.3)
+yield Snapshot(evaluate, "2 epochs", 2)
+"""
+    reference = method_file(slow)
+    call = ("run", "table1", "--methods", "own", "--method", reference, "--groups", "2", "--out", "out")
+    assert command_line(*call).exit_code == 0
+    found = rows(tmp_path / "out")
+    assert found["snapshot"].tolist() == ["1 epochs", "2 epochs"] * 2
+    assert found["epochs"].tolist() == [1, 2, 1, 2]
+    assert found["evaluation_seconds"].between(0.1, 0.3).all()  # without the fit before it
+    early, late = found["seconds"][::2].to_numpy(), found["seconds"][1::2].to_numpy()
+    assert (early < 0.1).all()  # evaluation is not counted
+    assert (late >= early + 0.3).all()  # fitting is, from the start of the fit
+    assert (late < 0.4).all()
+    assert (found["data_seconds"] > 0).all()
+    assert (found["peak_memory_bytes"] > 10e6).all()
+    assert set(zip(found["n_fit"], found["n_test"], found["n_classes"], strict=True)) == {(100, 100, 2)}
+    assert set(found["device"]) == {compute.name}
+    assert set(found["artifact"]) == {""}
+    assert found["meta_train_seconds"].isna().all()
+    assert found["accuracy"].between(0.5, 1).all()
+
+
+def test_what_meta_training_learned_reaches_the_measured_method_and_is_shared_by_runs(
+    command_line: CommandLine, tmp_path: Path
+) -> None:
+    (tmp_path / "lazy.py").write_text(
+        f"""
+from pathlib import Path
+import torch
+from methods.base import Method, Snapshot
+
+class Lazy(Method):
+    '''Right only if it was meta-trained: its state switches the classifier on.'''
+    name = "lazy"
+
+    def __init__(self, target, n_training_classes):
+        super().__init__(target, n_training_classes)
+        self.on = torch.zeros(1)
+
+    def meta_train(self, groups, session):
+        with Path({str(tmp_path / "trainings")!r}).open("a") as log:
+            log.write("training\\n")
+        self.on = torch.ones(1)
+
+    def state_dict(self):
+        return {{"on": self.on}}
+
+    def load_state_dict(self, state):
+        self.on = state["on"]
+
+    def fit(self, dataset):
+        pixels = dataset.images.flatten(1)
+        means = torch.stack([pixels[dataset.labels == c].mean(0) for c in range(dataset.n_classes)])
+        yield Snapshot(lambda images: -self.on * torch.cdist(images.flatten(1), means))
+"""
+    )
+    call = ("run", "table1", "--methods", "lazy", "--method", "lazy.py:Lazy", "--groups", "3", "--out")
+    for out in ("one", "two"):
+        assert command_line(*call, out, "--cache", tmp_path / "cache").exit_code == 0
+    assert len((tmp_path / "trainings").read_text().splitlines()) == 2  # search and final, once
+    found = rows(tmp_path / "one")
+    assert found["accuracy"].mean() > 0.8
+    (key,) = set(found["artifact"])
+    assert (tmp_path / "cache/artifacts" / key / "weights.safetensors").is_file()
+    assert (found["meta_train_seconds"] > 0).all()
+    assert set(rows(tmp_path / "two")["artifact"]) == {key}
+
+
+def test_a_damaged_cell_is_measured_again(
+    plan_of: Callable[..., Plan], method_file: MethodFile, fits: Path, digits: Source, digits_images: FamilyImages,
+    compute: Compute, tmp_path: Path,
+) -> None:  # fmt: skip
+    (cell,) = plan_of(methods=("own",), method_files=(method_file(NOISY),), groups=3).cells
+    unsaid = dict.fromkeys(("command", "git_commit", "versions", "started"), "")
+    manifest = {"suite": "table1", "profile": "quick", "device": "cpu", **unsaid}
+    run = Run.create_or_open(tmp_path / "run", manifest)
+    store = ArtifactStore(tmp_path / "cache")
+    with Display() as display:
+        run_cell(cell, run, digits_images, store, compute, display)
+        before = run.frame()
+        path = run.folder / "cells" / f"{cell.key}.parquet"
+        path.write_bytes(path.read_bytes()[:-100])
+        with pytest.warns(UserWarning, match="is damaged"):
+            run_cell(cell, run, digits_images, store, compute, display)
+    pd.testing.assert_series_equal(run.frame()["accuracy"], before["accuracy"])
+    assert count(fits) == 2 * (WARM_UPS + 3)

@@ -1,0 +1,152 @@
+"""Finding methods by name, in a file, and through entry points of installed packages."""
+
+from __future__ import annotations
+
+import importlib
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from methods import registry
+from methods.base import Method
+from methods.registry import UnknownMethodError, find, find_in_file
+
+GOOD = """
+from methods.base import Method, Snapshot
+
+class Mine(Method):
+    name = "mine-1.0"
+
+    def fit(self, dataset):
+        yield Snapshot(lambda images: images.new_zeros(len(images), dataset.n_classes))
+"""
+
+
+def write(folder: Path, text: str, name: str = "mine.py") -> str:
+    path = folder / name
+    path.write_text(f"{text}\n# {path}\n")  # no two tests' files are equal: equal files share one module
+    return str(path)
+
+
+@pytest.mark.parametrize("name", sorted(registry.BUILT_IN))
+def test_every_built_in_method_is_found_under_its_own_name(name: str) -> None:
+    found = find(name)
+    assert issubclass(found, Method)
+    assert found.name == name
+
+
+def test_an_unknown_name_gets_the_nearest_one() -> None:
+    with pytest.raises(UnknownMethodError, match="unknown method 'pudent'; did you mean 'pudnet'"):
+        find("pudent")
+    with pytest.raises(UnknownMethodError, match=r"unknown method 'xyzzy'; known: .*pudnet.*protonet"):
+        find("xyzzy")
+
+
+def test_a_method_in_a_file_is_found_with_the_hash_of_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    found, digest = find_in_file(f"{path}:Mine")
+    assert issubclass(found, Method)
+    assert found.name == "mine-1.0"
+    assert digest == sha256(Path(path).read_bytes()).hexdigest()
+
+
+def test_a_changed_file_is_another_method(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    _, before = find_in_file(f"{path}:Mine")
+    write(tmp_path, GOOD.replace("mine-1.0", "mine-1.1"))  # the same path
+    found, after = find_in_file(f"{path}:Mine")
+    assert after != before
+    assert found.name == "mine-1.1"
+
+
+def test_the_same_file_gives_the_same_class_twice(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    assert find_in_file(f"{path}:Mine")[0] is find_in_file(f"{path}:Mine")[0]
+
+
+def test_a_path_may_have_colons_and_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, GOOD, "a:b.py")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_in_file("~/a:b.py:Mine")[0].name == "mine-1.0"
+
+
+@pytest.mark.parametrize("reference", ["mine.py", "mine.py:", "mine.py:not a class", ":"])
+def test_a_reference_without_a_class_is_refused(reference: str) -> None:
+    with pytest.raises(UnknownMethodError, match=r"FILE\.py:Class"):
+        find_in_file(reference)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UnknownMethodError, match=r"absent\.py' is not there"):
+        find_in_file(f"{tmp_path / 'absent.py'}:Mine")
+
+
+def test_a_file_that_is_not_python_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD, "mine.txt")
+    with pytest.raises(UnknownMethodError, match="not a Python file"):
+        find_in_file(f"{path}:Mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("class Mine(:\n", "fails to import: SyntaxError"),
+        ("import a_package_that_is_not_there\n", "fails to import: ModuleNotFoundError.*a_package_that_is_not_there"),
+        ("1 / 0\n", "fails to import: ZeroDivisionError"),
+        ("x = 1\n", "has no class 'Mine'"),
+        ("Mine = 3\n", "not a class derived from"),
+        ("class Mine:\n    name = 'mine'\n", "not a class derived from"),
+        ("from methods.base import Method\nclass Mine(Method):\n    name = 'mine'\n", "lacks fit"),
+        (GOOD.replace('    name = "mine-1.0"\n', ""), "needs a class attribute name.*None"),
+        (GOOD.replace("mine-1.0", "my method"), "needs a class attribute name.*'my method'"),
+        (GOOD.replace("mine-1.0", "../mine"), "needs a class attribute name"),
+        (GOOD.replace("mine-1.0", "mine\\n"), "needs a class attribute name"),
+        (GOOD.replace('"mine-1.0"', "7"), "needs a class attribute name.*7"),
+    ],
+)
+def test_a_file_without_a_usable_method_says_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path, text)
+    for _ in range(2):  # a failed import must not be remembered as a good one
+        with pytest.raises(UnknownMethodError, match=message):
+            find_in_file(f"{path}:Mine")
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder on the path with an installed package that names three methods, one of them built in already."""
+    write(tmp_path, GOOD, "package_of_mine.py")
+    info = tmp_path / "package_of_mine-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: package-of-mine\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[pudnet_bench.methods]\n"
+        "mine = package_of_mine:Mine\n"
+        "no-class = package_of_mine:Other\n"
+        "no-module = package_of_nobody:Mine\n"
+        "adam = package_of_mine:Mine\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.invalidate_caches()
+    return tmp_path
+
+
+def test_a_method_of_an_installed_package_is_found_and_listed(installed: Path) -> None:
+    assert find("mine").name == "mine-1.0"
+    assert registry.entries()["mine"].location == "package_of_mine:Mine"
+    with pytest.raises(UnknownMethodError, match="did you mean 'mine'"):
+        find("mien")
+
+
+def test_a_package_cannot_replace_a_built_in_method(installed: Path) -> None:
+    assert find("adam").__module__ == "methods.scratch"
+
+
+@pytest.mark.parametrize("name", ["no-class", "no-module"])
+def test_a_broken_entry_point_is_named(installed: Path, name: str) -> None:
+    with pytest.raises(UnknownMethodError, match=f"method '{name}' cannot be imported from package_of_"):
+        find(name)
+
+
+def test_without_the_package_its_methods_are_gone() -> None:
+    assert "mine" not in registry.entries()

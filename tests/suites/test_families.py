@@ -1,0 +1,97 @@
+"""Families: the paper's numbers, and families made from a user's image folder."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from suites.declaration import SuiteError
+from suites.families import FAMILIES, FamilyError, family, family_of_folder
+from suites.sources.catalog import SOURCES
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "training", "unseen", "images", "ways", "meta_groups"),
+    [
+        ("fashion", "fashion-mnist", 6, 4, 600, 2, 2_000),
+        ("cifar100", "cifar-100", 80, 20, 500, 5, 100_000),
+        ("imagenet", "mini-imagenet", 80, 20, 500, 5, 50_000),
+    ],
+)
+def test_the_papers_families(name, source, training, unseen, images, ways, meta_groups) -> None:
+    """Section 4.1."""
+    found = family(name)
+    assert (found.source, found.training_classes, found.unseen_classes) == (source, training, unseen)
+    assert (found.images, found.ways, found.images_per_class) == (images, ways, images // ways)
+    assert found.meta_groups == meta_groups
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "eta", "layers"),
+    [
+        # eta: section 4.3; layers: the best of Table 11, one where the paper says nothing
+        ("fashion", "convnet3", 0.2, 1),
+        ("cifar100", "convnet3", 0.1, 1),
+        ("imagenet", "convnet3", 0.3, 1),
+        ("fashion", "resnet18", 0.2, 2),
+        ("cifar100", "resnet18", 0.5, 2),
+        ("imagenet", "resnet18", 0.5, 4),
+    ],
+)
+def test_the_papers_settings_of_pudnet(name: str, target: str, eta: float, layers: int) -> None:
+    assert family(name).method_options("pudnet", target) == {"eta": eta, "gru_layers": layers}
+    assert family(name).method_options("protonet", target) == {}
+
+
+@pytest.mark.parametrize("found", FAMILIES.values(), ids=lambda f: f.name)
+def test_every_family_fits_its_source_and_itself(found) -> None:
+    assert found.classes == SOURCES[found.source].classes
+    assert found.images % found.ways == 0
+    assert found.validation_classes >= found.ways
+    assert found.unseen_classes >= found.ways
+    assert found.training_classes - found.validation_classes >= found.ways
+
+
+def test_an_unknown_family_gets_the_nearest_name() -> None:
+    with pytest.raises(SuiteError, match="unknown family 'cifar10'; did you mean 'cifar100'"):
+        family("cifar10")
+
+
+def sizes(n: int, each: int = 500) -> dict[str, int]:
+    return {f"class {i}": each for i in range(n)}
+
+
+@given(st.integers(6, 300), st.integers(40, 1000), st.data())
+def test_a_folders_family_always_has_enough_classes_and_images(n: int, each: int, data: st.DataObject) -> None:
+    class_sizes = sizes(n, each)
+    class_sizes[data.draw(st.sampled_from(sorted(class_sizes)))] += 100
+    made = family_of_folder("mine", class_sizes)
+    assert made.classes == n
+    assert made.ways == (5 if n >= 20 else 2)
+    for classes in (made.training_classes - made.validation_classes, made.validation_classes, made.unseen_classes):
+        assert classes >= made.ways
+    assert made.images_per_class * made.ways == made.images
+    assert made.images_per_class == min(100, each // 2)
+    assert (made.name, made.source) == ("mine", "mine")
+
+
+@pytest.mark.parametrize(
+    ("n", "training", "unseen"), [(6, 4, 2), (10, 6, 4), (19, 11, 8), (20, 15, 5), (25, 20, 5), (100, 80, 20)]
+)
+def test_a_folders_classes_are_split_like_the_papers(n: int, training: int, unseen: int) -> None:
+    """10 classes as Fashion-set, 100 as CIFAR100-set; never fewer unseen classes than ways."""
+    made = family_of_folder("mine", sizes(n))
+    assert (made.training_classes, made.unseen_classes) == (training, unseen)
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_a_folder_with_too_few_classes_is_refused(n: int) -> None:
+    with pytest.raises(FamilyError, match=f"source 'mine' has {n} classes.*at least 6"):
+        family_of_folder("mine", sizes(n))
+
+
+def test_a_folder_with_a_class_too_small_is_refused_and_the_class_named() -> None:
+    with pytest.raises(FamilyError, match=r"class 'rare' of source 'mine' has 39 images.*at least 40"):
+        family_of_folder("mine", {**sizes(10), "rare": 39})
+    assert family_of_folder("mine", {**sizes(10), "rare": 40}).images_per_class == 20
