@@ -339,11 +339,19 @@ def _seeds(text: str | None) -> tuple[int, ...] | None:
 
 
 def _folders(sources: list[str] | None) -> dict[str, Path]:
+    from suites.families import FAMILIES
+    from suites.sources import SOURCES
+
     folders = {}
     for text in sources or ():
         name, equals, folder = text.partition("=")
         if not (name and equals and folder):
             raise UsageError(f"--source takes NAME=DIR, not '{text}'")
+        if name in FAMILIES and name not in SOURCES:
+            raise UsageError(
+                f"--source {name}: a built-in family has that name; choose another, or replace its images with "
+                f"--source {FAMILIES[name].source}=DIR"
+            )
         folders[name] = Path(folder).expanduser()
     return folders
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from harness.artifacts import ArtifactSpec
+from harness.code_digest import code_digest
 from harness.compute import Compute
 from methods import registry, targets
 from methods.base import Budget, Method, MethodError, TargetSpec
@@ -66,7 +67,6 @@ class Cell:
         """Everything that shapes what this cell's method learns before it meets an unseen group."""
         return {
             "method": self.method.name,
-            "revision": self.method.revision,
             "code": self.code,
             "options": dict(self.options),
             "family_name": self.family.name,
@@ -144,13 +144,13 @@ def make_plan(
         for target in target_names:
             for seed in choice.seeds or profile.seeds:
                 for variant in variants:
-                    method, code = classes[variant.name]
+                    method = classes[variant.name]
                     groups = choice.groups or (profile.iterative_groups if method.iterative else profile.groups)
                     options = {**fam.method_options(variant.method, target), **dict(variant.options)}
                     cells.append(
                         Cell(
                             suite.name, variant, method, options, fam, source, TargetSpec(target, shape), seed, groups,
-                            budget, profile.validation_groups, compute.precision, compute.device.type, code,
+                            budget, profile.validation_groups, compute.precision, compute.device.type, code_digest(method),
                         )
                     )  # fmt: skip
     return Plan(suite, profile, tuple(families), tuple(variants), tuple(target_names), tuple(cells))
@@ -160,16 +160,16 @@ def _meta_groups(profile: Profile, fam: Family) -> int:
     return fam.meta_groups if profile.max_meta_groups is None else min(profile.max_meta_groups, fam.meta_groups)
 
 
-def _variants(suite: Suite, choice: Choice) -> tuple[list[Variant], dict[str, tuple[type[Method], str]]]:
-    """The rows asked for, and the class of each with the hash of its file ("" for one that is not the user's)."""
-    files: dict[str, tuple[type[Method], str]] = {}
+def _variants(suite: Suite, choice: Choice) -> tuple[list[Variant], dict[str, type[Method]]]:
+    """The rows asked for, and the class of each."""
+    files: dict[str, type[Method]] = {}
     for reference in choice.method_files:
-        method, digest = registry.find_in_file(reference)
+        method = registry.find_in_file(reference)
         if method.name in files or method.name in registry.entries() or method.name in {v.name for v in suite.variants}:
             raise registry.UnknownMethodError(
                 f"'{reference}' is named '{method.name}', as another method; give its class another name"
             )
-        files[method.name] = method, digest
+        files[method.name] = method
     own = {variant.name: variant for variant in suite.variants}
     names = list(own if choice.methods is None else choice.methods)
     names += [name for name in files if name not in names]
@@ -177,7 +177,7 @@ def _variants(suite: Suite, choice: Choice) -> tuple[list[Variant], dict[str, tu
         if name not in own and name not in files:
             registry.check_name(name)
     variants = [own.get(name, Variant(name, name, name)) for name in dict.fromkeys(names)]
-    return variants, {v.name: files.get(v.name) or (registry.find(v.method), "") for v in variants}
+    return variants, {v.name: files.get(v.name) or registry.find(v.method) for v in variants}
 
 
 def _family(name: str, folders: Sequence[str], load_source: Callable[[str, int | None], Source]) -> Family:

@@ -165,14 +165,12 @@ class Method(ABC):
     """Subclass this, give it a ``name``, implement ``fit``: it then gets a row in every suite.
 
     ``__init__(target, n_training_classes, **options)`` receives the target's specification; options are keyword
-    arguments with defaults. ``revision`` is part of every artifact's hash: raise it when a change to the code
-    changes what meta-training learns. ``iterative`` says that ``fit`` trains for minutes rather than predicts, so that
+    arguments with defaults. ``iterative`` says that ``fit`` trains for minutes rather than predicts, so that
     profiles give it fewer groups. ``autocast()`` is the precision that the harness chose for forward passes, the same
     for every method; one that ignores it computes in float32.
     """
 
     name: ClassVar[str]
-    revision: ClassVar[int] = 1
     iterative: ClassVar[bool] = False
     autocast: Callable[[], AbstractContextManager[Any]] = staticmethod(nullcontext)
 

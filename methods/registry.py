@@ -81,8 +81,8 @@ def find(name: str) -> type[Method]:
         raise UnknownMethodError(f"method '{name}' cannot be imported from {module}: {error}") from error
 
 
-def find_in_file(reference: str) -> tuple[type[Method], str]:
-    """The class named by ``path/to/file.py:MyMethod`` and the SHA-256 of that file, part of its artifacts' hash.
+def find_in_file(reference: str) -> type[Method]:
+    """The class named by ``path/to/file.py:MyMethod``.
 
     Runs the file. Raises UnknownMethodError when it is not there, fails to import, or the class lacks the contract.
     """
@@ -92,8 +92,7 @@ def find_in_file(reference: str) -> tuple[type[Method], str]:
     path = Path(path_text).expanduser().resolve()
     if not path.is_file():
         raise UnknownMethodError(f"method file '{path}' is not there")
-    digest = sha256(path.read_bytes()).hexdigest()
-    name = f"pudnet_bench_method_{sha256(bytes(path)).hexdigest()[:8]}_{digest[:16]}"
+    name = f"pudnet_bench_method_{sha256(bytes(path) + path.read_bytes()).hexdigest()[:16]}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None:
@@ -110,7 +109,7 @@ def find_in_file(reference: str) -> tuple[type[Method], str]:
     found = getattr(sys.modules[name], attribute, None)
     if found is None:
         raise UnknownMethodError(f"method file '{path}' has no class '{attribute}'")
-    return _checked(found, reference), digest
+    return _checked(found, reference)
 
 
 def _checked(found: Any, reference: str) -> type[Method]:

@@ -182,7 +182,6 @@ def test_meta_json_holds_every_input_of_the_key_in_clear(
     assert inputs == json.loads(json.dumps(cell.artifact.inputs))
     expected = {
         "method": "recorder",
-        "revision": 1,
         "options": dict(cell.options),
         "source": digits.fingerprint,
         "target": "convnet3",

@@ -265,7 +265,7 @@ def test_images_too_small_for_the_target_fail_their_cell_with_the_cause(
     source = ("--source", f"mine={folder}", "--families", "mine")
     done = command_line("run", "table1", "--methods", "adam", "--groups", "2", *source, "--out", "out")
     assert done.exit_code == 1
-    assert "6x6 images are too small, use 8x8 or more" in done.stderr
+    assert "6x6 is too small, use 8x8 or more" in done.stderr
     assert "Traceback" not in done.output
 
 
@@ -613,3 +613,9 @@ def test_ctrl_c_ends_the_process_with_130_and_keeps_whole_groups(
     assert len(found) >= 2
     assert found["group"].tolist() == list(range(len(found)))
     assert not found["finished"].any()
+
+
+def test_a_source_of_ones_own_may_not_take_a_familys_name(command_line: CommandLine, tmp_path: Path) -> None:
+    result = command_line("run", "table1", "--source", f"fashion={tmp_path}", "--families", "fashion")
+    assert result.exit_code == 2
+    assert "--source fashion-mnist=DIR" in result.stderr

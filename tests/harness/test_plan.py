@@ -151,7 +151,7 @@ def test_a_method_file_gets_a_cell_whose_key_follows_its_content(
     assert [cell.variant.name for cell in named.cells] == ["own", "adam"]
     before = named.cells[0].key
     path = Path(reference.rpartition(":")[0])
-    path.write_text(path.read_text() + "\n# a change\n")
+    path.write_text(path.read_text() + "\nCHANGED = 1\n")
     after = plan_of(methods=("own",), method_files=(reference,)).cells[0].key
     assert before != after
 
