@@ -88,7 +88,6 @@ class GroupStream(Protocol):
     n_training_classes: int
     image_shape: tuple[int, int, int]
     ways: int
-    images_per_group: int
     support_per_class: int
     queries_per_group: int
 

@@ -162,7 +162,6 @@ class TrainingStream:
         self.n_training_classes = family.training_classes
         self.image_shape = images.image_shape
         self.ways = family.ways
-        self.images_per_group = family.images
         self.support_per_class = min(support_per_class, family.images_per_class // 2)
         self.queries_per_class = min(queries_per_group // family.ways, family.images_per_class - self.support_per_class)
         self.queries_per_group = self.queries_per_class * family.ways
