@@ -28,6 +28,7 @@ from methods.base import Budget, Method, Session
 from suites.groups import FamilyImages, TrainingStream
 
 SAFETENSORS, META, CURVE = "weights.safetensors", "meta.json", "curve.parquet"
+SEARCH = "search.safetensors"  # the state that has not seen the validation classes, for methods that start from it
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,20 @@ class ArtifactSpec:
 
 @dataclass(frozen=True)
 class Artifact:
-    """The learned tensors, on the CPU, and what is told of their making (``meta.json``)."""
+    """The learned tensors, on the CPU, and what is told of their making (``meta.json``).
+
+    ``search_state`` is what was learned without the validation classes, while the number of groups was chosen.
+    """
 
     key: str
     state: dict[str, Tensor]
+    search_state: dict[str, Tensor]
     meta: dict[str, Any]
 
     @property
     def seconds(self) -> float:
-        """Device seconds of the whole meta-training, the choice of its length included."""
-        return float(self.meta["search_seconds"] + self.meta["final_seconds"])
+        """Device seconds of the whole meta-training, the choice of its length and what it starts from included."""
+        return float(self.meta["search_seconds"] + self.meta["final_seconds"] + self.meta["base_seconds"])
 
 
 @dataclass(frozen=True)
@@ -76,10 +81,8 @@ class ArtifactStore:
             return None
         try:
             meta = json.loads((folder / META).read_text())
-            weights = (folder / SAFETENSORS).read_bytes()
-            if sha256(weights).hexdigest() != meta["weights_sha256"]:
-                raise ValueError("its checksum does not match")
-            return Artifact(spec.key, safetensors.torch.load(weights), meta)
+            state, search_state = (_checked_state(folder, name, meta["sha256"][name]) for name in (SAFETENSORS, SEARCH))
+            return Artifact(spec.key, state, search_state, meta)
         except (OSError, ValueError, KeyError, TypeError) as error:
             aside = folder.with_name(f"{folder.name}.corrupt")
             shutil.rmtree(aside, ignore_errors=True)
@@ -89,26 +92,39 @@ class ArtifactStore:
             )
             return None
 
-    def save(self, spec: ArtifactSpec, state: dict[str, Tensor], curve: pd.DataFrame, told: dict[str, Any]) -> Artifact:
+    def save(self, spec: ArtifactSpec, trained: Trained) -> Artifact:
         """Write the artifact in one step: a reader sees all of it or nothing."""
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-        weights = safetensors.torch.save(state)
-        meta = {"inputs": spec.inputs, "weights_sha256": sha256(weights).hexdigest(), **told}
+        files = {
+            name: safetensors.torch.save({key: tensor.detach().cpu().contiguous() for key, tensor in state.items()})
+            for name, state in ((SAFETENSORS, trained.state), (SEARCH, trained.search_state))
+        }
+        checksums = {name: sha256(weights).hexdigest() for name, weights in files.items()}
+        meta = {"inputs": spec.inputs, "sha256": checksums, **trained.told}
+        buffer = io.BytesIO()
+        trained.curve.to_parquet(buffer)
+        files |= {CURVE: buffer.getvalue(), META: json.dumps(meta, indent=1).encode()}
         folder = self.folder(spec)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unfinished-") as unfinished:
             made = Path(unfinished) / "artifact"
             made.mkdir()
-            (made / SAFETENSORS).write_bytes(weights)
-            buffer = io.BytesIO()
-            curve.to_parquet(buffer)
-            (made / CURVE).write_bytes(buffer.getvalue())
-            (made / META).write_text(json.dumps(meta, indent=1))
+            for name, content in files.items():
+                (made / name).write_bytes(content)
             if (
                 not folder.exists()
             ):  # another process may have trained the same artifact meanwhile: equal by construction
                 made.rename(folder)
-        return Artifact(spec.key, state, meta)
+        return Artifact(spec.key, trained.state, trained.search_state, meta)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a meta-training leaves: states after both phases, the curve (one row per report), timings and counts."""
+
+    state: dict[str, Tensor]
+    search_state: dict[str, Tensor]
+    curve: pd.DataFrame
+    told: dict[str, Any]
 
 
 def meta_train(
@@ -119,24 +135,28 @@ def meta_train(
     validation_groups: int,
     compute: Compute,
     watch: Callable[[str, int, int, dict[str, float]], None],
-) -> tuple[dict[str, Tensor], pd.DataFrame, dict[str, Any]]:
+    base: Artifact | None = None,
+) -> Trained:
     """Meta-train twice: first to choose the number of groups on held-out training classes, then on all training classes.
 
     The paper trains on all training classes "until convergence" and names no validation. Held-out classes decide when
     that is, and the second training, from the same initial state, gives every training class to the method for that many
-    groups. ``watch(phase, groups_seen, groups_at_most, metrics)`` is called as training reports. Returns the state, the
-    curve (one row per report, with its phase) and the timings and counts for ``meta.json``.
+    groups. ``watch(phase, groups_seen, groups_at_most, metrics)`` is called as training reports. ``base`` is the artifact
+    that the method starts from: its search state in the search, so that nothing has seen the held-out classes.
     """
     clock = Clock(compute.device)
-    told: dict[str, Any] = {}
+    told: dict[str, Any] = {"base_seconds": base.seconds if base else 0.0}
     curve: list[dict[str, Any]] = []
-    state: dict[str, Tensor] = {}
+    states: dict[str, dict[str, Tensor]] = {}
     for phase in ("search", "final"):
         if phase == "final":
             budget = Budget(told["groups"], budget.check_every, budget.patience)
         stream = TrainingStream(images, seed, validation=validation_groups if phase == "search" else 0)
         torch.manual_seed(seed)
         method = make_method()
+        if base is not None:
+            begin = base.search_state if phase == "search" else base.state
+            method.start_from({name: tensor.to(compute.device) for name, tensor in begin.items()})
         session = Session(budget, _watcher(watch, phase, budget.max_groups))
         clock.start()
         method.meta_train(stream, session)
@@ -147,8 +167,15 @@ def meta_train(
             told["groups"] = session.chosen_groups or budget.max_groups
             checks = [row["validation_accuracy"] for row in session.curve if "validation_accuracy" in row]
             told["validation_accuracy"] = max(checks, default=None)
-        state = method.state_dict()
-    return state, pd.DataFrame(curve), told
+        states[phase] = method.state_dict()
+    return Trained(states["final"], states["search"], pd.DataFrame(curve), told)
+
+
+def _checked_state(folder: Path, name: str, checksum: str) -> dict[str, Tensor]:
+    weights = (folder / name).read_bytes()
+    if sha256(weights).hexdigest() != checksum:
+        raise ValueError(f"the checksum of {name} does not match")
+    return safetensors.torch.load(weights)
 
 
 def _watcher(

@@ -125,6 +125,7 @@ def obtain_artifact(
     found = store.load(spec)
     if found is not None:
         return found
+    base = obtain_artifact(cell.base, images, store, compute, display) if cell.base else None
     title = f"meta-training {cell.variant.name} · {cell.family.name} · {cell.target.name}"
     with display.task(title, cell.budget.max_groups, "groups") as task:
         latest: dict[str, float] = {}
@@ -137,11 +138,11 @@ def obtain_artifact(
                 task.progress.update(task.id, total=at_most)
             task.update(seen, f"{phase}: {shown}")
 
-        state, curve, told = meta_train(
-            lambda: _ready(cell, compute), images, cell.seed, cell.budget, cell.validation_groups, compute, watch
+        trained = meta_train(
+            lambda: _ready(cell, compute), images, cell.seed, cell.budget, cell.validation_groups, compute, watch, base
         )
-    artifact = store.save(spec, state, curve, told)
-    accuracy = told["validation_accuracy"]
+    artifact = store.save(spec, trained)
+    told, accuracy = trained.told, trained.told["validation_accuracy"]
     display.say(
         f"{title}: {told['groups']} groups, {artifact.seconds:.0f} s"
         + (f", validation accuracy {accuracy:.2%}" if accuracy is not None else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from typing import Any
@@ -36,7 +36,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Cell:
-    """One method variant on one family and target with one seed: ``groups`` unseen groups to measure."""
+    """One method variant on one family and target with one seed: ``groups`` unseen groups to measure.
+
+    ``base`` is the cell whose artifact this one's meta-training starts from.
+    """
 
     suite: str
     variant: Variant
@@ -52,6 +55,7 @@ class Cell:
     precision: str
     device_type: str
     code: str
+    base: Cell | None = None
 
     def make_method(self) -> Method:
         """A fresh instance. Raises MethodError when the class does not take its options."""
@@ -82,6 +86,7 @@ class Cell:
             "validation_groups": self.validation_groups,
             "precision": self.precision,
             "device_type": self.device_type,
+            "base": self.base.artifact.key if self.base and self.base.artifact else "",
         }
 
     @cached_property
@@ -114,7 +119,8 @@ class Plan:
     @property
     def artifacts(self) -> dict[str, ArtifactSpec]:
         """The distinct meta-trainings behind the cells, by key."""
-        return {cell.artifact.key: cell.artifact for cell in self.cells if cell.artifact}
+        bases = [cell.base for cell in self.cells if cell.base]
+        return {cell.artifact.key: cell.artifact for cell in [*self.cells, *bases] if cell.artifact}
 
 
 def make_plan(
@@ -147,13 +153,24 @@ def make_plan(
                     method = classes[variant.name]
                     groups = choice.groups or (profile.iterative_groups if method.iterative else profile.groups)
                     options = {**fam.method_options(variant.method, target), **dict(variant.options)}
-                    cells.append(
-                        Cell(
-                            suite.name, variant, method, options, fam, source, TargetSpec(target, shape), seed, groups,
-                            budget, profile.validation_groups, compute.precision, compute.device.type, code_digest(method),
-                        )
+                    cell = Cell(
+                        suite.name, variant, method, options, fam, source, TargetSpec(target, shape), seed, groups,
+                        budget, profile.validation_groups, compute.precision, compute.device.type, code_digest(method),
                     )  # fmt: skip
+                    cells.append(_with_base(cell))
     return Plan(suite, profile, tuple(families), tuple(variants), tuple(target_names), tuple(cells))
+
+
+def _with_base(cell: Cell) -> Cell:
+    """``cell`` with the cell whose artifact its method starts from, if it starts from any."""
+    name = cell.method.starts_from
+    if name is None:
+        return cell
+    method = registry.find(name)
+    options = cell.family.method_options(name, cell.target.name)
+    variant = Variant(name, name, name)
+    base = replace(cell, variant=variant, method=method, options=options, code=code_digest(method))
+    return replace(cell, base=_with_base(base))
 
 
 def _meta_groups(profile: Profile, fam: Family) -> int:

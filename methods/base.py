@@ -165,12 +165,14 @@ class Method(ABC):
 
     ``__init__(target, n_training_classes, **options)`` receives the target's specification; options are keyword
     arguments with defaults. ``iterative`` says that ``fit`` trains for minutes rather than predicts, so that
-    profiles give it fewer groups. ``autocast()`` is the precision that the harness chose for forward passes, the same
+    profiles give it fewer groups. ``starts_from`` names a method whose meta-trained state this one's meta-training begins
+    with, given to ``start_from``. ``autocast()`` is the precision that the harness chose for forward passes, the same
     for every method; one that ignores it computes in float32.
     """
 
     name: ClassVar[str]
     iterative: ClassVar[bool] = False
+    starts_from: ClassVar[str | None] = None
     autocast: Callable[[], AbstractContextManager[Any]] = staticmethod(nullcontext)
 
     def __init__(self, target: TargetSpec, n_training_classes: int) -> None:
@@ -199,6 +201,10 @@ class Method(ABC):
         """Take back what ``state_dict`` gave."""
         if state:
             raise MethodError(f"{self.name} keeps no state, but an artifact with {len(state)} tensors was given to it")
+
+    def start_from(self, state: dict[str, Tensor]) -> None:
+        """Begin with another method's state, before ``meta_train``; called where ``starts_from`` names one."""
+        raise MethodError(f"{self.name} says that it starts from {self.starts_from}, and has no start_from")
 
     @classmethod
     def meta_trains(cls) -> bool:

@@ -8,7 +8,6 @@ classifier of Chen et al. 2021 (Meta-Baseline), section 3.1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -16,16 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods import targets
-from methods.base import Dataset, GroupStream, Method, Session, Snapshot, TargetSpec
+from methods.base import Dataset, GroupStream, Session, TargetSpec
+from methods.feature_learner import LEARNING_RATE, SUPPORT_PER_CLASS, FeatureLearner, Logits
 from methods.meta_training import train_until_converged
-from methods.metric import cosine_logits, prototypes, support_indices
+from methods.metric import cosine_logits, prototypes
 
-LEARNING_RATE = 1e-3
 TEMPERATURE = 10.0
-SUPPORT_PER_CLASS = 10
 
 
-class Pretrained(Method):
+class Pretrained(FeatureLearner):
     """The target network trained as an ordinary classifier, then frozen."""
 
     name: ClassVar[str] = "pretrained"
@@ -33,26 +31,13 @@ class Pretrained(Method):
     def __init__(
         self, target: TargetSpec, n_training_classes: int, *, support_per_class: int = SUPPORT_PER_CLASS
     ) -> None:
-        super().__init__(target, n_training_classes)
-        self.support_per_class = support_per_class
-        network = targets.build(target)
-        head = nn.Linear(targets.feature_count(network, target.image_shape), n_training_classes)
-        self.modules = nn.ModuleDict({"network": network, "head": head})
+        super().__init__(target, n_training_classes, support_per_class=support_per_class)
+        n_features = targets.feature_count(self.modules["network"], target.image_shape)
+        self.modules["head"] = nn.Linear(n_features, n_training_classes)
 
-    def to(self, device: torch.device) -> None:
-        self.modules.to(device)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return dict(self.modules.state_dict())
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.modules.load_state_dict(state)
-
-    def features(self, images: Tensor) -> Tensor:
-        """The network's features [n, d] of ``images`` [n, c, h, w]."""
-        with self.autocast():
-            features: Tensor = self.modules["network"](images)
-        return features.float()
+    def classifier(self, features: Tensor, labels: Tensor, n_classes: int) -> Logits:
+        centroids = prototypes(features, labels, n_classes)
+        return lambda query: cosine_logits(query, centroids, TEMPERATURE)
 
     def meta_train(self, groups: GroupStream, session: Session) -> None:
         optimizer = torch.optim.Adam(self.modules.parameters(), lr=LEARNING_RATE, fused=True)
@@ -66,15 +51,3 @@ class Pretrained(Method):
             return {"loss": loss.detach()}
 
         train_until_converged(self, self.modules, groups.batches(images_per_step), step, groups, session)
-
-    @torch.no_grad()
-    def fit(self, dataset: Dataset) -> Iterator[Snapshot]:
-        self.modules.eval()
-        support = support_indices(dataset.labels, dataset.n_classes, self.support_per_class)
-        centroids = prototypes(self.features(dataset.images[support]), dataset.labels[support], dataset.n_classes)
-
-        @torch.no_grad()
-        def classify(images: Tensor) -> Tensor:
-            return cosine_logits(self.features(images), centroids, TEMPERATURE)
-
-        yield Snapshot(classify)

@@ -9,7 +9,9 @@ PAPER_FAMILIES = ("fashion", "cifar100", "imagenet")
 
 GENERAL = (
     Variant("pretrained", "pretrained", "Pretrained"),
+    Variant("matchnet", "matchnet", "MatchNet"),
     Variant("protonet", "protonet", "ProtoNet"),
+    Variant("meta-baseline", "meta-baseline", "Meta-Baseline"),
     Variant("adam", "adam", "Adam scratch", EPOCHS),
     Variant("gc", "gc", "GC", EPOCHS),
     Variant("pudnet", "pudnet", "PudNet"),

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.artifacts import Artifact, ArtifactStore
+from harness.artifacts import Artifact, ArtifactStore, Trained
 from harness.compute import Compute
 from harness.execution import obtain_artifact
 from harness.plan import Cell, Plan
@@ -201,7 +201,7 @@ def test_nothing_is_pickled(obtain: Callable[[], Artifact], store: ArtifactStore
     obtain()
     assert cell.artifact is not None
     files = [path for path in store.cache_dir.rglob("*") if path.is_file()]
-    assert {path.name for path in files} == {"weights.safetensors", "meta.json", "curve.parquet"}
+    assert {path.name for path in files} == {"weights.safetensors", "search.safetensors", "meta.json", "curve.parquet"}
     assert {path.parent for path in files} == {store.folder(cell.artifact)}  # and nothing unfinished is left
     for path in files:
         assert not zipfile.is_zipfile(path)  # what torch.save writes
@@ -214,8 +214,8 @@ def test_another_process_that_was_first_keeps_its_artifact(
 ) -> None:
     made = obtain()
     assert cell.artifact is not None
-    told = {"groups": 1, "search_seconds": 9.0, "final_seconds": 9.0}
-    store.save(cell.artifact, {"weights": torch.ones(4)}, pd.DataFrame({"groups": [1]}), told)
+    state = {"weights": torch.ones(4)}
+    store.save(cell.artifact, Trained(state, state, pd.DataFrame({"groups": [1]}), {"search_seconds": 9.0}))
     loaded = store.load(cell.artifact)
     assert loaded is not None
     assert torch.equal(loaded.state["weights"], made.state["weights"])
@@ -238,3 +238,42 @@ def test_a_real_method_trains_the_same_twice(
     torch.manual_seed(cell.seed)
     fresh = cell.make_method().state_dict()
     assert any(not torch.equal(states[0][name], fresh[name]) for name in fresh)  # it did learn
+
+
+def test_a_method_that_starts_from_another_gets_its_state_of_the_same_phase(
+    plan_of: Callable[..., Plan], digits_images: FamilyImages, compute: Compute, tmp_path: Path
+) -> None:
+    """The search must not begin with weights that have seen the validation classes."""
+    plan = plan_of(methods=("pretrained", "meta-baseline"))
+    short = [replace(c, budget=Budget(4, 2, 2), validation_groups=2) for c in plan.cells]
+    base = short[0]
+    cell = replace(short[1], base=base)
+    begun = []
+
+    class Watched(cell.method):  # type: ignore[name-defined, misc]
+        def start_from(self, state: dict[str, torch.Tensor]) -> None:
+            begun.append(state)
+            super().start_from(state)
+
+    store = ArtifactStore(tmp_path)
+    with Display() as display:
+        pretrained = obtain_artifact(base, digits_images, store, compute, display)
+        made = obtain_artifact(replace(cell, method=Watched), digits_images, store, compute, display)
+    assert pretrained is not None
+    assert made is not None
+    assert len(list((tmp_path / "artifacts").iterdir())) == 2  # the pretrained one was not trained again
+    for state, expected in zip(begun, (pretrained.search_state, pretrained.state), strict=True):
+        assert state.keys() == expected.keys()
+        assert all(torch.equal(state[name], expected[name]) for name in expected)
+    assert not all(torch.equal(begun[0][name], begun[1][name]) for name in begun[0])
+    assert made.meta["base_seconds"] == pretrained.seconds
+    assert made.seconds > pretrained.seconds
+
+
+def test_the_base_of_a_plan_is_the_row_of_its_own_suite(plan_of: Callable[..., Plan]) -> None:
+    cells = {cell.variant.name: cell for cell in plan_of().cells}
+    base = cells["meta-baseline"].base
+    assert base is not None
+    assert base.artifact == cells["pretrained"].artifact
+    alone = plan_of(methods=("meta-baseline",))
+    assert {spec.inputs["method"] for spec in alone.artifacts.values()} == {"meta-baseline", "pretrained"}

@@ -1,0 +1,106 @@
+"""What metric learners share: the target network as a feature extractor, a classifier built from support features.
+
+A subclass says how support features classify (``classifier``); by default it meta-trains on episodes with that same
+classifier and cross-entropy, at the benchmark's one schedule (Adam, 1e-3).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from methods import targets
+from methods.base import Dataset, Episode, GroupStream, Method, MethodError, Session, Snapshot, TargetSpec
+from methods.meta_training import train_until_converged
+from methods.metric import support_indices
+
+LEARNING_RATE = 1e-3  # the paper's, section 4.3
+SUPPORT_PER_CLASS = 10  # A.2
+
+Logits = Callable[[Tensor], Tensor]
+"""Query features [n, d] -> logits [n, n_classes]."""
+
+
+def prototypical_classifier(distance: str) -> Any:
+    """learn2learn's ``PrototypicalClassifier`` for ``distance`` ("euclidean", the squared one, or "cosine").
+
+    Raises MethodError where learn2learn is not installed. Imported late and quietly: it imports gym, which prints a
+    notice to stderr.
+    """
+    with contextlib.redirect_stderr(io.StringIO()):
+        try:
+            from learn2learn.nn import PrototypicalClassifier
+        except ImportError as error:
+            raise MethodError(
+                "this method classifies with learn2learn, which cannot be imported here; `uv sync` in the project's "
+                f"folder builds and installs it ({error})"
+            ) from error
+    return PrototypicalClassifier(distance=distance)
+
+
+class FeatureLearner(Method):
+    """The target network, learned once, then frozen: an unseen group only adds the classifier on its support."""
+
+    def __init__(
+        self, target: TargetSpec, n_training_classes: int, *, support_per_class: int = SUPPORT_PER_CLASS
+    ) -> None:
+        super().__init__(target, n_training_classes)
+        self.support_per_class = support_per_class
+        self.modules = nn.ModuleDict({"network": targets.build(target)})
+
+    @abstractmethod
+    def classifier(self, features: Tensor, labels: Tensor, n_classes: int) -> Logits:
+        """The classifier given by support ``features`` float [n, d] and ``labels`` int64 [n] in 0..n_classes-1."""
+
+    def features(self, images: Tensor) -> Tensor:
+        """The network's features float32 [n, d] of ``images`` [n, c, h, w]."""
+        with self.autocast():
+            features: Tensor = self.modules["network"](images)
+        return features.float()
+
+    def to(self, device: torch.device) -> None:
+        self.modules.to(device)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return dict(self.modules.state_dict())
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.modules.load_state_dict(state)
+
+    def start_from(self, state: dict[str, Tensor]) -> None:
+        network = {name.removeprefix("network."): t for name, t in state.items() if name.startswith("network.")}
+        self.modules["network"].load_state_dict(network)
+
+    def meta_train(self, groups: GroupStream, session: Session) -> None:
+        optimizer = torch.optim.Adam(self.modules.parameters(), lr=LEARNING_RATE, fused=True)
+
+        def step(episode: Episode) -> dict[str, Tensor]:
+            n_support = len(episode.support)
+            features = self.features(torch.cat((episode.support.images, episode.query.images)))
+            classify = self.classifier(features[:n_support], episode.support.labels, episode.support.n_classes)
+            loss = F.cross_entropy(classify(features[n_support:]), episode.query.labels)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            return {"loss": loss.detach()}
+
+        train_until_converged(self, self.modules, groups.episodes(), step, groups, session)
+
+    @torch.no_grad()
+    def fit(self, dataset: Dataset) -> Iterator[Snapshot]:
+        self.modules.eval()
+        support = support_indices(dataset.labels, dataset.n_classes, self.support_per_class)
+        classify = self.classifier(self.features(dataset.images[support]), dataset.labels[support], dataset.n_classes)
+
+        @torch.no_grad()
+        def classifier(images: Tensor) -> Tensor:
+            return classify(self.features(images))
+
+        yield Snapshot(classifier)
