@@ -52,7 +52,8 @@ class Family:
         """
         if method != "pudnet":
             return {}
-        return {"eta": dict(self.eta).get(target, 0.2), "gru_layers": dict(self.gru_layers).get(target, 1)}
+        like = "resnet18" if target.startswith("resnet") else target  # the paper gives none for ResNet-34
+        return {"eta": dict(self.eta).get(like, 0.2), "gru_layers": dict(self.gru_layers).get(like, 1)}
 
 
 FAMILIES = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from methods import targets
-from methods.base import Dataset, Episode, GroupStream, Method, Session, Snapshot, TargetSpec
+from methods.base import Dataset, Episode, GroupStream, Method, MethodError, Session, Snapshot, TargetSpec
 from methods.meta_training import train_until_converged
 from methods.metric import cosine_logits, prototypes, support_indices
 from methods.pudnet.context import ContextGRU
@@ -22,6 +22,11 @@ from methods.pudnet.sketch import DatasetSketch
 LEARNING_RATE = 1e-3  # section 4.3
 TEMPERATURE = 10.0  # A.2
 SUPPORT_PER_CLASS = 10  # A.2
+LOSS_TERMS: dict[str, Callable[[Losses], Tensor]] = {
+    "all": lambda parts: parts.total,
+    "no-kl": lambda parts: parts.metric + parts.full,
+    "metric": lambda parts: parts.metric,
+}
 
 
 class Hypernetwork(nn.Module):
@@ -29,6 +34,9 @@ class Hypernetwork(nn.Module):
 
     ``eta`` is the share of the sketch in the initial residual (equation 4); with stacked layers the residual takes the
     mean of the sketch's rows. A LayerNorm follows it: the sketch is unbounded and the context lies in (0, 1).
+
+    Ablations of section 4.4: ``use_context=False`` gives every generator the sketch itself ("w.o. context"),
+    ``initial_hidden="random"`` starts the GRU from a fresh normal draw ("random"), ``eta=0`` is "w.o. initial residual".
     """
 
     def __init__(
@@ -38,15 +46,22 @@ class Hypernetwork(nn.Module):
         *,
         eta: float,
         gru_layers: int,
-        extractor_blocks: int,
+        extractor: str,
+        embedding: str,
+        use_context: bool,
+        initial_hidden: str,
         dim: int,
         hidden: int,
         kernel_norm: bool,
     ) -> None:
         super().__init__()
+        if initial_hidden not in ("sketch", "random"):
+            raise MethodError(f"pudnet's initial_hidden is sketch or random, not '{initial_hidden}'")
         self.eta = eta
+        self.use_context = use_context
+        self.initial_hidden = initial_hidden
         self.names = [f"{name}.weight" for name, _ in convolutions]
-        self.sketch = DatasetSketch(image_shape, extractor_blocks, gru_layers, dim)
+        self.sketch = DatasetSketch(image_shape, extractor, gru_layers, dim, embedding)
         self.context = ContextGRU(dim, gru_layers)
         self.first_context = nn.Parameter(torch.zeros(dim))  # a_0
         self.norm = nn.LayerNorm(dim)
@@ -59,12 +74,16 @@ class Hypernetwork(nn.Module):
 
     def kernels(self, sketch: Tensor) -> dict[str, Tensor]:
         """``sketch`` float [layers, dim] -> kernel by parameter name, in the target's forward order."""
-        hidden, context = sketch, self.first_context
+        hidden = torch.randn_like(sketch) if self.initial_hidden == "random" else sketch
+        context = self.first_context
         residual = sketch.mean(0)
         predicted = {}
         for name, generator in zip(self.names, self.generators, strict=True):
-            hidden, context = self.context(hidden, context)
-            kernel = generator(self.norm(context * (1 - self.eta) + residual * self.eta))  # equations 4, 5
+            mixed = residual
+            if self.use_context:
+                hidden, context = self.context(hidden, context)
+                mixed = context * (1 - self.eta) + residual * self.eta  # equation 4
+            kernel = generator(self.norm(mixed))  # equation 5
             predicted[name] = kernel.contiguous(memory_format=torch.channels_last)
         return predicted
 
@@ -83,7 +102,7 @@ class PudNet(Method):
     The full head reads the features over the square root of their number. A group has few of the training classes, so
     on unscaled features one step of Adam moves every absent class's logit by about 1e-3 times that number, and the
     head's swings from group to group drown the metric loss. ``consistency_into_metric`` lets the gradient of equation 9
-    reach the metric logits too.
+    reach the metric logits too. ``loss_terms`` leaves losses out: "metric" and "no-kl" are ablations of section 4.4.
     """
 
     name: ClassVar[str] = "pudnet"
@@ -95,7 +114,11 @@ class PudNet(Method):
         *,
         eta: float = 0.2,
         gru_layers: int = 1,
-        extractor_blocks: int | None = None,
+        extractor: str | None = None,
+        embedding: str = "mean",
+        use_context: bool = True,
+        initial_hidden: str = "sketch",
+        loss_terms: str = "all",
         dim: int = 128,
         hidden: int = 8,
         kernel_norm: bool = True,
@@ -110,6 +133,9 @@ class PudNet(Method):
         self.bn_mode = bn_mode
         self.steps_per_group = steps_per_group
         self.consistency_into_metric = consistency_into_metric
+        if loss_terms not in LOSS_TERMS:
+            raise MethodError(f"pudnet's loss_terms is one of {', '.join(LOSS_TERMS)}, not '{loss_terms}'")
+        self.loss_terms = LOSS_TERMS[loss_terms]
         self.network = targets.build(target)
         convolutions = targets.convolutions(self.network)
         n_features = targets.feature_count(self.network, target.image_shape)
@@ -118,7 +144,10 @@ class PudNet(Method):
             convolutions,
             eta=eta,
             gru_layers=gru_layers,
-            extractor_blocks=extractor_blocks or (1 if target.name == "convnet3" else 5),
+            extractor=extractor or ("1conv-1linear" if target.name == "convnet3" else "5conv-1linear"),
+            embedding=embedding,
+            use_context=use_context,
+            initial_hidden=initial_hidden,
             dim=dim,
             hidden=hidden,
             kernel_norm=kernel_norm,
@@ -172,9 +201,10 @@ class PudNet(Method):
             for _ in range(self.steps_per_group):
                 parts = self.episode_losses(episode)
                 optimizer.zero_grad(set_to_none=True)
-                parts.total.backward()
+                loss = self.loss_terms(parts)
+                loss.backward()
                 optimizer.step()
-            return {"loss": parts.total.detach(), **{f"{k}_loss": v.detach() for k, v in parts._asdict().items()}}
+            return {"loss": loss.detach(), **{f"{k}_loss": v.detach() for k, v in parts._asdict().items()}}
 
         train_until_converged(self, self.modules, groups.episodes(), step, groups, session)
 

@@ -1,28 +1,54 @@
-"""Dataset compression (paper, section 3.3 and A.1): a dataset of any size becomes a sketch of fixed size."""
+"""Dataset compression (paper, section 3.3, A.1 and A.3): a dataset of any size becomes a sketch of fixed size."""
 
 from __future__ import annotations
+
+import re
 
 import torch
 from torch import Tensor, nn
 
+from methods.base import MethodError
+
 GRID = 4  # pixels a side of the pooled map; global pooling would leave nothing but BatchNorm's bias (design, section 7)
+WIDTH = 32  # channels of a block; A.1 gives none
+EMBEDDINGS = ("mean", "sum", "geometric-mean", "mean+variance")  # Table 9
 
 
 class DatasetSketch(nn.Module):
     """Images of one dataset -> its sketch ``s`` [layers, dim] (equation 3).
 
-    The extractor T is ``blocks`` blocks of [5x5 convolution, LeakyReLU, BatchNorm] (A.1), average-pooled to a 4x4 grid
-    and flattened, then one Linear. The mean over images is taken before the Linear, which commutes with it and so costs
-    one row instead of n. A block has stride 2 while its input is larger than two grids: A.1 gives neither stride nor
-    width, and full resolution would cost more than the ResNet-18 whose kernels are wanted.
+    ``extractor`` "3conv-1linear" is three blocks of [5x5 convolution, LeakyReLU, BatchNorm] (A.1), average-pooled to a
+    4x4 grid and flattened, then one Linear; "3conv" has no Linear, and its last block is as wide as the sketch needs
+    (Table 12). The mean over images is taken before the Linear, which commutes with it and so costs one row instead of
+    n. A block has stride 2 while its input is larger than two grids: A.1 gives neither stride nor width, and full
+    resolution would cost more than the ResNet-18 whose kernels are wanted.
+
+    ``embedding`` is how images become one vector (Table 9), over the flattened grids: the mean; the sum; the geometric
+    mean, of magnitudes, since features have signs; mean and (population) variance side by side. Raises MethodError on
+    an unknown extractor or embedding.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], blocks: int, layers: int, dim: int, width: int = 32) -> None:
+    def __init__(
+        self, image_shape: tuple[int, int, int], extractor: str, layers: int, dim: int, embedding: str = "mean"
+    ) -> None:
         super().__init__()
+        form = re.fullmatch(r"([1-9])conv(-1linear)?", extractor)
+        if form is None:
+            raise MethodError(f"pudnet's extractor is named like '2conv' or '1conv-1linear', not '{extractor}'")
+        if embedding not in EMBEDDINGS:
+            raise MethodError(f"pudnet's embedding is one of {', '.join(EMBEDDINGS)}, not '{embedding}'")
+        blocks, linear = int(form[1]), form[2] is not None
+        vectors = 2 if embedding == "mean+variance" else 1
+        needed, rest = divmod(layers * dim, vectors * GRID * GRID)
+        if rest and not linear:
+            raise MethodError(
+                f"a sketch of {layers}x{dim} does not divide into {vectors} {GRID}x{GRID} grids: add -1linear"
+            )
         channels, height, _ = image_shape
         stages: list[nn.Module] = []
         size = height
-        for _ in range(blocks):
+        for block in range(1, blocks + 1):
+            width = WIDTH if linear or block < blocks else needed
             stride = 2 if size > 2 * GRID else 1
             stages += [
                 nn.Conv2d(channels, width, 5, stride=stride, padding=2, bias=False),
@@ -31,21 +57,41 @@ class DatasetSketch(nn.Module):
             ]
             channels, size = width, (size + stride - 1) // stride
         self.extractor = nn.Sequential(*stages, nn.AdaptiveAvgPool2d(GRID), nn.Flatten())
-        self.project = nn.Linear(width * GRID * GRID, layers * dim)
+        self.project = nn.Linear(vectors * channels * GRID * GRID, layers * dim) if linear else nn.Identity()
+        self.embedding = embedding
         self.shape = (layers, dim)
 
     def forward(self, images: Tensor) -> Tensor:
         """``images`` float [n, c, h, w] -> sketch float [layers, dim]."""
-        return self.project(self.extractor(images).mean(0)).view(self.shape)
+        return self._sketch(self._addends(images), len(images))
 
     @torch.no_grad()
     def stream(self, images: Tensor, chunk: int = 2048) -> Tensor:
         """The same sketch, ``chunk`` images at a time, so that memory does not grow with the dataset.
 
-        Equal to ``forward`` only in evaluation mode, where BatchNorm does not depend on the batch; the sum is kept in
-        float32.
+        Equal to ``forward`` only in evaluation mode, where BatchNorm does not depend on the batch.
         """
-        total = torch.zeros(self.project.in_features, device=images.device)
-        for part in images.split(chunk):
-            total += self.extractor(part).sum(0, dtype=torch.float32)
-        return self.project(total / len(images)).view(self.shape)
+        first, *rest = images.split(chunk)
+        total = self._addends(first)
+        for part in rest:
+            total += self._addends(part)
+        return self._sketch(total, len(images))
+
+    def _addends(self, images: Tensor) -> Tensor:
+        """What the embedding adds up over images, in float32."""
+        features: Tensor = self.extractor(images)
+        if self.embedding == "geometric-mean":
+            features = features.abs().add(1e-6).log()
+        elif self.embedding == "mean+variance":
+            features = torch.cat((features, features.square()), 1)
+        return features.sum(0, dtype=torch.float32)
+
+    def _sketch(self, total: Tensor, n: int) -> Tensor:
+        vector = total if self.embedding == "sum" else total / n
+        if self.embedding == "geometric-mean":
+            vector = vector.exp()
+        elif self.embedding == "mean+variance":
+            mean, square = vector.chunk(2)
+            vector = torch.cat((mean, square - mean.square()))
+        sketch: Tensor = self.project(vector)
+        return sketch.view(self.shape)

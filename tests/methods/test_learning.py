@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from methods.base import Budget, Dataset, DivergenceError, Group, Method, Session, Snapshot, TargetSpec
 from methods.gc import GC
+from methods.matchnet import MatchNet
+from methods.meta_baseline import MetaBaseline
 from methods.meta_training import train_until_converged, validation_accuracy
 from methods.pretrained import Pretrained
 from methods.protonet import ProtoNet
@@ -60,14 +62,14 @@ def unseen_accuracies(method: Method, images: FamilyImages, n: int = 10) -> list
     return [accuracy(snapshot, group) for group in groups for snapshot in method.fit(group.fit)]
 
 
-@pytest.mark.parametrize("make", [PudNet, ProtoNet, Pretrained])
+@pytest.mark.parametrize("make", [PudNet, ProtoNet, Pretrained, MatchNet, MetaBaseline])
 def test_meta_trained_methods_classify_unseen_digits(make: type[Method], digits: FamilyImages) -> None:
     accuracies = unseen_accuracies(meta_trained(make, digits, 25), digits)
     assert len(accuracies) == 10  # one snapshot per group
     assert sum(accuracies) / 10 > 0.65  # chance is 0.5
 
 
-@pytest.mark.parametrize("make", [PudNet, ProtoNet, Pretrained])
+@pytest.mark.parametrize("make", [PudNet, ProtoNet, Pretrained, MatchNet, MetaBaseline])
 def test_meta_training_teaches_what_to_look_at_in_unseen_classes(make: type[Method], distracting: FamilyImages) -> None:
     before = sum(unseen_accuracies(meta_trained(make, distracting, 0), distracting)) / 10
     after = sum(unseen_accuracies(meta_trained(make, distracting, 40), distracting)) / 10
@@ -75,7 +77,7 @@ def test_meta_training_teaches_what_to_look_at_in_unseen_classes(make: type[Meth
     assert 1 - after < (1 - before) / 2
 
 
-@pytest.mark.parametrize("make", [PudNet, ProtoNet, Pretrained])
+@pytest.mark.parametrize("make", [PudNet, ProtoNet, Pretrained, MatchNet, MetaBaseline])
 def test_meta_training_lowers_the_loss_it_reports(make: type[Method], digits: FamilyImages) -> None:
     session = Session(Budget(30, 10, 3))
     torch.manual_seed(0)
@@ -84,7 +86,7 @@ def test_meta_training_lowers_the_loss_it_reports(make: type[Method], digits: Fa
     assert session.curve[-1]["loss"] < session.curve[0]["loss"]
 
 
-@pytest.mark.parametrize("make", [PudNet, ProtoNet, Pretrained])
+@pytest.mark.parametrize("make", [PudNet, ProtoNet, Pretrained, MatchNet, MetaBaseline])
 def test_meta_training_repeats_itself_under_a_seed_and_learns_the_groups_it_is_given(
     make, digits: FamilyImages
 ) -> None:

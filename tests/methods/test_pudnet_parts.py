@@ -252,7 +252,7 @@ def test_all_losses_have_the_numerical_gradient() -> None:
 
 def sketch_and_images(blocks: int, make_dataset) -> tuple[DatasetSketch, Tensor]:
     torch.manual_seed(blocks)
-    sketch = DatasetSketch((3, 16, 16), blocks, 2, 12)
+    sketch = DatasetSketch((3, 16, 16), f"{blocks}conv-1linear", 2, 12)
     for seed in range(30):  # running statistics, where there are any, as after some training
         sketch(make_dataset(100 + seed, (3, 16, 16), per_class=4).images)
     return sketch, make_dataset(0, (3, 16, 16), per_class=9).images
@@ -314,5 +314,5 @@ def test_different_datasets_have_different_sketches(blocks: int, training: bool,
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 11, 11), (1, 28, 28), (3, 84, 84)])
 def test_sketch_has_the_same_size_for_any_images(shape: tuple[int, int, int]) -> None:
-    sketch = DatasetSketch(shape, 5, 4, 7)
+    sketch = DatasetSketch(shape, "5conv-1linear", 4, 7)
     assert sketch(torch.randn(2, *shape)).shape == (4, 7)
