@@ -25,7 +25,8 @@ from torch import Tensor
 from harness.clock import Clock, Elapsed
 from harness.compute import Compute
 from methods.base import Budget, Method, Session
-from suites.groups import FamilyImages, TrainingStream
+from suites.groups import FamilyImages
+from suites.learn2learn_episodes import training_stream
 
 SAFETENSORS, META, CURVE = "weights.safetensors", "meta.json", "curve.parquet"
 SEARCH = "search.safetensors"  # the state that has not seen the validation classes, for methods that start from it
@@ -136,6 +137,7 @@ def meta_train(
     compute: Compute,
     watch: Callable[[str, int, int, dict[str, float]], None],
     base: Artifact | None = None,
+    episodes: str = "own",
 ) -> Trained:
     """Meta-train twice: first to choose the number of groups on held-out training classes, then on all training classes.
 
@@ -143,6 +145,7 @@ def meta_train(
     that is, and the second training, from the same initial state, gives every training class to the method for that many
     groups. ``watch(phase, groups_seen, groups_at_most, metrics)`` is called as training reports. ``base`` is the artifact
     that the method starts from: its search state in the search, so that nothing has seen the held-out classes.
+    ``episodes`` says who draws them (``training_stream``).
     """
     clock = Clock(compute.device)
     told: dict[str, Any] = {"base_seconds": base.seconds if base else 0.0}
@@ -151,7 +154,7 @@ def meta_train(
     for phase in ("search", "final"):
         if phase == "final":
             budget = Budget(told["groups"], budget.check_every, budget.patience)
-        stream = TrainingStream(images, seed, validation=validation_groups if phase == "search" else 0)
+        stream = training_stream(episodes, images, seed, validation_groups if phase == "search" else 0)
         torch.manual_seed(seed)
         method = make_method()
         if base is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from methods.base import Method
 
 ROOMS = ("methods", "suites")
-STREAM = "suites.groups"  # what a method is shown shapes what it learns
+STREAM = "suites.learn2learn_episodes"  # with the stream it builds on: what a method is shown shapes what it learns
 
 
 def code_digest(method: type[Method]) -> str:

@@ -149,6 +149,7 @@ def run(
     seeds: Annotated[str | None, typer.Option(help="These seeds, separated by commas.")] = None,
     groups: Annotated[int | None, typer.Option(min=1, help="Unseen groups to measure, for every method.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    episodes: Annotated[str, typer.Option(help="Who draws the training episodes: own or learn2learn.")] = "own",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16 (autocast).")] = "auto",
     data: DataOption = None,
     cache: CacheOption = None,
@@ -168,6 +169,8 @@ def run(
         from suites.catalog import PROFILES, SUITES
         from suites.declaration import pick
 
+        if episodes not in ("own", "learn2learn"):
+            raise UsageError(f"--episodes takes own or learn2learn, not '{episodes}'")
         chosen = [pick("suite", name, SUITES) for name in suites]
         scale = pick("profile", profile, PROFILES)
         for name in (not method and _names(methods)) or ():  # --methods may also name a class given with --method
@@ -186,7 +189,9 @@ def run(
 
         compute = choose(device, precision)
         cache_dir = _cache(cache)
-        choice = Choice(_names(methods), tuple(method or ()), _names(families), _names(targets), _seeds(seeds), groups)
+        choice = Choice(
+            _names(methods), tuple(method or ()), _names(families), _names(targets), _seeds(seeds), groups, episodes
+        )
         load = _loader(data, cache_dir, folders)
         plans = [make_plan(suite, scale, choice, compute, load, tuple(folders)) for suite in chosen]
         if dry_run:

@@ -139,7 +139,15 @@ def obtain_artifact(
             task.update(seen, f"{phase}: {shown}")
 
         trained = meta_train(
-            lambda: _ready(cell, compute), images, cell.seed, cell.budget, cell.validation_groups, compute, watch, base
+            lambda: _ready(cell, compute),
+            images,
+            cell.seed,
+            cell.budget,
+            cell.validation_groups,
+            compute,
+            watch,
+            base,
+            cell.episodes,
         )
     artifact = store.save(spec, trained)
     told, accuracy = trained.told, trained.told["validation_accuracy"]

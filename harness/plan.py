@@ -32,6 +32,7 @@ class Choice:
     targets: tuple[str, ...] | None = None
     seeds: tuple[int, ...] | None = None
     groups: int | None = None
+    episodes: str = "own"
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Cell:
     precision: str
     device_type: str
     code: str
+    episodes: str = "own"
     base: Cell | None = None
 
     def make_method(self) -> Method:
@@ -86,6 +88,7 @@ class Cell:
             "validation_groups": self.validation_groups,
             "precision": self.precision,
             "device_type": self.device_type,
+            "episodes": self.episodes,
             "base": self.base.artifact.key if self.base and self.base.artifact else "",
         }
 
@@ -99,7 +102,7 @@ class Cell:
         """The cell's name on disk. The number of groups is not part of it: asking for more goes on where it was."""
         identity = dict(self.identity)
         if self.artifact is None:
-            for unused in ("budget", "validation_groups", "query_images"):
+            for unused in ("budget", "validation_groups", "query_images", "episodes", "base"):
                 del identity[unused]
         digest = sha256(json.dumps([self.variant.name, identity], sort_keys=True).encode()).hexdigest()
         return f"{self.variant.name}-{self.family.name}-{self.target.name}-s{self.seed}-{digest[:10]}"
@@ -156,6 +159,7 @@ def make_plan(
                     cell = Cell(
                         suite.name, variant, method, options, fam, source, TargetSpec(target, shape), seed, groups,
                         budget, profile.validation_groups, compute.precision, compute.device.type, code_digest(method),
+                        choice.episodes,
                     )  # fmt: skip
                     cells.append(_with_base(cell))
     return Plan(suite, profile, tuple(families), tuple(variants), tuple(target_names), tuple(cells))

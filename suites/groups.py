@@ -169,17 +169,21 @@ class TrainingStream:
         self.classes: tuple[int, ...] = getattr(images.split, self.split)
 
     def episodes(self) -> Iterator[Episode]:
-        images, ways = self.images, self.ways
+        images = self.images
         for index in count():
             drawn = draw_group(images.family, self.classes, images.ranges, self.split, self.seed, index)
-            cut = self.support_per_class
-            yield Episode(
-                index,
-                images.dataset(drawn.fit[:, :cut], ways),
-                images.dataset(drawn.fit[:, cut : cut + self.queries_per_class], ways),
-                torch.from_numpy(drawn.classes).to(images.device),
-                lambda drawn=drawn: images.dataset(drawn.fit, ways),  # type: ignore[misc]
-            )
+            yield self.episode(index, drawn.classes, drawn.fit)
+
+    def episode(self, index: int, classes: np.ndarray, fit: np.ndarray) -> Episode:
+        """The episode of a group's ``classes`` int64 [ways] and ``fit`` positions int64 [ways, images_per_class]."""
+        images, ways, cut = self.images, self.ways, self.support_per_class
+        return Episode(
+            index,
+            images.dataset(fit[:, :cut], ways),
+            images.dataset(fit[:, cut : cut + self.queries_per_class], ways),
+            torch.from_numpy(classes).to(images.device),
+            lambda: images.dataset(fit, ways),
+        )
 
     def batches(self, images: int) -> Iterator[Dataset]:
         ranges, classes = self.images.ranges, np.array(self.classes)

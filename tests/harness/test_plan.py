@@ -180,3 +180,10 @@ def test_a_folder_of_the_users_own_gives_a_family(tmp_path: Path, cache_dir: Pat
     assert (family.ways, family.training_classes, family.unseen_classes) == (2, 4, 3)
     assert family.images_per_class == 23  # half of a class: the other half is tested
     assert mine.target.image_shape == (1, 10, 12)
+
+
+def test_who_draws_the_episodes_is_part_of_a_meta_trained_key_only(plan_of: PlanOf) -> None:
+    own, other = (only(plan_of(methods=("protonet",), episodes=kind)).key for kind in ("own", "learn2learn"))
+    assert own != other
+    own, other = (only(plan_of(methods=("adam",), episodes=kind)).key for kind in ("own", "learn2learn"))
+    assert own == other

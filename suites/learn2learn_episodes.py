@@ -1,0 +1,73 @@
+"""Episodes drawn by learn2learn's ``TaskDataset`` over the same images, for whoever wants that library's sampling.
+
+The project's own stream draws from the same distribution and is faster; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import random
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+
+from methods.base import Episode, MethodError
+from suites.groups import FamilyImages, TrainingStream
+
+
+class _Positions(torch.utils.data.Dataset[tuple[int, int]]):
+    """The training images as learn2learn wants a dataset: item i is (position in the source, class)."""
+
+    def __init__(self, positions: np.ndarray, labels: np.ndarray) -> None:
+        self.positions, self.labels = positions, labels
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        return int(self.positions[index]), int(self.labels[index])
+
+
+class Learn2LearnStream(TrainingStream):
+    """A TrainingStream whose episodes come from ``TaskDataset`` with its transforms NWays, KShots and LoadData.
+
+    learn2learn draws from Python's global generator, which is seeded by (seed, index) for each task and put back
+    afterwards: an episode is a pure function of its index here too. Raises MethodError where learn2learn is missing.
+    """
+
+    def episodes(self) -> Iterator[Episode]:
+        tasks = self._tasks()
+        for index in count():
+            state = random.getstate()
+            random.seed(f"{self.seed} {self.split} {index}")
+            positions, labels = tasks.sample()
+            random.setstate(state)
+            order = torch.argsort(labels, stable=True)
+            drawn = positions[order].view(self.ways, -1).numpy()
+            places = [self.classes.index(int(c)) for c in labels[order].view(self.ways, -1)[:, 0]]
+            yield self.episode(index, np.array(places), drawn)
+
+    def _tasks(self) -> Any:
+        with contextlib.redirect_stderr(io.StringIO()):
+            try:
+                from learn2learn.data import MetaDataset, TaskDataset
+                from learn2learn.data.transforms import KShots, LoadData, NWays
+            except ImportError as error:
+                raise MethodError(
+                    f"--episodes learn2learn needs learn2learn: `uv sync` installs it ({error})"
+                ) from error
+        ranges = self.images.ranges
+        positions = [ranges.starts[c] + np.arange(ranges.sizes[c]) for c in self.classes]
+        labels = np.repeat(self.classes, [len(part) for part in positions])
+        dataset = MetaDataset(_Positions(np.concatenate(positions), labels))
+        shots = self.images.family.images_per_class
+        return TaskDataset(dataset, [NWays(dataset, self.ways), KShots(dataset, shots), LoadData(dataset)])
+
+
+def training_stream(kind: str, images: FamilyImages, seed: int, validation: int) -> TrainingStream:
+    """The stream named ``kind``: "own" or "learn2learn"."""
+    return (Learn2LearnStream if kind == "learn2learn" else TrainingStream)(images, seed, validation)
