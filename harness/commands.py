@@ -149,6 +149,9 @@ def run(
     seeds: Annotated[str | None, typer.Option(help="These seeds, separated by commas.")] = None,
     groups: Annotated[int | None, typer.Option(min=1, help="Unseen groups to measure, for every method.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    weights: Annotated[
+        Path | None, typer.Option(help="ImageNet weights (.safetensors, timm's names) for pretrained-imagenet.")
+    ] = None,
     episodes: Annotated[str, typer.Option(help="Who draws the training episodes: own or learn2learn.")] = "own",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16 (autocast).")] = "auto",
     data: DataOption = None,

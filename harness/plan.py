@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ class Choice:
     seeds: tuple[int, ...] | None = None
     groups: int | None = None
     episodes: str = "own"
+    weights: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,7 @@ def make_plan(
     target_names = choice.targets or suite.targets
     for name in target_names:
         pick("target", name, targets.TARGETS)
+    weights_sha256 = _checksum(choice.weights) if choice.weights else ""
     families = [_family(name, folders, load_source) for name in names]
     cells = []
     for fam in families:
@@ -156,6 +159,8 @@ def make_plan(
                     method = classes[variant.name]
                     groups = choice.groups or (profile.iterative_groups if method.iterative else profile.groups)
                     options = {**fam.method_options(variant.method, target), **dict(variant.options)}
+                    if variant.method == "pretrained-imagenet" and choice.weights is not None:
+                        options |= {"weights": str(choice.weights), "weights_sha256": weights_sha256}
                     cell = Cell(
                         suite.name, variant, method, options, fam, source, TargetSpec(target, shape), seed, groups,
                         budget, profile.validation_groups, compute.precision, compute.device.type, code_digest(method),
@@ -163,6 +168,12 @@ def make_plan(
                     )  # fmt: skip
                     cells.append(_with_base(cell))
     return Plan(suite, profile, tuple(families), tuple(variants), tuple(target_names), tuple(cells))
+
+
+def _checksum(weights: Path) -> str:
+    if not weights.is_file():
+        raise MethodError(f"the weights file '{weights}' is not there")
+    return sha256(weights.read_bytes()).hexdigest()
 
 
 def _with_base(cell: Cell) -> Cell:

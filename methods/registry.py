@@ -47,6 +47,11 @@ BUILT_IN = {
         MethodEntry(
             "pretrained", "methods.pretrained:Pretrained", "classifier over all training classes, then centroids"
         ),
+        MethodEntry(
+            "pretrained-imagenet",
+            "methods.pretrained_imagenet:PretrainedImageNet",
+            "timm's ImageNet weights, centroids",
+        ),
         MethodEntry("matchnet", "methods.matchnet:MatchNet", "meta-trained features, attention over support samples"),
         MethodEntry("meta-baseline", "methods.meta_baseline:MetaBaseline", "pretrained features, meta-trained, cosine"),
         MethodEntry("protonet", "methods.protonet:ProtoNet", "meta-trained features, nearest class mean"),

@@ -1,0 +1,85 @@
+"""Pretrained on ImageNet: timm's published weights of the target network, frozen, and class centroids.
+
+No meta-training: the weights come from the hub through timm, or from a local safetensors file. Departures from how such
+weights are used elsewhere: images keep the family's normalisation (zero mean, unit deviation over the training classes)
+in place of ImageNet's, and are enlarged to 224 pixels, at which the weights were trained.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from methods.base import MethodError, TargetSpec
+from methods.feature_learner import SUPPORT_PER_CLASS, FeatureLearner, Logits
+from methods.metric import cosine_logits, prototypes
+from methods.pretrained import TEMPERATURE
+
+
+class PretrainedImageNet(FeatureLearner):
+    """timm's ResNet with ImageNet weights; ``weights`` is a safetensors file with timm's parameter names.
+
+    ``weights_sha256``, if given, must be that file's. Raises MethodError for a target that timm has no weights for,
+    where the hub cannot be reached, and for a file that is damaged or of another network.
+    """
+
+    name: ClassVar[str] = "pretrained-imagenet"
+
+    def __init__(
+        self,
+        target: TargetSpec,
+        n_training_classes: int,
+        *,
+        weights: str | None = None,
+        weights_sha256: str | None = None,
+        image_size: int = 224,
+        support_per_class: int = SUPPORT_PER_CLASS,
+    ) -> None:
+        if not target.name.startswith("resnet"):
+            raise MethodError(
+                f"pretrained-imagenet needs a target that timm has weights for (resnet18, resnet34), not {target.name}"
+            )
+        super().__init__(target, n_training_classes, support_per_class=support_per_class)
+        self.image_size = image_size
+        self.modules["network"] = _timm_network(target, weights, weights_sha256)
+
+    @classmethod
+    def meta_trains(cls) -> bool:
+        return False
+
+    def features(self, images: Tensor) -> Tensor:
+        size = (self.image_size, self.image_size)
+        return super().features(F.interpolate(images, size, mode="bilinear", antialias=True))
+
+    def classifier(self, features: Tensor, labels: Tensor, n_classes: int) -> Logits:
+        centroids = prototypes(features, labels, n_classes)
+        return lambda query: cosine_logits(query, centroids, TEMPERATURE)
+
+
+def _timm_network(target: TargetSpec, weights: str | None, checksum: str | None) -> nn.Module:
+    import timm
+
+    options: dict[str, Any] = {"num_classes": 0, "in_chans": target.image_shape[0], "pretrained": True}
+    if weights is not None:
+        path = Path(weights)
+        if path.suffix != ".safetensors" or not path.is_file():
+            raise MethodError(f"--weights takes a .safetensors file, and '{weights}' is not one")
+        if checksum is not None and sha256(path.read_bytes()).hexdigest() != checksum:
+            raise MethodError(
+                f"the weights file '{weights}' has changed since the run was planned; start the run again"
+            )
+        options["pretrained_cfg_overlay"] = {"file": str(path)}
+    try:
+        network: nn.Module = timm.create_model(target.name, **options)
+    except Exception as error:  # the hub, the file and timm fail in many ways; the cause is named
+        where = f"from '{weights}'" if weights else "from the hub"
+        raise MethodError(
+            f"ImageNet weights of {target.name} cannot be loaded {where} ({type(error).__name__}: {str(error).splitlines()[0]}); "
+            f"download timm/{target.name}.a1_in1k's model.safetensors elsewhere and give it with --weights FILE.safetensors"
+        ) from error
+    return network.to(memory_format=torch.channels_last)
