@@ -54,6 +54,9 @@ BUILT_IN = {
         ),
         MethodEntry("matchnet", "methods.matchnet:MatchNet", "meta-trained features, attention over support samples"),
         MethodEntry("meta-baseline", "methods.meta_baseline:MetaBaseline", "pretrained features, meta-trained, cosine"),
+        MethodEntry(
+            "meta-deepbdc", "methods.deepbdc:MetaDeepBDC", "Brownian distance covariance of feature maps, class means"
+        ),
         MethodEntry("protonet", "methods.protonet:ProtoNet", "meta-trained features, nearest class mean"),
     )
 }

@@ -12,6 +12,7 @@ GENERAL = (
     Variant("matchnet", "matchnet", "MatchNet"),
     Variant("protonet", "protonet", "ProtoNet"),
     Variant("meta-baseline", "meta-baseline", "Meta-Baseline"),
+    Variant("meta-deepbdc", "meta-deepbdc", "Meta-DeepBDC"),
     Variant("adam", "adam", "Adam scratch", EPOCHS),
     Variant("gc", "gc", "GC", EPOCHS),
     Variant("pudnet", "pudnet", "PudNet"),

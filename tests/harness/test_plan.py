@@ -17,7 +17,7 @@ from suites.declaration import Suite, SuiteError, Variant
 from suites.sources.loading import load
 
 PlanOf = Callable[..., Plan]
-METHODS = ["pretrained", "matchnet", "protonet", "meta-baseline", "adam", "gc", "pudnet"]
+METHODS = ["pretrained", "matchnet", "protonet", "meta-baseline", "meta-deepbdc", "adam", "gc", "pudnet"]
 
 
 def only(plan: Plan) -> Cell:
