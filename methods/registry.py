@@ -57,6 +57,7 @@ BUILT_IN = {
         MethodEntry(
             "meta-deepbdc", "methods.deepbdc:MetaDeepBDC", "Brownian distance covariance of feature maps, class means"
         ),
+        MethodEntry("musml", "methods.musml:MUSML", "meta-learned parameter subspaces, a few coordinates fitted"),
         MethodEntry("protonet", "methods.protonet:ProtoNet", "meta-trained features, nearest class mean"),
     )
 }
