@@ -29,7 +29,7 @@ SUITES = {
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("quick", "embedded digits, minutes on two CPU cores", ("digits",), 50, 3, 100, 20, 3, 10),
+        Profile("quick", "embedded digits, minutes on two CPU cores", ("digits",), 50, 3, 60, 20, 3, 10),
         Profile("standard", "real images, one workstation", None, 100, 20, 2_000, 50, 8, 20),
         Profile("paper", "the paper's counts", None, 500, 500, None, 500, 20, 100),
     )
