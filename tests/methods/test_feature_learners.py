@@ -83,7 +83,7 @@ def test_full_context_embeds_each_query_by_itself_and_follows_the_appendix() -> 
     for _ in range(3):  # equations 3 to 6 for the first query
         state, cell = context.query_lstm(queries[:1], (torch.cat((hidden, read), -1), cell))
         hidden = state[:, :4] + queries[:1]
-        weights = [math.exp(float(hidden[0] @ s)) for s in support]
+        weights = [math.exp(float((hidden[0] @ s).detach())) for s in support]
         read = sum(w * s for w, s in zip(weights, support, strict=True))[None] / sum(weights)
     torch.testing.assert_close(together[:1], hidden)
 
