@@ -56,11 +56,9 @@ from methods.base import (
     Snapshot,
     TargetSpec,
 )
-from methods.meta_training import train_until_converged
-from methods.metric import euclidean_logits, prototypes, support_indices
+from methods.meta_training import LEARNING_RATE, train_until_converged
+from methods.metric import SUPPORT_PER_CLASS, euclidean_logits, prototypes, support_indices
 
-LEARNING_RATE = 1e-3
-SUPPORT_PER_CLASS = 10
 REDUCE_DIM = 256
 DROPOUT = 0.5
 SMALLEST_MAP = 4  # positions per side

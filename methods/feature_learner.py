@@ -18,11 +18,8 @@ from torch import Tensor, nn
 
 from methods import targets
 from methods.base import Dataset, Episode, GroupStream, Method, MethodError, Session, Snapshot, TargetSpec
-from methods.meta_training import train_until_converged
-from methods.metric import support_indices
-
-LEARNING_RATE = 1e-3  # the paper's, section 4.3
-SUPPORT_PER_CLASS = 10  # A.2
+from methods.meta_training import LEARNING_RATE, train_until_converged
+from methods.metric import SUPPORT_PER_CLASS, support_indices
 
 Logits = Callable[[Tensor], Tensor]
 """Query features [n, d] -> logits [n, n_classes]."""

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from methods import targets
 from methods.base import TargetSpec
-from methods.feature_learner import SUPPORT_PER_CLASS, FeatureLearner, Logits
+from methods.feature_learner import FeatureLearner, Logits
+from methods.metric import SUPPORT_PER_CLASS
 
 READS = 5  # processing steps of the query's attention LSTM; Vinyals et al. give no number
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from methods.base import TargetSpec
-from methods.feature_learner import SUPPORT_PER_CLASS, FeatureLearner, Logits, prototypical_classifier
+from methods.feature_learner import FeatureLearner, Logits, prototypical_classifier
+from methods.metric import SUPPORT_PER_CLASS
 
 TEMPERATURE = 10.0  # section 3.2; its initial value here
 

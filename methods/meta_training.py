@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from methods.base import Group, GroupStream, Method, Session
 
+LEARNING_RATE = 1e-3  # of every method, with Adam (the paper, section 4.3)
 REPORT_EVERY = 10  # groups between two reports; each costs one synchronisation with the device
 
 Input = TypeVar("Input")

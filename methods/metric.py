@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+SUPPORT_PER_CLASS = 10  # images per class that make a centroid (the paper, A.2)
+
 
 def prototypes(features: Tensor, labels: Tensor, n_classes: int) -> Tensor:
     """Mean feature vector of each class (Snell et al. 2017, equation 1).

@@ -43,11 +43,9 @@ from torch.func import functional_call
 
 from methods import targets
 from methods.base import Dataset, Episode, GroupStream, Method, MethodError, Session, Snapshot, TargetSpec
-from methods.meta_training import train_until_converged
-from methods.metric import cosine_logits, prototypes, support_indices
+from methods.meta_training import LEARNING_RATE, train_until_converged
+from methods.metric import SUPPORT_PER_CLASS, cosine_logits, prototypes, support_indices
 
-LEARNING_RATE = 1e-3
-SUPPORT_PER_CLASS = 10
 TEMPERATURE = 10.0  # of the cosines, with head="prototype"; PudNet's, section A.2 of its paper
 
 

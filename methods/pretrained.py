@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from methods import targets
 from methods.base import Dataset, GroupStream, Session, TargetSpec
-from methods.feature_learner import LEARNING_RATE, SUPPORT_PER_CLASS, FeatureLearner, Logits
-from methods.meta_training import train_until_converged
-from methods.metric import cosine_logits, prototypes
+from methods.feature_learner import FeatureLearner, Logits
+from methods.meta_training import LEARNING_RATE, train_until_converged
+from methods.metric import SUPPORT_PER_CLASS, cosine_logits, prototypes
 
 TEMPERATURE = 10.0
 

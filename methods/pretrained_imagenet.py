@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.base import MethodError, TargetSpec
-from methods.feature_learner import SUPPORT_PER_CLASS, FeatureLearner, Logits
-from methods.metric import cosine_logits, prototypes
+from methods.feature_learner import FeatureLearner, Logits
+from methods.metric import SUPPORT_PER_CLASS, cosine_logits, prototypes
 from methods.pretrained import TEMPERATURE
 
 

@@ -12,16 +12,14 @@ from torch.func import functional_call
 
 from methods import targets
 from methods.base import Dataset, Episode, GroupStream, Method, MethodError, Session, Snapshot, TargetSpec
-from methods.meta_training import train_until_converged
-from methods.metric import cosine_logits, prototypes, support_indices
+from methods.meta_training import LEARNING_RATE, train_until_converged
+from methods.metric import SUPPORT_PER_CLASS, cosine_logits, prototypes, support_indices
 from methods.pudnet.context import ContextGRU
 from methods.pudnet.generator import WeightGenerator
 from methods.pudnet.losses import Losses, losses
 from methods.pudnet.sketch import DatasetSketch
 
-LEARNING_RATE = 1e-3  # section 4.3
 TEMPERATURE = 10.0  # A.2
-SUPPORT_PER_CLASS = 10  # A.2
 LOSS_TERMS: dict[str, Callable[[Losses], Tensor]] = {
     "all": lambda parts: parts.total,
     "no-kl": lambda parts: parts.metric + parts.full,
