@@ -37,7 +37,6 @@ best validation 62.0, 100.0 and 99.4%, against 62.5, 100.0 and 99.5% with 1e-4.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -48,16 +47,14 @@ from methods import targets
 from methods.base import (
     Budget,
     Dataset,
-    Episode,
     GroupStream,
-    Method,
     MethodError,
     Session,
-    Snapshot,
     TargetSpec,
 )
+from methods.feature_learner import FeatureLearner, Logits
 from methods.meta_training import LEARNING_RATE, train_until_converged
-from methods.metric import SUPPORT_PER_CLASS, euclidean_logits, prototypes, support_indices
+from methods.metric import SUPPORT_PER_CLASS, euclidean_logits, prototypes
 
 REDUCE_DIM = 256
 DROPOUT = 0.5
@@ -168,7 +165,7 @@ class Stage(Session):
         self.whole.report(self.groups_seen, metrics)
 
 
-class MetaDeepBDC(Method):
+class MetaDeepBDC(FeatureLearner):
     """The target network's feature maps, compared through their Brownian distance covariance."""
 
     name: ClassVar[str] = "meta-deepbdc"
@@ -182,22 +179,17 @@ class MetaDeepBDC(Method):
         dropout: float = DROPOUT,
         support_per_class: int = SUPPORT_PER_CLASS,
     ) -> None:
-        super().__init__(target, n_training_classes)
         if reduce_dim < 2:
             raise MethodError(f"reduce_dim is {reduce_dim}, and the BDC matrix of one channel is zero: use 2 or more")
         if not 0 <= dropout < 1:
             raise MethodError(f"dropout is {dropout}; it must be at least 0 and under 1")
-        self.dropout, self.support_per_class = dropout, support_per_class
+        self.dropout = dropout
         self.module = MapNetwork(target, reduce_dim)
+        super().__init__(target, n_training_classes, support_per_class=support_per_class, network=self.module)
 
-    def to(self, device: torch.device) -> None:
-        self.module.to(device)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return self.module.state_dict()
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.module.load_state_dict(state)
+    def classifier(self, features: Tensor, labels: Tensor, n_classes: int) -> Logits:
+        centroids = prototypes(features, labels, n_classes)
+        return lambda query: euclidean_logits(query, centroids)
 
     def features(self, images: Tensor) -> Tensor:
         """BDC vectors [n, c(c+1)/2] of ``images`` [n, c, h, w], in float32."""
@@ -215,7 +207,7 @@ class MetaDeepBDC(Method):
         chosen = length < first.budget.max_groups
         rest = length if chosen else budget.max_groups - length
         second = Stage(session, Budget(rest, budget.check_every, rest + 1), first.groups_seen)
-        self._train_on_episodes(groups, second)
+        super().meta_train(groups, second)
         session.chosen_groups = length + rest
 
     def _pretrain(self, groups: GroupStream, session: Session) -> None:
@@ -234,31 +226,3 @@ class MetaDeepBDC(Method):
             return {"pretraining_loss": loss.detach()}
 
         train_until_converged(self, self.module, groups.batches(images_per_step), step, groups, session)
-
-    def _train_on_episodes(self, groups: GroupStream, session: Session) -> None:
-        """Stage 2: distances of query images to the prototypes of their group."""
-        optimizer = torch.optim.Adam(self.module.parameters(), lr=LEARNING_RATE, fused=True)
-
-        def step(episode: Episode) -> dict[str, Tensor]:
-            support, query = episode.support, episode.query
-            features = self.features(torch.cat((support.images, query.images)))
-            centroids = prototypes(features[: len(support)], support.labels, support.n_classes)
-            loss = F.cross_entropy(euclidean_logits(features[len(support) :], centroids), query.labels)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            return {"loss": loss.detach()}
-
-        train_until_converged(self, self.module, groups.episodes(), step, groups, session)
-
-    @torch.no_grad()
-    def fit(self, dataset: Dataset) -> Iterator[Snapshot]:
-        self.module.eval()
-        support = support_indices(dataset.labels, dataset.n_classes, self.support_per_class)
-        centroids = prototypes(self.features(dataset.images[support]), dataset.labels[support], dataset.n_classes)
-
-        @torch.no_grad()
-        def classify(images: Tensor) -> Tensor:
-            return euclidean_logits(self.features(images), centroids)
-
-        yield Snapshot(classify)

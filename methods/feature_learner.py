@@ -43,14 +43,22 @@ def prototypical_classifier(distance: str) -> Any:
 
 
 class FeatureLearner(Method):
-    """The target network, learned once, then frozen: an unseen group only adds the classifier on its support."""
+    """The target network, learned once, then frozen: an unseen group only adds the classifier on its support.
+
+    ``network`` takes the place of the plain target network, for a subclass that builds its own.
+    """
 
     def __init__(
-        self, target: TargetSpec, n_training_classes: int, *, support_per_class: int = SUPPORT_PER_CLASS
+        self,
+        target: TargetSpec,
+        n_training_classes: int,
+        *,
+        support_per_class: int = SUPPORT_PER_CLASS,
+        network: nn.Module | None = None,
     ) -> None:
         super().__init__(target, n_training_classes)
         self.support_per_class = support_per_class
-        self.modules = nn.ModuleDict({"network": targets.build(target)})
+        self.modules = nn.ModuleDict({"network": network or targets.build(target)})
 
     @abstractmethod
     def classifier(self, features: Tensor, labels: Tensor, n_classes: int) -> Logits:
