@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from statistics import median_low
 from typing import Any
 
 import pandas as pd
@@ -22,14 +23,15 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from harness.clock import Clock, Elapsed
+from harness.clock import Clock
 from harness.compute import Compute
 from methods.base import Budget, Method, Session
-from suites.groups import FamilyImages
+from suites.groups import FamilyImages, TrainingStream
 from suites.learn2learn_episodes import training_stream
 
 SAFETENSORS, META, CURVE = "weights.safetensors", "meta.json", "curve.parquet"
-SEARCH = "search.safetensors"  # the state that has not seen the validation classes, for methods that start from it
+
+SaveState = Callable[[int, dict[str, Tensor], float], None]  # groups seen, state, seconds of training so far
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,19 @@ class ArtifactSpec:
 class Artifact:
     """The learned tensors, on the CPU, and what is told of their making (``meta.json``).
 
-    ``search_state`` is what was learned without the validation classes, while the number of groups was chosen.
+    ``search_states`` are what was learned while the number of groups was chosen, one of each fold, without that fold's
+    validation classes; none where the number was given.
     """
 
     key: str
     state: dict[str, Tensor]
-    search_state: dict[str, Tensor]
+    search_states: tuple[dict[str, Tensor], ...]
     meta: dict[str, Any]
+
+    @property
+    def groups(self) -> int:
+        """How many groups the weights were trained on."""
+        return int(self.meta["groups"])
 
     @property
     def seconds(self) -> float:
@@ -82,8 +90,8 @@ class ArtifactStore:
             return None
         try:
             meta = json.loads((folder / META).read_text())
-            state, search_state = (_checked_state(folder, name, meta["sha256"][name]) for name in (SAFETENSORS, SEARCH))
-            return Artifact(spec.key, state, search_state, meta)
+            state, *search = (_checked_state(folder, name, checksum) for name, checksum in meta["sha256"].items())
+            return Artifact(spec.key, state, tuple(search), meta)
         except (OSError, ValueError, KeyError, TypeError) as error:
             aside = folder.with_name(f"{folder.name}.corrupt")
             shutil.rmtree(aside, ignore_errors=True)
@@ -97,7 +105,10 @@ class ArtifactStore:
         """Write the artifact in one step: a reader sees all of it or nothing."""
         files = {
             name: safetensors.torch.save({key: tensor.detach().cpu().contiguous() for key, tensor in state.items()})
-            for name, state in ((SAFETENSORS, trained.state), (SEARCH, trained.search_state))
+            for name, state in (
+                (SAFETENSORS, trained.state),
+                *((f"search-{fold}.safetensors", state) for fold, state in enumerate(trained.search_states)),
+            )
         }
         checksums = {name: sha256(weights).hexdigest() for name, weights in files.items()}
         meta = {"inputs": spec.inputs, "sha256": checksums, **trained.told}
@@ -115,63 +126,114 @@ class ArtifactStore:
                 not folder.exists()
             ):  # another process may have trained the same artifact meanwhile: equal by construction
                 made.rename(folder)
-        return Artifact(spec.key, trained.state, trained.search_state, meta)
+        return Artifact(spec.key, trained.state, trained.search_states, meta)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a meta-training leaves: states after both phases, the curve (one row per report), timings and counts."""
+    """What a meta-training leaves: the learned state and those of the search, the curve (one row per report), timings and
+    counts."""
 
     state: dict[str, Tensor]
-    search_state: dict[str, Tensor]
+    search_states: tuple[dict[str, Tensor], ...]
     curve: pd.DataFrame
     told: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a meta-training goes.
+
+    With ``validation_groups`` > 0, its length is chosen on held-out training classes, within ``budget``; with 0, it is
+    ``budget.max_groups``. ``milestones`` are numbers of groups whose states are kept on the way. ``episodes`` says who
+    draws them (``training_stream``).
+    """
+
+    seed: int
+    budget: Budget
+    validation_groups: int
+    milestones: tuple[int, ...] = ()
+    episodes: str = "own"
 
 
 def meta_train(
     make_method: Callable[[], Method],
     images: FamilyImages,
-    seed: int,
-    budget: Budget,
-    validation_groups: int,
+    training: Training,
     compute: Compute,
     watch: Callable[[str, int, int, dict[str, float]], None],
     base: Artifact | None = None,
-    episodes: str = "own",
+    make_base: Callable[[], Method] | None = None,
+    keep: Callable[[int, Trained], None] = lambda groups_seen, trained: None,
 ) -> Trained:
-    """Meta-train twice: first to choose the number of groups on held-out training classes, then on all training classes.
+    """Meta-train, first to choose the number of groups on held-out training classes, then on all training classes.
 
     The paper trains on all training classes "until convergence" and names no validation. Held-out classes decide when
-    that is, and the second training, from the same initial state, gives every training class to the method for that many
-    groups. ``watch(phase, groups_seen, groups_at_most, metrics)`` is called as training reports. ``base`` is the artifact
-    that the method starts from: its search state in the search, so that nothing has seen the held-out classes.
-    ``episodes`` says who draws them (``training_stream``).
+    that is: one training per fold of the family, and of the numbers of groups that were best the (lower) median. The last
+    training, from the same initial state, gives every training class to the method for that many groups. ``base`` is the
+    artifact of the method, made by ``make_base``, that this one starts from: the state of the same fold in the search, so
+    that nothing has seen the held-out classes. ``watch(phase, groups_seen, groups_at_most, metrics)`` is called as training
+    reports, ``keep`` at each milestone with what the training leaves if it ends there.
     """
     clock = Clock(compute.device)
-    told: dict[str, Any] = {"base_seconds": base.seconds if base else 0.0}
+    base_seconds = base.seconds if base else 0.0
     curve: list[dict[str, Any]] = []
-    states: dict[str, dict[str, Tensor]] = {}
-    for phase in ("search", "final"):
-        if phase == "final":
-            budget = Budget(told["groups"], budget.check_every, budget.patience)
-        stream = training_stream(episodes, images, seed, validation_groups if phase == "search" else 0)
-        torch.manual_seed(seed)
+
+    def train(
+        phase: str, stream: TrainingStream, budget: Budget, begin: dict[str, Tensor] | None, save: SaveState | None
+    ) -> tuple[Method, Session, float]:
+        torch.manual_seed(training.seed)
         method = make_method()
-        if base is not None:
-            begin = base.search_state if phase == "search" else base.state
-            method.start_from({name: tensor.to(compute.device) for name, tensor in begin.items()})
-        session = Session(budget, _watcher(watch, phase, budget.max_groups))
+        if make_base is not None and begin is not None:
+            begun = make_base()
+            begun.load_state_dict({name: tensor.to(compute.device) for name, tensor in begin.items()})
+            method.start_from(begun)
+        seconds = 0.0
+
+        def pause(groups_seen: int, state: dict[str, Tensor]) -> None:
+            nonlocal seconds
+            seconds += clock.stop().seconds
+            if save is not None:
+                save(groups_seen, state, seconds)
+            clock.start()
+
+        session = Session(budget, _watcher(watch, phase, budget.max_groups), training.milestones if save else (), pause)
         clock.start()
         method.meta_train(stream, session)
-        elapsed: Elapsed = clock.stop()
-        told[f"{phase}_seconds"] = elapsed.seconds
-        curve += [{"phase": phase, **row} for row in session.curve]
-        if phase == "search":
-            told["groups"] = session.chosen_groups or budget.max_groups
-            checks = [row["validation_accuracy"] for row in session.curve if "validation_accuracy" in row]
-            told["validation_accuracy"] = max(checks, default=None)
-        states[phase] = method.state_dict()
-    return Trained(states["final"], states["search"], pd.DataFrame(curve), told)
+        seconds += clock.stop().seconds
+        curve.extend({"phase": phase, **row} for row in session.curve)
+        return method, session, seconds
+
+    chosen, best, search_states, search_seconds = [], [], [], 0.0
+    for fold in range(images.family.validation_folds if training.validation_groups else 0):
+        stream = training_stream(training.episodes, images.fold(fold), training.seed, training.validation_groups)
+        begin = base.search_states[fold] if base else None
+        method, session, seconds = train(f"search {fold + 1}", stream, training.budget, begin, None)
+        chosen.append(session.chosen_groups or training.budget.max_groups)
+        best += [
+            max((row["validation_accuracy"] for row in session.curve if "validation_accuracy" in row), default=None)
+        ]
+        search_states.append(method.state_dict())
+        search_seconds += seconds
+
+    def told(groups: int, seconds: float) -> dict[str, Any]:
+        return {
+            "groups": groups,
+            "chosen_by_fold": chosen,
+            "validation_accuracy_by_fold": best,
+            "base_seconds": base_seconds,
+            "search_seconds": search_seconds,
+            "final_seconds": seconds,
+        }
+
+    def save(groups_seen: int, state: dict[str, Tensor], seconds: float) -> None:
+        keep(groups_seen, Trained(state, (), pd.DataFrame(curve), told(groups_seen, seconds)))
+
+    groups = median_low(chosen) if chosen else training.budget.max_groups
+    budget = Budget(groups, training.budget.check_every, training.budget.patience)
+    stream = training_stream(training.episodes, images, training.seed, 0)
+    method, _, seconds = train("final", stream, budget, base.state if base else None, save)
+    return Trained(method.state_dict(), tuple(search_states), pd.DataFrame(curve), told(groups, seconds))
 
 
 def _checked_state(folder: Path, name: str, checksum: str) -> dict[str, Tensor]:

@@ -153,6 +153,10 @@ def run(
         Path | None, typer.Option(help="ImageNet weights (.safetensors, timm's names) for pretrained-imagenet.")
     ] = None,
     episodes: Annotated[str, typer.Option(help="Who draws the training episodes: own or learn2learn.")] = "own",
+    training_groups: Annotated[
+        str | None,
+        typer.Option(help="Meta-train for these many groups (100,1000), without validation, and measure at each."),
+    ] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16 (autocast).")] = "auto",
     data: DataOption = None,
     cache: CacheOption = None,
@@ -193,8 +197,9 @@ def run(
         compute = choose(device, precision)
         cache_dir = _cache(cache)
         choice = Choice(
-            _names(methods), tuple(method or ()), _names(families), _names(targets), _seeds(seeds), groups, episodes
-        )
+            _names(methods), tuple(method or ()), _names(families), _names(targets), _numbers("--seeds", seeds, 0),
+            groups, episodes, weights, _numbers("--training-groups", training_groups, 1) or (),
+        )  # fmt: skip
         load = _loader(data, cache_dir, folders)
         plans = [make_plan(suite, scale, choice, compute, load, tuple(folders)) for suite in chosen]
         if dry_run:
@@ -336,14 +341,15 @@ def _names(text: str | None) -> tuple[str, ...] | None:
     return tuple(name.strip() for name in text.split(",") if name.strip()) if text else None
 
 
-def _seeds(text: str | None) -> tuple[int, ...] | None:
+def _numbers(option: str, text: str | None, smallest: int) -> tuple[int, ...] | None:
+    """The distinct whole numbers of a list such as "0,1,2"; None for none. Raises UsageError naming ``option``."""
     try:
-        seeds = tuple(int(seed) for seed in _names(text) or ())
+        numbers = tuple(dict.fromkeys(int(number) for number in _names(text) or ()))
     except ValueError:
-        raise UsageError(f"--seeds takes whole numbers separated by commas, not '{text}'") from None
-    if any(seed < 0 for seed in seeds):
-        raise UsageError(f"--seeds takes numbers from 0 on, not '{text}'")
-    return seeds or None
+        raise UsageError(f"{option} takes whole numbers separated by commas, not '{text}'") from None
+    if any(number < smallest for number in numbers):
+        raise UsageError(f"{option} takes numbers from {smallest} on, not '{text}'")
+    return numbers or None
 
 
 def _folders(sources: list[str] | None) -> dict[str, Path]:

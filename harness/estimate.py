@@ -61,7 +61,10 @@ def estimate(cell: Cell, compute: Compute, train: bool) -> Estimate:
     per_group += family.images * training * max(epochs) if epochs else family.images * predicting
     seconds, size = cell.groups * per_group, cell.groups * max(1, len(epochs)) * ROW_BYTES
     if train:
-        checks = cell.budget.max_groups / cell.budget.check_every * cell.validation_groups
-        seconds += 2 * cell.budget.max_groups * family.images / 2 * training + checks * 2 * tested
+        plan, family = cell.training, cell.trained_on
+        folds = family.validation_folds if plan.validation_groups else 0
+        checks = folds * plan.budget.max_groups / plan.budget.check_every * plan.validation_groups
+        trained = (folds + 1) * plan.budget.max_groups * family.images / 2
+        seconds += trained * training + checks * 2 * family.images * predicting
         size += sum(tensor.nbytes for tensor in method.state_dict().values())
     return Estimate(seconds, size)

@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from harness.artifacts import Artifact, ArtifactStore, meta_train
+from harness.artifacts import Artifact, ArtifactStore, Trained, meta_train
 from harness.clock import Clock, PeakMemory, timed
 from harness.compute import Compute
 from harness.plan import Cell
 from harness.progress import Display
 from methods.base import Classifier, Dataset, Method, MethodError
 from results.store import Run
+from suites.families import Family
 from suites.groups import FamilyImages
+from suites.sources.loading import Source
 
 SHARD_SECONDS = 20.0  # at most so much measuring is lost to a kill
 WARM_UPS = 3
 THROW_AWAY = 10**9  # index of the training group that warm-up uses; no measured group is a training group
 
 
+ImagesOf = Callable[[Family, Source], FamilyImages]
+"""A family's images on the device; loaded on first use."""
+
+
 def run_cell(
-    cell: Cell, run: Run, images: FamilyImages, store: ArtifactStore, compute: Compute, display: Display
+    cell: Cell, run: Run, images_of: ImagesOf, store: ArtifactStore, compute: Compute, display: Display
 ) -> None:
     """Measure what is missing of ``cell`` and mark it finished. An interrupt or a failure keeps whole groups measured."""
     done = run.groups_done(cell.key)
     missing = [index for index in range(cell.groups) if index not in done]
     if not missing and run.finished(cell.key):
         return
-    artifact = obtain_artifact(cell, images, store, compute, display)
-    method = _ready(cell, compute)
-    if artifact is not None:
-        method.load_state_dict({name: tensor.to(compute.device) for name, tensor in artifact.state.items()})
+    method, artifact = prepare(cell, images_of, store, compute, display)
+    images = images_of(cell.family, cell.source)
     if missing:
         warm_up(method, images, cell.seed)
     title = f"{cell.variant.name} · {cell.family.name} · {cell.target.name}"
@@ -85,6 +89,7 @@ def measure_group(
                 "device": compute.name,
                 "artifact": artifact.key if artifact else "",
                 "meta_train_seconds": artifact.seconds if artifact else float("nan"),
+                "training_groups": float(artifact.groups if artifact else "nan"),
                 "epochs": float(snapshot.epochs),
             }
         )
@@ -115,19 +120,37 @@ def warm_up(method: Method, images: FamilyImages, seed: int) -> None:
         del fitting
 
 
+def prepare(
+    cell: Cell, images_of: ImagesOf, store: ArtifactStore, compute: Compute, display: Display
+) -> tuple[Method, Artifact | None]:
+    """The cell's method, ready to fit, and the artifact behind it: its own, or that of the method it builds on."""
+    artifact = obtain_artifact(cell, images_of, store, compute, display)
+    method = _ready(cell, compute)
+    if artifact is not None:
+        method.load_state_dict({name: tensor.to(compute.device) for name, tensor in artifact.state.items()})
+    elif cell.base is not None:
+        base, artifact = prepare(cell.base, images_of, store, compute, display)
+        method.start_from(base)
+    return method, artifact
+
+
 def obtain_artifact(
-    cell: Cell, images: FamilyImages, store: ArtifactStore, compute: Compute, display: Display
+    cell: Cell, images_of: ImagesOf, store: ArtifactStore, compute: Compute, display: Display
 ) -> Artifact | None:
-    """The cell's artifact: from the store, or trained now and stored. None for a method without meta-training."""
+    """The cell's artifact: from the store, or trained now and stored. None for a method without meta-training.
+
+    A training with milestones stores an artifact at each as it is reached.
+    """
     spec = cell.artifact
     if spec is None:
         return None
     found = store.load(spec)
     if found is not None:
         return found
-    base = obtain_artifact(cell.base, images, store, compute, display) if cell.base else None
-    title = f"meta-training {cell.variant.name} · {cell.family.name} · {cell.target.name}"
-    with display.task(title, cell.budget.max_groups, "groups") as task:
+    training, base_cell = cell.training, cell.base
+    base = obtain_artifact(base_cell, images_of, store, compute, display) if base_cell else None
+    title = f"meta-training {cell.method.name} · {cell.trained_on.name} · {cell.target.name}"
+    with display.task(title, training.budget.max_groups, "groups") as task:
         latest: dict[str, float] = {}
 
         def watch(phase: str, seen: int, at_most: int, metrics: dict[str, float]) -> None:
@@ -138,22 +161,29 @@ def obtain_artifact(
                 task.progress.update(task.id, total=at_most)
             task.update(seen, f"{phase}: {shown}")
 
+        def keep(groups_seen: int, trained: Trained) -> None:
+            store.save(cell.artifact_after(groups_seen), trained)
+
         trained = meta_train(
             lambda: _ready(cell, compute),
-            images,
-            cell.seed,
-            cell.budget,
-            cell.validation_groups,
+            images_of(cell.trained_on, cell.training_source),
+            training,
             compute,
             watch,
             base,
-            cell.episodes,
+            (lambda: _ready(base_cell, compute)) if base_cell else None,
+            keep,
         )
-    artifact = store.save(spec, trained)
-    told, accuracy = trained.told, trained.told["validation_accuracy"]
+    artifact = store.load(spec) if training.milestones else store.save(spec, trained)
+    if artifact is None:
+        raise MethodError(
+            f"method '{cell.variant.name}' kept no state after {cell.training_groups} groups; meta_train must call "
+            "session.keep at session.milestones (methods.meta_training.train_until_converged does)"
+        )
+    accuracies = trained.told["validation_accuracy_by_fold"]
     display.say(
-        f"{title}: {told['groups']} groups, {artifact.seconds:.0f} s"
-        + (f", validation accuracy {accuracy:.2%}" if accuracy is not None else "")
+        f"{title}: {trained.told['groups']} groups, {artifact.seconds:.0f} s"
+        + (f", validation accuracy {', '.join(f'{a:.2%}' for a in accuracies if a is not None)}" if accuracies else "")
     )
     return artifact
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from harness import provenance
 from harness.artifacts import ArtifactStore
 from harness.compute import Compute
 from harness.estimate import Estimate, estimate
-from harness.execution import run_cell
+from harness.execution import ImagesOf, run_cell
 from harness.plan import Plan
 from harness.progress import Display, duration
 from harness.rendering import merge_plans, table_text, write_tables
@@ -34,16 +35,12 @@ def run_plan(plan: Plan, folder: Path, command: str, compute: Compute, cache_dir
     run = Run.create_or_open(folder, {**manifest, "plan": record})
     run.update_manifest(plan=merge_plans(run.manifest["plan"], record))
     store = ArtifactStore(cache_dir)
-    images: dict[str, FamilyImages] = {}
+    images_of = _images(plan, compute)
     failures = 0
     with Display() as display:
         for cell in plan.cells:
             try:
-                if cell.family.name not in images:
-                    images = {
-                        cell.family.name: FamilyImages(cell.family, cell.source, compute.device)
-                    }  # one family at a time
-                run_cell(cell, run, images[cell.family.name], store, compute, display)
+                run_cell(cell, run, images_of, store, compute, display)
             except (OSError, FamilyError):  # of the output folder or the images: no method's fault
                 raise
             except Exception as error:
@@ -59,6 +56,19 @@ def run_plan(plan: Plan, folder: Path, command: str, compute: Compute, cache_dir
             file=sys.stderr,
         )
     return failures
+
+
+def _images(plan: Plan, compute: Compute) -> ImagesOf:
+    """Families' images on the device: two at a time, the one that is measured and the one that is trained on."""
+
+    @lru_cache(maxsize=2)
+    def by_name(name: str) -> FamilyImages:
+        family, source = families[name]
+        return FamilyImages(family, source, compute.device)
+
+    families = {cell.family.name: (cell.family, cell.source) for cell in plan.cells}
+    families |= {cell.trained_on.name: (cell.trained_on, cell.training_source) for cell in plan.cells}
+    return lambda family, source: by_name(family.name)
 
 
 def plan_record(plan: Plan) -> dict[str, Any]:
@@ -94,10 +104,9 @@ def dry_run(plans: Sequence[Plan], compute: Compute, cache_dir: Path) -> None:
     total = Estimate()
     for plan in plans:
         grid = Table("cell", "family", "target", "seed", "groups", "artifact", "time", box=None, header_style="bold")
-        images: dict[str, FamilyImages] = {}
+        images_of = _images(plan, compute)
         for cell in plan.cells:
-            if cell.family.name not in images:
-                images[cell.family.name] = FamilyImages(cell.family, cell.source, compute.device)
+            images_of(cell.family, cell.source)  # a family that does not fit its source is found now
             needed = cell.artifact is not None and cell.artifact.key not in seen and not store.has(cell.artifact)
             about = estimate(cell, compute, train=needed)
             total += about

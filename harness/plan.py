@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.artifacts import ArtifactSpec
+from harness.artifacts import ArtifactSpec, Training
 from harness.code_digest import code_digest
 from harness.compute import Compute
 from methods import registry, targets
@@ -35,13 +35,16 @@ class Choice:
     groups: int | None = None
     episodes: str = "own"
     weights: Path | None = None
+    training_groups: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Cell:
     """One method variant on one family and target with one seed: ``groups`` unseen groups to measure.
 
-    ``base`` is the cell whose artifact this one's meta-training starts from.
+    ``trained_on`` and ``training_source`` are the family and its source that the method meta-trains on. ``training`` says
+    how; with milestones, ``training_groups`` is the one whose state is measured here. ``base`` is the cell of the method
+    that this one builds on.
     """
 
     suite: str
@@ -50,21 +53,25 @@ class Cell:
     options: Mapping[str, Any]
     family: Family
     source: Source
+    trained_on: Family
+    training_source: Source
     target: TargetSpec
-    seed: int
     groups: int
-    budget: Budget
-    validation_groups: int
+    training: Training
     precision: str
     device_type: str
     code: str
-    episodes: str = "own"
+    training_groups: int = 0
     base: Cell | None = None
+
+    @property
+    def seed(self) -> int:
+        return self.training.seed
 
     def make_method(self) -> Method:
         """A fresh instance. Raises MethodError when the class does not take its options."""
         try:
-            return self.method(self.target, self.family.training_classes, **self.options)
+            return self.method(self.target, self.trained_on.training_classes, **self.options)
         except TypeError as error:
             raise MethodError(
                 f"method '{self.variant.name}' does not take the options {dict(self.options)}: {error}"
@@ -77,21 +84,22 @@ class Cell:
             "method": self.method.name,
             "code": self.code,
             "options": dict(self.options),
-            "family_name": self.family.name,
-            "family": asdict(self.family),
+            "family_name": self.trained_on.name,
+            "family": asdict(self.trained_on),
             "class_split_seed": CLASS_SPLIT_SEED,
-            "source": self.source.fingerprint,
+            "source": self.training_source.fingerprint,
             "target": self.target.name,
             "target_options": list(self.target.options),
             "image_shape": list(self.target.image_shape),
             "query_images": QUERY_IMAGES,
             "seed": self.seed,
-            "budget": asdict(self.budget),
-            "validation_groups": self.validation_groups,
+            "budget": asdict(self.training.budget),
+            "validation_groups": self.training.validation_groups,
+            "episodes": self.training.episodes,
+            "training_groups": self.training_groups,
             "precision": self.precision,
             "device_type": self.device_type,
-            "episodes": self.episodes,
-            "base": self.base.artifact.key if self.base and self.base.artifact else "",
+            "base": (self.base.artifact.key if self.base.artifact else self.base.key) if self.base else "",
         }
 
     @cached_property
@@ -99,13 +107,19 @@ class Cell:
         """The meta-training this cell needs, None for a method without any."""
         return ArtifactSpec(self.identity) if self.method.meta_trains() else None
 
+    def artifact_after(self, groups: int) -> ArtifactSpec:
+        """The artifact of the same meta-training at another milestone."""
+        return ArtifactSpec({**self.identity, "training_groups": groups})
+
     @cached_property
     def key(self) -> str:
         """The cell's name on disk. The number of groups is not part of it: asking for more goes on where it was."""
         identity = dict(self.identity)
         if self.artifact is None:
-            for unused in ("budget", "validation_groups", "query_images", "episodes", "base"):
+            for unused in ("budget", "validation_groups", "query_images", "episodes", "training_groups"):
                 del identity[unused]
+        if self.family != self.trained_on:
+            identity |= {"measured_family": asdict(self.family), "measured_source": self.source.fingerprint}
         digest = sha256(json.dumps([self.variant.name, identity], sort_keys=True).encode()).hexdigest()
         return f"{self.variant.name}-{self.family.name}-{self.target.name}-s{self.seed}-{digest[:10]}"
 
@@ -142,7 +156,8 @@ def make_plan(
     UnknownMethodError, MethodError and SourceError.
     """
     variants, classes = _variants(suite, choice)
-    names = choice.families or profile.families or suite.families
+    variants = _at_milestones(variants, classes, choice.training_groups)
+    names = choice.families or (suite.embedded if profile.embedded else suite.families)
     target_names = choice.targets or suite.targets
     for name in target_names:
         pick("target", name, targets.TARGETS)
@@ -152,19 +167,25 @@ def make_plan(
     for fam in families:
         source = load_source(fam.source, fam.image_size)
         shape: tuple[int, int, int] = tuple(source.images.shape[1:])
-        budget = Budget(_meta_groups(profile, fam), profile.check_every, profile.patience)
+        trained_on = family(fam.trained_on) if fam.trained_on else fam
+        training_source = load_source(trained_on.source, trained_on.image_size)
+        ladder = tuple(sorted(choice.training_groups))
+        longest = ladder[-1] if ladder else _meta_groups(profile, trained_on)
+        budget = Budget(longest, profile.check_every, profile.patience)
+        validation_groups = 0 if ladder else profile.validation_groups
         for target in target_names:
             for seed in choice.seeds or profile.seeds:
                 for variant in variants:
                     method = classes[variant.name]
                     groups = choice.groups or (profile.iterative_groups if method.iterative else profile.groups)
-                    options = {**fam.method_options(variant.method, target), **dict(variant.options)}
+                    options = {**trained_on.method_options(variant.method, target), **dict(variant.options)}
                     if variant.method == "pretrained-imagenet" and choice.weights is not None:
                         options |= {"weights": str(choice.weights), "weights_sha256": weights_sha256}
+                    training = Training(seed, budget, validation_groups, ladder, choice.episodes)
                     cell = Cell(
-                        suite.name, variant, method, options, fam, source, TargetSpec(target, shape), seed, groups,
-                        budget, profile.validation_groups, compute.precision, compute.device.type, code_digest(method),
-                        choice.episodes,
+                        suite.name, variant, method, options, fam, source, trained_on, training_source,
+                        TargetSpec(target, shape), groups, training, compute.precision, compute.device.type,
+                        code_digest(method), variant.training_groups,
                     )  # fmt: skip
                     cells.append(_with_base(cell))
     return Plan(suite, profile, tuple(families), tuple(variants), tuple(target_names), tuple(cells))
@@ -177,14 +198,26 @@ def _checksum(weights: Path) -> str:
 
 
 def _with_base(cell: Cell) -> Cell:
-    """``cell`` with the cell whose artifact its method starts from, if it starts from any."""
-    name = cell.method.starts_from
-    if name is None:
+    """``cell`` with the cell of the method that its own builds on, if it builds on any.
+
+    Among milestones it builds on the last, and so does every milestone of its own: what is learned from then on counts.
+    """
+    built_on = cell.method.starts_from(cell.options)
+    if built_on is None:
         return cell
+    name, own = built_on
     method = registry.find(name)
-    options = cell.family.method_options(name, cell.target.name)
-    variant = Variant(name, name, name)
-    base = replace(cell, variant=variant, method=method, options=options, code=code_digest(method))
+    last = max(cell.training.milestones, default=0) if method.meta_trains() else 0
+    base = replace(
+        cell,
+        variant=Variant(name, name, name),
+        method=method,
+        options={**cell.trained_on.method_options(name, cell.target.name), **own},
+        family=cell.trained_on,
+        source=cell.training_source,
+        code=code_digest(method),
+        training_groups=last,
+    )
     return replace(cell, base=_with_base(base))
 
 
@@ -210,6 +243,25 @@ def _variants(suite: Suite, choice: Choice) -> tuple[list[Variant], dict[str, ty
             registry.check_name(name)
     variants = [own.get(name, Variant(name, name, name)) for name in dict.fromkeys(names)]
     return variants, {v.name: files.get(v.name) or registry.find(v.method) for v in variants}
+
+
+def _at_milestones(
+    variants: list[Variant], classes: dict[str, type[Method]], milestones: tuple[int, ...]
+) -> list[Variant]:
+    """``variants``, those that meta-train once for each of ``milestones``; ``classes`` gets the new names as well."""
+    if not milestones:
+        return variants
+    expanded = []
+    for variant in variants:
+        method = classes[variant.name]
+        if not method.meta_trains():
+            expanded.append(variant)
+            continue
+        for groups in sorted(milestones):
+            name, label = f"{variant.name}-{groups}-groups", f"{variant.label}, {groups:,} groups"
+            expanded.append(replace(variant, name=name, label=label, training_groups=groups))
+            classes[name] = method
+    return expanded
 
 
 def _family(name: str, folders: Sequence[str], load_source: Callable[[str, int | None], Source]) -> Family:

@@ -43,7 +43,7 @@ def layouts(run: Run) -> list[TableLayout]:
     for variant in plan["variants"]:
         several = len(variant["snapshots"]) > 1
         for snapshot, label in variant["snapshots"]:
-            row_id = f"{variant['name']}@{snapshot.split()[0]}" if snapshot else variant["name"]
+            row_id = f"{variant['name']}@{snapshot.split()[0]}" if several else variant["name"]
             rows.append(
                 TableRow(
                     row_id,

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Classifier = Callable[[Tensor], Tensor]
 """``classifier(images [n, c, h, w]) -> logits [n, n_classes]``, for images normalised like those it was fitted on."""
@@ -121,11 +121,14 @@ class Session:
     """What a method may use while it meta-trains, and where it leaves what it learned about its own training.
 
     ``watch(groups_seen, metrics)`` shows numbers to the person waiting. ``chosen_groups`` is set by the method: after
-    how many groups validation was best.
+    how many groups validation was best. ``keep(groups_seen, state)`` takes what has been learned after each number of
+    groups in ``milestones``: the learning curve of one training.
     """
 
     budget: Budget
     watch: Callable[[int, dict[str, float]], None] = lambda groups_seen, metrics: None
+    milestones: tuple[int, ...] = ()
+    keep: Callable[[int, dict[str, Tensor]], None] = lambda groups_seen, state: None
     curve: list[dict[str, float]] = field(default_factory=list)
     chosen_groups: int = 0
 
@@ -165,14 +168,12 @@ class Method(ABC):
 
     ``__init__(target, n_training_classes, **options)`` receives the target's specification; options are keyword
     arguments with defaults. ``iterative`` says that ``fit`` trains for minutes rather than predicts, so that
-    profiles give it fewer groups. ``starts_from`` names a method whose meta-trained state this one's meta-training begins
-    with, given to ``start_from``. ``autocast()`` is the precision that the harness chose for forward passes, the same
+    profiles give it fewer groups. ``autocast()`` is the precision that the harness chose for forward passes, the same
     for every method; one that ignores it computes in float32.
     """
 
     name: ClassVar[str]
     iterative: ClassVar[bool] = False
-    starts_from: ClassVar[str | None] = None
     autocast: Callable[[], AbstractContextManager[Any]] = staticmethod(nullcontext)
 
     def __init__(self, target: TargetSpec, n_training_classes: int) -> None:
@@ -202,9 +203,25 @@ class Method(ABC):
         if state:
             raise MethodError(f"{self.name} keeps no state, but an artifact with {len(state)} tensors was given to it")
 
-    def start_from(self, state: dict[str, Tensor]) -> None:
-        """Begin with another method's state, before ``meta_train``; called where ``starts_from`` names one."""
-        raise MethodError(f"{self.name} says that it starts from {self.starts_from}, and has no start_from")
+    @classmethod
+    def starts_from(cls, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+        """The method that this one, with ``options``, builds on: its name and the options to give it. None for most."""
+        return None
+
+    def start_from(self, base: Method) -> None:
+        """Begin with ``base``, the method that ``starts_from`` names, meta-trained and on the device.
+
+        Called before ``meta_train``; for a method without meta-training of its own, before ``fit``.
+        """
+        raise MethodError(f"{self.name} builds on {base.name}, and has no start_from")
+
+    def fitted_network(self, dataset: Dataset) -> nn.Module:
+        """The features this method has for ``dataset`` as a network of its own, [n, c, h, w] -> [n, d]: to be fine-tuned.
+
+        A new module on the device, in training or evaluation mode, whose parameters the caller may change. Raises
+        MethodError for a method that has no network to give.
+        """
+        raise MethodError(f"{self.name} gives no network that could be trained further (fitted_network)")
 
     @classmethod
     def meta_trains(cls) -> bool:

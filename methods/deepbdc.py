@@ -36,6 +36,7 @@ best validation 62.0, 100.0 and 99.4%, against 62.5, 100.0 and 99.5% with 1e-4.
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import ClassVar
 
@@ -153,11 +154,26 @@ class MapNetwork(nn.Module):
         return maps
 
 
+class BDCNetwork(nn.Module):
+    """Images [n, c, h, w] to BDC vectors [n, c(c+1)/2], in float32: ``maps`` and their covariance, in one module."""
+
+    def __init__(self, maps: MapNetwork) -> None:
+        super().__init__()
+        self.maps = maps
+
+    def forward(self, images: Tensor) -> Tensor:
+        return brownian_covariance(self.maps(images), self.maps.log_temperature)
+
+
 class Stage(Session):
     """A part of a session with a budget of its own: what it reports continues the whole session's count of groups."""
 
     def __init__(self, whole: Session, budget: Budget, groups_before: int) -> None:
-        super().__init__(budget)
+        super().__init__(
+            budget,
+            milestones=tuple(seen - groups_before for seen in whole.milestones),
+            keep=lambda seen, state: whole.keep(groups_before + seen, state),
+        )
         self.whole, self.groups_before, self.groups_seen = whole, groups_before, groups_before
 
     def report(self, groups_seen: int, metrics: dict[str, float]) -> None:
@@ -197,6 +213,9 @@ class MetaDeepBDC(FeatureLearner):
             maps: Tensor = self.module(images)
         parts = [brownian_covariance(part, self.module.log_temperature) for part in maps.split(CHUNK)]
         return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def fitted_network(self, dataset: Dataset) -> nn.Module:
+        return BDCNetwork(copy.deepcopy(self.module))
 
     def meta_train(self, groups: GroupStream, session: Session) -> None:
         budget = session.budget

@@ -7,6 +7,7 @@ classifier and cross-entropy, at the benchmark's one schedule (Adam, 1e-3).
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
@@ -79,9 +80,13 @@ class FeatureLearner(Method):
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.modules.load_state_dict(state)
 
-    def start_from(self, state: dict[str, Tensor]) -> None:
-        network = {name.removeprefix("network."): t for name, t in state.items() if name.startswith("network.")}
+    def start_from(self, base: Method) -> None:
+        state = base.state_dict().items()
+        network = {name.removeprefix("network."): tensor for name, tensor in state if name.startswith("network.")}
         self.modules["network"].load_state_dict(network)
+
+    def fitted_network(self, dataset: Dataset) -> nn.Module:
+        return copy.deepcopy(self.modules["network"])
 
     def meta_train(self, groups: GroupStream, session: Session) -> None:
         optimizer = torch.optim.Adam(self.modules.parameters(), lr=LEARNING_RATE, fused=True)

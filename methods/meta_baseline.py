@@ -8,7 +8,8 @@ ways, support and Adam at 1e-3 in place of SGD at 1e-3 with momentum.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,6 @@ class MetaBaseline(FeatureLearner):
     """Pretrained features meta-trained so that cosine to class centroids classifies."""
 
     name: ClassVar[str] = "meta-baseline"
-    starts_from: ClassVar[str | None] = "pretrained"
 
     def __init__(
         self, target: TargetSpec, n_training_classes: int, *, support_per_class: int = SUPPORT_PER_CLASS
@@ -32,6 +32,10 @@ class MetaBaseline(FeatureLearner):
         super().__init__(target, n_training_classes, support_per_class=support_per_class)
         self.temperature = nn.Parameter(torch.tensor(TEMPERATURE))
         self.modules["temperature"] = nn.ParameterList([self.temperature])
+
+    @classmethod
+    def starts_from(cls, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+        return "pretrained", {}
 
     def classifier(self, features: Tensor, labels: Tensor, n_classes: int) -> Logits:
         nearest = prototypical_classifier("cosine")

@@ -55,6 +55,8 @@ def train_until_converged(
                 report["validation_accuracy"] = validation_accuracy(method, validation)
                 module.train()
             session.report(seen, report)
+        if seen in session.milestones:
+            session.keep(seen, method.state_dict())
         if check:
             if report["validation_accuracy"] > best_accuracy:
                 best_accuracy, session.chosen_groups, checks_since = report["validation_accuracy"], seen, 0

@@ -15,11 +15,12 @@ are the benchmark's reading of it, and these points are choices of ours:
 - The bases are free parameters, neither orthogonal nor normalised. Each column starts as a network initialised on its
   own, and v_0 = (1/m, ..., 1/m), which starts BatchNorm's gains at one; the kernels start smaller than usual, which BatchNorm
   undoes.
-- The head is a linear layer inside the subspaces (``head="linear"``), as the design reads the method. A basis knows no order
-  of a group's classes, so few coordinates must also say which label is which, and that gets harder with more classes: on a
-  few unseen groups of Fashion-set (2 ways) accuracy was 61% untrained and 88% after 60 groups, on those of CIFAR100-set
-  (5 ways, K = 1) 29% after 20. ``head="prototype"`` takes cosines to the support's class means instead, has no
-  parameters, works for any number of classes, and had 96% and 55% untrained.
+- The head takes cosines to the support's class means (``head="prototype"``), has no parameters, and works for any number
+  of classes. ``head="linear"`` puts a linear layer inside the subspaces, as the design reads the method; but a group's
+  labels are in random order (5 classes: 120 orders), a basis knows none of them, and m coordinates would have to say
+  which label is which before they say anything about the images. It gets harder with more classes: on a few unseen
+  groups of Fashion-set (2 ways) accuracy was 61% untrained and 88% after 60 groups, on those of CIFAR100-set (5 ways,
+  K = 1) 29% after 20, where the class means of an untrained network had 96% and 55%.
 - The gradient goes through the soft choice as well. With ``first_order=True``, the default, it takes the inner gradients
   for constants.
 - The temperature falls linearly over the first ``anneal_groups`` groups: an absolute number, so that a search for the
@@ -119,7 +120,7 @@ class Subspaces(nn.Module):
 
 
 class MUSML(Method):
-    """The target's parameters and a head in one of K learned subspaces; fitting moves m coordinates.
+    """The target's parameters in one of K learned subspaces; fitting moves m coordinates.
 
     ``n_subspaces`` K = 3 and ``subspace_dim`` m = 4: the bases hold K * m * d numbers, which with gradients and Adam's
     moments are 15 MB for ConvNet-3 (d = 76 thousand), 2.1 GB for ResNet-18 (11.2 million) and 4.1 GB for ResNet-34.
@@ -150,7 +151,7 @@ class MUSML(Method):
         gamma: tuple[float, float] = (0.5, 0.01),
         anneal_groups: int = 1000,
         first_order: bool = True,
-        head: str = "linear",
+        head: str = "prototype",
         adapt_on: str = "support",
         support_per_class: int = SUPPORT_PER_CLASS,
     ) -> None:
@@ -312,10 +313,20 @@ class MUSML(Method):
                 outcomes.append((vector, buffers, F.cross_entropy(logits, dataset.labels)))
         return outcomes
 
-    def fit(self, dataset: Dataset) -> Iterator[Snapshot]:
+    def chosen(self, dataset: Dataset) -> dict[str, Tensor]:
+        """Parameters and BatchNorm's buffers by name, of the subspace with the smallest loss on the fit images."""
         outcomes = self.adapted(dataset)
         vector, buffers, _ = outcomes[hard_choice(torch.stack([loss for _, _, loss in outcomes]))]
-        parameters = {**named_parameters(vector, self.shapes(dataset.n_classes)), **buffers}
+        return {**named_parameters(vector, self.shapes(dataset.n_classes)), **buffers}
+
+    def fitted_network(self, dataset: Dataset) -> nn.Module:
+        state = {name: tensor for name, tensor in self.chosen(dataset).items() if not name.startswith("head.")}
+        network = targets.build(self.target).to(dataset.images.device)
+        network.load_state_dict(state)
+        return network
+
+    def fit(self, dataset: Dataset) -> Iterator[Snapshot]:
+        parameters = self.chosen(dataset)
         where = support_indices(dataset.labels, dataset.n_classes, self.support_per_class)
         self.network.eval()
         with torch.no_grad():

@@ -58,6 +58,7 @@ BUILT_IN = {
             "meta-deepbdc", "methods.deepbdc:MetaDeepBDC", "Brownian distance covariance of feature maps, class means"
         ),
         MethodEntry("musml", "methods.musml:MUSML", "meta-learned parameter subspaces, a few coordinates fitted"),
+        MethodEntry("finetune", "methods.finetune:Finetune", "trains on from the network of another method"),
         MethodEntry("protonet", "methods.protonet:ProtoNet", "meta-trained features, nearest class mean"),
     )
 }

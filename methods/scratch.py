@@ -42,9 +42,13 @@ class Scratch(Method):
     def optimizer(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
         """The optimiser under test, for a freshly initialised network."""
 
+    def fitted_network(self, dataset: Dataset) -> nn.Module:
+        """The freshly initialised target, on the device."""
+        return targets.build(self.target).to(dataset.images.device)
+
     def fit(self, dataset: Dataset) -> Iterator[Snapshot]:
         device = dataset.images.device
-        features = targets.build(self.target)
+        features = self.fitted_network(dataset)
         width = targets.feature_count(features, self.target.image_shape)
         network = nn.Sequential(features, nn.Linear(width, dataset.n_classes)).to(device)
         optimizer = self.optimizer(network.parameters())

@@ -80,7 +80,7 @@ def feature_count(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
     training = network.training
     network.eval()
     with torch.no_grad():
-        features: Tensor = network(torch.zeros(1, *image_shape))
+        features: Tensor = network(torch.zeros(1, *image_shape, device=next(network.parameters()).device))
     network.train(training)
     return features.shape[1]
 

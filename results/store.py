@@ -54,6 +54,7 @@ ROW_SCHEMA = pa.schema(
             ("device", pa.string()),
             ("artifact", pa.string()),  # "" if none
             ("meta_train_seconds", pa.float64()),  # NaN if none
+            ("training_groups", pa.float64()),  # that meta-training used; NaN if none
             ("epochs", pa.float64()),  # NaN when the snapshot is not one of an iterative training
         ]
     ]

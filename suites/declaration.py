@@ -16,7 +16,8 @@ class Variant:
     """A method with its options, under the name its rows have.
 
     ``snapshots`` lists (snapshot name, row label) in the order of the table; the default is a single row.
-    ``options`` are keyword arguments of the method's class.
+    ``options`` are keyword arguments of the method's class. ``training_groups`` > 0 asks for what it has learned after
+    so many groups, and not for the length that validation chooses.
     """
 
     name: str
@@ -24,23 +25,26 @@ class Variant:
     label: str
     snapshots: tuple[tuple[str, str], ...] = (("", ""),)
     options: tuple[tuple[str, Any], ...] = ()
+    training_groups: int = 0
 
 
 @dataclass(frozen=True)
 class Suite:
-    """One table: its variants by family, for each target."""
+    """One table: its variants by family, for each target. ``embedded`` are its families of embedded data."""
 
     name: str
     title: str
     targets: tuple[str, ...]
     families: tuple[str, ...]
     variants: tuple[Variant, ...]
+    embedded: tuple[str, ...] = ("digits",)
 
 
 @dataclass(frozen=True)
 class Profile:
     """The scale of a run. It changes counts and families, never the code path.
 
+    ``embedded`` says that it runs on the suite's families of embedded data.
     ``groups`` unseen groups are tested, ``iterative_groups`` for methods that train on each. Meta-training ends at
     ``max_meta_groups`` (None: the paper's count for the family), or after ``patience`` checks without a better accuracy
     on ``validation_groups`` groups of held-out classes, one check every ``check_every`` groups.
@@ -48,7 +52,7 @@ class Profile:
 
     name: str
     description: str
-    families: tuple[str, ...] | None
+    embedded: bool
     groups: int
     iterative_groups: int
     max_meta_groups: int | None

@@ -18,8 +18,10 @@ class FamilyError(Exception):
 class Family:
     """A source, its class split, and the size of its groups.
 
-    A group has ``images`` fit images, ``images / ways`` of each of ``ways`` classes, and as many test images.
-    ``validation_classes`` of the training classes are held out while the length of meta-training is chosen.
+    A group has ``images`` fit images, ``images / ways`` of each of ``ways`` classes, and ``test_images`` test images of
+    the same classes (0: as many as fit images). ``validation_classes`` of the training classes are held out while the
+    length of meta-training is chosen, ``validation_folds`` times, other ones each time.
+    Methods meta-train on the family ``trained_on`` ("": this one).
     ``eta`` is the paper's share of the sketch in PudNet's initial residual, by target (section 4.3).
     ``meta_groups`` is the paper's number of training groups.
     """
@@ -36,6 +38,9 @@ class Family:
     eta: tuple[tuple[str, float], ...] = ()
     gru_layers: tuple[tuple[str, int], ...] = ()
     image_size: int | None = None
+    test_images: int = 0
+    validation_folds: int = 1
+    trained_on: str = ""
 
     @property
     def classes(self) -> int:
@@ -44,6 +49,10 @@ class Family:
     @property
     def images_per_class(self) -> int:
         return self.images // self.ways
+
+    @property
+    def test_images_per_class(self) -> int:
+        return (self.test_images or self.images) // self.ways
 
     def method_options(self, method: str, target: str) -> dict[str, float | int]:
         """The paper's settings of ``method`` for this family and target.
@@ -61,7 +70,7 @@ FAMILIES = {
     for family in (
         Family(
             "fashion", "Fashion-set", "fashion-mnist", 6, 4, 2, 600, 2, 2_000,
-            eta=(("convnet3", 0.2), ("resnet18", 0.2)), gru_layers=(("resnet18", 2),),
+            eta=(("convnet3", 0.2), ("resnet18", 0.2)), gru_layers=(("resnet18", 2),), validation_folds=3,
         ),
         Family(
             "cifar100", "CIFAR100-set", "cifar-100", 80, 20, 5, 500, 16, 100_000,
@@ -72,6 +81,14 @@ FAMILIES = {
             eta=(("convnet3", 0.3), ("resnet18", 0.5)), gru_layers=(("resnet18", 4),), image_size=84,
         ),
         Family("digits", "Digits-set", "digits", 6, 4, 2, 100, 2, 2_000, gru_layers=(("resnet18", 2),)),
+        Family(
+            "cifar100-20", "CIFAR100, 20 unseen classes", "cifar-100", 80, 20, 20, 10_000, 16, 100_000,
+            test_images=2_000, trained_on="cifar100",
+        ),
+        Family(
+            "digits-4", "Digits, 4 unseen classes", "digits", 6, 4, 4, 400, 2, 2_000,
+            test_images=200, trained_on="digits",
+        ),
     )
 }  # fmt: skip
 

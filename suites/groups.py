@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 from itertools import count
 from typing import Literal, NamedTuple
@@ -40,16 +41,23 @@ class ClassSplit:
         return self.search + self.validation
 
     @classmethod
-    def of(cls, family: Family, seed: int = CLASS_SPLIT_SEED) -> ClassSplit:
-        """The family's split: a permutation of its classes fixed by ``seed`` (section 4.1 chooses at random)."""
+    def of(cls, family: Family, seed: int = CLASS_SPLIT_SEED, fold: int = 0) -> ClassSplit:
+        """The family's split: a permutation of its classes fixed by ``seed`` (section 4.1 chooses at random).
+
+        ``fold`` says which training classes validate: the last ones of the permutation in fold 0, those before them in
+        fold 1, and so on.
+        """
         order = tuple(int(c) for c in np.random.default_rng(seed).permutation(family.classes))
-        training, search = family.training_classes, family.training_classes - family.validation_classes
-        return cls(order[:search], order[search:training], order[training:])
+        training, unseen = order[: family.training_classes], order[family.training_classes :]
+        end = family.training_classes - fold * family.validation_classes
+        start = end - family.validation_classes
+        return cls(training[:start] + training[end:], training[start:end], unseen)
 
 
 class GroupIndices(NamedTuple):
     """A group as positions: ``classes`` int64 [ways], places within the split's tuple of classes; ``fit`` and ``test``
-    int64 [ways, images_per_class], positions of images in the source, in random order within a class, disjoint."""
+    int64 [ways, images_per_class] and [ways, test_images_per_class], positions of images in the source, in random order
+    within a class, disjoint."""
 
     classes: np.ndarray
     fit: np.ndarray
@@ -76,10 +84,10 @@ def draw_group(
     rng = np.random.default_rng((seed, SPLITS.index(split), index))
     chosen = rng.choice(len(classes), family.ways, replace=False)
     k = family.images_per_class
-    images = np.empty((family.ways, 2 * k), dtype=np.int64)
+    images = np.empty((family.ways, k + family.test_images_per_class), dtype=np.int64)
     for row, place in enumerate(chosen):
         c = classes[place]
-        images[row] = ranges.starts[c] + rng.choice(ranges.sizes[c], 2 * k, replace=False)
+        images[row] = ranges.starts[c] + rng.choice(ranges.sizes[c], images.shape[1], replace=False)
     return GroupIndices(chosen, images[:, :k], images[:, k:])
 
 
@@ -100,11 +108,12 @@ class FamilyImages:
         self.split = ClassSplit.of(family)
         self.ranges = ClassRanges.of(source.labels)
         smallest = int(self.ranges.sizes.argmin())
-        if self.ranges.sizes[smallest] < 2 * family.images_per_class:
+        needed = family.images_per_class + family.test_images_per_class
+        if self.ranges.sizes[smallest] < needed:
             raise FamilyError(
                 f"class '{source.class_names[smallest]}' of source '{source.name}' has {self.ranges.sizes[smallest]} images, "
-                f"and a group of family '{family.name}' needs {2 * family.images_per_class} ({family.images_per_class} to fit "
-                "and as many to test); add images to that class"
+                f"and a group of family '{family.name}' needs {needed} ({family.images_per_class} to fit and "
+                f"{family.test_images_per_class} to test); add images to that class"
             )
         self.fingerprint = source.fingerprint
         self.device = device
@@ -114,6 +123,12 @@ class FamilyImages:
             self.images = torch.from_numpy(source.images).to(device)
         self.image_shape: tuple[int, int, int] = tuple(source.images.shape[1:])
         self.mean, self.std = (t.to(device) for t in self._normalisation(source))
+
+    def fold(self, fold: int) -> FamilyImages:
+        """The same images, with the training classes of ``fold`` held out to validate on."""
+        other = copy(self)
+        other.split = ClassSplit.of(self.family, fold=fold)
+        return other
 
     def _normalisation(self, source: Source) -> tuple[Tensor, Tensor]:
         positions = np.concatenate(
@@ -137,7 +152,7 @@ class FamilyImages:
         return Dataset(images, torch.from_numpy(labels).to(self.device), n_classes)
 
     def group(self, split: Split, seed: int, index: int) -> Group:
-        """Group ``index`` of ``split``: 2 x ``family.images`` images."""
+        """Group ``index`` of ``split``: its fit images and its test images."""
         drawn = draw_group(self.family, getattr(self.split, split), self.ranges, split, seed, index)
         return Group(index, self.dataset(drawn.fit, self.family.ways), self.dataset(drawn.test, self.family.ways))
 

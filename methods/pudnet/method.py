@@ -224,6 +224,17 @@ class PudNet(Method):
 
         yield Snapshot(classify)
 
+    @torch.no_grad()
+    def fitted_network(self, dataset: Dataset) -> nn.Module:
+        """The target with the kernels predicted for ``dataset`` and the BatchNorm that all datasets share."""
+        self.modules.eval()
+        network = targets.build(self.target).to(dataset.images.device)
+        kernels = self.hypernetwork(dataset.images)
+        if self.bn_mode == "fit":
+            kernels |= self._statistics(kernels, dataset.images)
+        network.load_state_dict({**self.network.state_dict(), **kernels})
+        return network
+
     def _statistics(self, kernels: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
         """BatchNorm's running statistics as these images give them, by buffer name; the network keeps its own."""
         norms = [module for module in self.network.modules() if isinstance(module, nn.BatchNorm2d)]

@@ -1,0 +1,58 @@
+"""Fine-tuning: the network that another method has for a group, with a linear head, trained on the group (Table 5).
+
+Section 4.4 of the PudNet paper adds a linear layer to a network that was predicted, pretrained or meta-trained and
+trains for 50 epochs on 10,000 images; "from scratch" is the same training of a freshly initialised target. The paper says
+neither which parameters move nor at which rate: here all of them, the head's included, at the schedule of training from
+scratch (Adam, 1e-3, batches of 32), so that rows differ in nothing but where training begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from methods.base import Dataset, Method, MethodError, TargetSpec
+from methods.scratch import Adam
+
+
+class Finetune(Adam):
+    """Training that begins with the network of ``base``, any method that has a ``fitted_network``.
+
+    ``base_options`` are options of that method. What ``base`` learned in meta-training is its own artifact, shared with
+    its own rows. The time of ``fit`` counts what ``base`` does for the group too (PudNet's prediction, say).
+    """
+
+    name: ClassVar[str] = "finetune"
+
+    def __init__(
+        self,
+        target: TargetSpec,
+        n_training_classes: int,
+        *,
+        base: str = "pudnet",
+        base_options: Mapping[str, Any] | None = None,
+        epochs: tuple[int, ...] = (50,),
+        batch_size: int = 32,
+        lr: float = 1e-3,
+    ) -> None:
+        super().__init__(target, n_training_classes, epochs=epochs, batch_size=batch_size, lr=lr)
+        self.base: Method | None = None
+
+    @classmethod
+    def starts_from(cls, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+        return options.get("base", "pudnet"), dict(options.get("base_options") or {})
+
+    def start_from(self, base: Method) -> None:
+        self.base = base
+
+    def to(self, device: torch.device) -> None:
+        if self.base is not None:
+            self.base.to(device)
+
+    def fitted_network(self, dataset: Dataset) -> nn.Module:
+        if self.base is None:
+            raise MethodError("finetune was given no method to begin with; call start_from before fit")
+        return self.base.fitted_network(dataset)
