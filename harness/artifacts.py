@@ -92,7 +92,7 @@ class ArtifactStore:
             meta = json.loads((folder / META).read_text())
             state, *search = (_checked_state(folder, name, checksum) for name, checksum in meta["sha256"].items())
             return Artifact(spec.key, state, tuple(search), meta)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             aside = folder.with_name(f"{folder.name}.corrupt")
             shutil.rmtree(aside, ignore_errors=True)
             folder.rename(aside)

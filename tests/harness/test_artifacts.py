@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.artifacts import Artifact, ArtifactStore, Trained
+from harness.artifacts import Artifact, ArtifactStore, Trained, Training
 from harness.compute import Compute
 from harness.execution import obtain_artifact
 from harness.plan import Cell, Plan
 from harness.progress import Display
-from methods.base import Budget, Dataset, GroupStream, Method, Session, Snapshot
+from methods.base import Budget, Dataset, GroupStream, Method, MethodError, Session, Snapshot
 from suites.groups import CLASS_SPLIT_SEED, FamilyImages
 from suites.sources.loading import Source
 
@@ -70,14 +70,14 @@ def store(tmp_path: Path) -> ArtifactStore:
 def cell(plan_of: Callable[..., Plan]) -> Cell:
     Recorder.trainings.clear()
     (protonet,) = plan_of(methods=("protonet",)).cells
-    return replace(protonet, method=Recorder, budget=Budget(40, 10, 3), validation_groups=4)
+    return replace(protonet, method=Recorder, training=Training(0, Budget(40, 10, 3), 4))
 
 
 @pytest.fixture
 def obtain(cell: Cell, digits_images: FamilyImages, store: ArtifactStore, compute: Compute) -> Callable[[], Artifact]:
     def call() -> Artifact:
         with Display() as display:
-            artifact = obtain_artifact(cell, digits_images, store, compute, display)
+            artifact = obtain_artifact(cell, lambda family, source: digits_images, store, compute, display)
         assert artifact is not None
         return artifact
 
@@ -95,7 +95,8 @@ def test_the_search_holds_classes_out_and_the_final_training_has_all_for_the_cho
     assert (search["at_most"], final["at_most"]) == (40, CHOSEN)
     assert search["drawn"] == final["drawn"]  # both start from the same state
     assert artifact.meta["groups"] == CHOSEN
-    assert artifact.meta["validation_accuracy"] == 0.75
+    assert artifact.meta["chosen_by_fold"] == [CHOSEN]
+    assert artifact.meta["validation_accuracy_by_fold"] == [0.75]
     assert artifact.meta["search_seconds"] > 0
     assert artifact.meta["final_seconds"] > 0
     assert artifact.seconds == artifact.meta["search_seconds"] + artifact.meta["final_seconds"]
@@ -167,7 +168,7 @@ def test_the_curve_can_be_read_and_tells_the_phases_apart(
     obtain()
     assert cell.artifact is not None
     curve = pd.read_parquet(store.folder(cell.artifact) / "curve.parquet")
-    assert curve["phase"].tolist() == ["search", "search", "final", "final"]
+    assert curve["phase"].tolist() == ["search 1", "search 1", "final", "final"]
     assert curve["groups"].tolist() == [1, 2, 1, 2]
     assert curve["loss"].tolist() == [2.0, 1.0, 2.0, 1.0]
     assert curve["validation_accuracy"].notna().tolist() == [False, True, False, False]
@@ -188,7 +189,7 @@ def test_meta_json_holds_every_input_of_the_key_in_clear(
         "image_shape": [1, 8, 8],
         "seed": 0,
         "class_split_seed": CLASS_SPLIT_SEED,
-        "budget": asdict(cell.budget),
+        "budget": asdict(cell.training.budget),
         "validation_groups": 4,
         "precision": "fp32",
         "device_type": "cpu",
@@ -201,7 +202,12 @@ def test_nothing_is_pickled(obtain: Callable[[], Artifact], store: ArtifactStore
     obtain()
     assert cell.artifact is not None
     files = [path for path in store.cache_dir.rglob("*") if path.is_file()]
-    assert {path.name for path in files} == {"weights.safetensors", "search.safetensors", "meta.json", "curve.parquet"}
+    assert {path.name for path in files} == {
+        "weights.safetensors",
+        "search-0.safetensors",
+        "meta.json",
+        "curve.parquet",
+    }
     assert {path.parent for path in files} == {store.folder(cell.artifact)}  # and nothing unfinished is left
     for path in files:
         assert not zipfile.is_zipfile(path)  # what torch.save writes
@@ -215,7 +221,7 @@ def test_another_process_that_was_first_keeps_its_artifact(
     made = obtain()
     assert cell.artifact is not None
     state = {"weights": torch.ones(4)}
-    store.save(cell.artifact, Trained(state, state, pd.DataFrame({"groups": [1]}), {"search_seconds": 9.0}))
+    store.save(cell.artifact, Trained(state, (state,), pd.DataFrame({"groups": [1]}), {"search_seconds": 9.0}))
     loaded = store.load(cell.artifact)
     assert loaded is not None
     assert torch.equal(loaded.state["weights"], made.state["weights"])
@@ -226,11 +232,13 @@ def test_a_real_method_trains_the_same_twice(
     plan_of: Callable[..., Plan], digits_images: FamilyImages, compute: Compute, tmp_path: Path
 ) -> None:
     (cell,) = plan_of(methods=("pretrained",)).cells
-    cell = replace(cell, budget=Budget(10, 5, 3), validation_groups=2)
+    cell = replace(cell, training=Training(0, Budget(10, 5, 3), 2))
     states = []
     with Display() as display:
         for name in ("first", "second"):
-            artifact = obtain_artifact(cell, digits_images, ArtifactStore(tmp_path / name), compute, display)
+            artifact = obtain_artifact(
+                cell, lambda family, source: digits_images, ArtifactStore(tmp_path / name), compute, display
+            )
             assert artifact is not None
             states.append(artifact.state)
     assert states[0].keys() == states[1].keys() != set()
@@ -245,24 +253,25 @@ def test_a_method_that_starts_from_another_gets_its_state_of_the_same_phase(
 ) -> None:
     """The search must not begin with weights that have seen the validation classes."""
     plan = plan_of(methods=("pretrained", "meta-baseline"))
-    short = [replace(c, budget=Budget(4, 2, 2), validation_groups=2) for c in plan.cells]
+    short = [replace(c, training=Training(0, Budget(4, 2, 2), 2)) for c in plan.cells]
     base = short[0]
     cell = replace(short[1], base=base)
     begun = []
 
     class Watched(cell.method):  # type: ignore[name-defined, misc]
-        def start_from(self, state: dict[str, torch.Tensor]) -> None:
-            begun.append(state)
-            super().start_from(state)
+        def start_from(self, base: Method) -> None:
+            begun.append({name: tensor.clone() for name, tensor in base.state_dict().items()})
+            super().start_from(base)
 
     store = ArtifactStore(tmp_path)
     with Display() as display:
-        pretrained = obtain_artifact(base, digits_images, store, compute, display)
-        made = obtain_artifact(replace(cell, method=Watched), digits_images, store, compute, display)
+        pretrained = obtain_artifact(base, lambda family, source: digits_images, store, compute, display)
+        watched = replace(cell, method=Watched)
+        made = obtain_artifact(watched, lambda family, source: digits_images, store, compute, display)
     assert pretrained is not None
     assert made is not None
     assert len(list((tmp_path / "artifacts").iterdir())) == 2  # the pretrained one was not trained again
-    for state, expected in zip(begun, (pretrained.search_state, pretrained.state), strict=True):
+    for state, expected in zip(begun, (*pretrained.search_states, pretrained.state), strict=True):
         assert state.keys() == expected.keys()
         assert all(torch.equal(state[name], expected[name]) for name in expected)
     assert not all(torch.equal(begun[0][name], begun[1][name]) for name in begun[0])
@@ -277,3 +286,64 @@ def test_the_base_of_a_plan_is_the_row_of_its_own_suite(plan_of: Callable[..., P
     assert base.artifact == cells["pretrained"].artifact
     alone = plan_of(methods=("meta-baseline",))
     assert {spec.inputs["method"] for spec in alone.artifacts.values()} == {"meta-baseline", "pretrained"}
+
+
+def test_each_fold_holds_other_classes_out_and_the_median_length_is_trained(
+    cell: Cell, digits: Source, store: ArtifactStore, compute: Compute
+) -> None:
+    folded = replace(cell.family, validation_folds=3)
+    images = FamilyImages(folded, digits, compute.device)
+    held_out = []
+    lengths = iter((30, 10, 20))
+
+    class Folded(Recorder):
+        def meta_train(self, groups: GroupStream, session: Session) -> None:
+            super().meta_train(groups, session)
+            if session.chosen_groups == CHOSEN:
+                session.chosen_groups = next(lengths)
+                held_out.append(set(images.split.training) - set(groups.classes))  # type: ignore[attr-defined]
+
+    with Display() as display:
+        asked = replace(cell, method=Folded, family=folded, trained_on=folded)
+        made = obtain_artifact(asked, lambda family, source: images, store, compute, display)
+    assert made is not None
+    assert (made.groups, made.meta["chosen_by_fold"]) == (20, [30, 10, 20])
+    assert Recorder.trainings[-1]["at_most"] == 20
+    assert len(made.search_states) == 3
+    assert [len(classes) for classes in held_out] == [2, 2, 2]
+    assert set().union(*held_out) == set(images.split.training)
+
+
+@pytest.mark.parametrize("name", ["pretrained", "pudnet", "meta-deepbdc", "meta-baseline", "musml"])
+def test_milestones_are_the_states_on_the_way_of_one_training(
+    plan_of: Callable[..., Plan], digits_images: FamilyImages, compute: Compute, tmp_path: Path, name: str
+) -> None:
+    cells = plan_of(methods=(name,), training_groups=(8, 2, 5)).cells
+    assert [cell.training_groups for cell in cells] == [2, 5, 8]
+    store = ArtifactStore(tmp_path)
+    with Display() as display:
+        made = [obtain_artifact(c, lambda family, source: digits_images, store, compute, display) for c in cells]
+    assert [artifact.groups for artifact in made if artifact is not None] == [2, 5, 8]
+    first, _, last = (artifact for artifact in made if artifact is not None)
+    assert 0 < first.meta["final_seconds"] < last.meta["final_seconds"]
+    assert any(not torch.equal(first.state[key], last.state[key]) for key in first.state)
+    trained = [path.name for path in (tmp_path / "artifacts").iterdir() if path.name.startswith(f"{name}-digits")]
+    assert len(trained) == 3
+    longest = cells[-1]
+    assert longest.artifact is not None
+    straight = ArtifactStore(tmp_path / "straight")
+    alone = replace(longest, training=replace(longest.training, milestones=(8,)))
+    with Display() as display:
+        again = obtain_artifact(alone, lambda family, source: digits_images, straight, compute, display)
+    assert again is not None
+    assert all(torch.equal(again.state[key], last.state[key]) for key in last.state)  # keeping states changes nothing
+
+
+def test_a_method_that_keeps_no_milestone_is_told_so(
+    plan_of: Callable[..., Plan], digits_images: FamilyImages, store: ArtifactStore, compute: Compute
+) -> None:
+    (protonet,) = plan_of(methods=("protonet",), training_groups=(3,)).cells
+    with Display() as display, pytest.raises(MethodError, match=r"kept no state after 3 groups.*session\.keep"):
+        obtain_artifact(
+            replace(protonet, method=Recorder), lambda family, source: digits_images, store, compute, display
+        )

@@ -292,11 +292,11 @@ def test_a_damaged_cell_is_measured_again(
     run = Run.create_or_open(tmp_path / "run", manifest)
     store = ArtifactStore(tmp_path / "cache")
     with Display() as display:
-        run_cell(cell, run, digits_images, store, compute, display)
+        run_cell(cell, run, lambda family, source: digits_images, store, compute, display)
         before = run.frame()
         path = run.folder / "cells" / f"{cell.key}.parquet"
         path.write_bytes(path.read_bytes()[:-100])
         with pytest.warns(UserWarning, match="is damaged"):
-            run_cell(cell, run, digits_images, store, compute, display)
+            run_cell(cell, run, lambda family, source: digits_images, store, compute, display)
     pd.testing.assert_series_equal(run.frame()["accuracy"], before["accuracy"])
     assert count(fits) == 2 * (WARM_UPS + 3)

@@ -17,7 +17,7 @@ from suites.declaration import Suite, SuiteError, Variant
 from suites.sources.loading import load
 
 PlanOf = Callable[..., Plan]
-METHODS = ["pretrained", "matchnet", "protonet", "meta-baseline", "meta-deepbdc", "adam", "gc", "pudnet"]
+METHODS = ["pretrained", "matchnet", "protonet", "meta-baseline", "meta-deepbdc", "musml", "adam", "gc", "pudnet"]
 
 
 def only(plan: Plan) -> Cell:
@@ -45,7 +45,7 @@ def test_a_profile_changes_counts(
     plan = plan_of(profile=profile, families=("digits",))
     assert {cell.groups for cell in plan.cells if cell.method.iterative} == {iterative_groups}
     assert {cell.groups for cell in plan.cells if not cell.method.iterative} == {groups}
-    assert {cell.budget.max_groups for cell in plan.cells} == {meta_groups}
+    assert {cell.training.budget.max_groups for cell in plan.cells} == {meta_groups}
 
 
 def test_choices_replace_what_suite_and_profile_say(plan_of: PlanOf) -> None:
@@ -82,14 +82,15 @@ def test_keys_do_not_depend_on_the_number_of_groups(plan_of: PlanOf) -> None:
 def test_keys_change_with_all_that_shapes_a_number(plan_of: PlanOf, compute: Compute, method: str) -> None:
     base = only(plan_of(methods=(method,)))
     bf16 = Compute(compute.device, compute.name, "bf16")
+    smaller, other = replace(base.family, images=50), replace(base.source, fingerprint="0")
     others = {
         "seed": only(plan_of(methods=(method,), seeds=(1,))),
         "target": only(plan_of("table2", methods=(method,))),
         "precision": only(plan_of(methods=(method,), on=bf16)),
         "options": replace(base, options={"lr": 0.5}),
         "code": replace(base, code="1"),
-        "content of the images": replace(base, source=replace(base.source, fingerprint="0")),
-        "images per group": replace(base, family=replace(base.family, images=50)),
+        "content of the images": replace(base, source=other, training_source=other),
+        "images per group": replace(base, family=smaller, trained_on=smaller),
     }
     keys = {base.key, *(cell.key for cell in others.values())}
     assert len(keys) == 1 + len(others)
@@ -187,3 +188,44 @@ def test_who_draws_the_episodes_is_part_of_a_meta_trained_key_only(plan_of: Plan
     assert own != other
     own, other = (only(plan_of(methods=("adam",), episodes=kind)).key for kind in ("own", "learn2learn"))
     assert own == other
+
+
+def test_a_family_trained_on_another_shares_its_artifacts_and_has_cells_of_its_own(plan_of: PlanOf) -> None:
+    trained = {cell.variant.name: cell for cell in plan_of("table1").cells}
+    tuned = {cell.variant.name: cell for cell in plan_of("table5", targets=("convnet3",)).cells}
+    assert set(tuned) == {"scratch", "finetune-pretrained", "finetune-meta-deepbdc", "finetune-pudnet"}
+    for name in ("pretrained", "meta-deepbdc", "pudnet"):
+        cell = tuned[f"finetune-{name}"]
+        assert cell.base is not None
+        assert cell.base.artifact == trained[name].artifact
+        assert cell.artifact is None
+    assert {cell.family.name for cell in tuned.values()} == {"digits-4"}
+    assert {cell.trained_on.name for cell in tuned.values()} == {"digits"}
+    assert len({cell.key for cell in tuned.values()}) == 4
+    pudnet = tuned["finetune-pudnet"]
+    assert pudnet.base is not None
+    longer = replace(pudnet, base=replace(pudnet.base, code="1"))
+    assert longer.key != pudnet.key  # what the base learned shapes the number
+
+
+def test_the_ablations_share_the_default_pudnet_with_table1(plan_of: PlanOf) -> None:
+    (main,) = plan_of("table1", methods=("pudnet",)).cells
+    cells = {cell.variant.name: cell for cell in plan_of("table4", targets=("convnet3",)).cells}
+    assert len(cells) == 6
+    assert len({cell.artifact.key for cell in cells.values() if cell.artifact}) == 6
+    assert cells["pudnet"].artifact == main.artifact
+
+
+def test_milestones_make_a_cell_each_and_build_on_the_last_of_the_base(plan_of: PlanOf) -> None:
+    plan = plan_of(methods=("pretrained", "meta-baseline", "adam"), training_groups=(30, 10))
+    found = [(cell.variant.name, cell.variant.label, cell.training_groups) for cell in plan.cells]
+    assert found == [
+        ("pretrained-10-groups", "Pretrained, 10 groups", 10),
+        ("pretrained-30-groups", "Pretrained, 30 groups", 30),
+        ("meta-baseline-10-groups", "Meta-Baseline, 10 groups", 10),
+        ("meta-baseline-30-groups", "Meta-Baseline, 30 groups", 30),
+        ("adam", "Adam scratch", 0),
+    ]
+    assert {cell.training.validation_groups for cell in plan.cells} == {0}
+    bases = [cell.base.artifact for cell in plan.cells if cell.base]
+    assert bases == [plan.cells[1].artifact] * 2

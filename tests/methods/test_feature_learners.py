@@ -104,7 +104,7 @@ def test_meta_baseline_starts_from_the_pretrained_network_and_learns_its_tempera
     torch.manual_seed(0)
     pretrained = Pretrained(TargetSpec("convnet3", (1, 8, 8)), 6)
     method = MetaBaseline(TargetSpec("convnet3", (1, 8, 8)), 6)
-    method.start_from(pretrained.state_dict())
+    method.start_from(pretrained)
     for name, value in pretrained.modules["network"].state_dict().items():
         assert torch.equal(value, method.modules["network"].state_dict()[name])
     method.meta_train(TrainingStream(digits, 0), Session(Budget(5, 5, 1)))

@@ -20,7 +20,7 @@ from methods.meta_training import validation_accuracy
 from methods.musml import MUSML
 from suites.groups import FamilyImages, TrainingStream
 
-SMALL = {"n_subspaces": 2, "subspace_dim": 3, "inner_steps": 2}
+SMALL = {"n_subspaces": 2, "subspace_dim": 3, "inner_steps": 2, "head": "linear"}
 TARGETS = {
     "convnet3": TargetSpec("convnet3", (1, 16, 16), (("width", 8),)),
     "convnet3-colour": TargetSpec("convnet3", (3, 8, 8), (("width", 8),)),
@@ -278,7 +278,7 @@ def unseen_accuracy(learner: MUSML, images: FamilyImages, n: int = 10) -> float:
 def test_it_learns_to_classify_unseen_digits(digits: FamilyImages, first_order: bool, groups: int) -> None:
     def trained(groups: int) -> MUSML:
         torch.manual_seed(0)
-        learner = MUSML(TargetSpec("convnet3", (1, 8, 8)), 6, first_order=first_order, n_subspaces=2)
+        learner = MUSML(TargetSpec("convnet3", (1, 8, 8)), 6, first_order=first_order, n_subspaces=2, head="linear")
         if groups:
             learner.meta_train(TrainingStream(digits, seed=0), Session(Budget(groups, 20, 3)))
         return learner

@@ -36,6 +36,7 @@ def make_row() -> Callable[..., dict[str, Any]]:
             "device": "cpu",
             "artifact": "",
             "meta_train_seconds": float("nan"),
+            "training_groups": float("nan"),
             "epochs": float("nan"),
         }
         assert changes.keys() <= row.keys()

@@ -1,6 +1,7 @@
 import math
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from results import paper
@@ -98,3 +99,21 @@ def test_a_table_the_paper_lacks_is_empty(table: str) -> None:
     assert frame.empty
     assert tuple(frame.columns) == paper.COLUMNS
     assert frame["value"].dtype == "float64"
+
+
+def test_table4_has_both_targets_and_table5_the_fine_tuned_networks() -> None:
+    ablations = paper.load("table4")
+    assert len(ablations) == 6 * 2 * 3
+    found = ablations.set_index(["row", "column", "target"])["value"]
+    assert found.index.is_unique
+    assert found["pudnet-random", "imagenet", "convnet3"] == 52.88
+    assert found["pudnet-metric", "fashion", "resnet18"] == 94.75
+    assert found["pudnet-wo-kl", "cifar100", "resnet18"] == 70.27
+    main = pd.concat([paper.load("table1"), paper.load("table2")])
+    printed = main[main["row"] == "pudnet"].set_index(["column", "target"])["value"]
+    assert found["pudnet"].to_dict() == printed.to_dict()  # the paper prints the same numbers in both places
+    tuned = paper.load("table5").set_index(["row", "target"])
+    assert len(tuned) == 8
+    assert tuned.loc[("finetune-pudnet", "convnet3"), "value"] == 55.21
+    assert tuned.loc[("scratch", "resnet18"), "ci"] == 0.30
+    assert tuned["seconds"].isna().all()

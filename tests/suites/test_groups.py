@@ -285,3 +285,24 @@ def test_validation_groups_are_fixed_and_of_held_out_classes(images: FamilyImage
         assert set(classes_of(images, group.fit)) <= set(images.split.validation)
         assert torch.equal(group.fit.images, again.fit.images)
     assert list(TrainingStream(images, seed=1).validation_groups()) == []
+
+
+@pytest.mark.parametrize("name", ["fashion", "cifar100"])
+def test_the_folds_validation_classes_are_disjoint_training_classes(name: str) -> None:
+    family = FAMILIES[name]
+    whole = ClassSplit.of(family)
+    folds = [ClassSplit.of(family, fold=fold) for fold in range(family.validation_folds)]
+    assert folds[0] == whole
+    for split in folds:
+        assert split.unseen == whole.unseen
+        assert sorted(split.training) == sorted(whole.training)
+        assert len(split.validation) == family.validation_classes
+    held_out = [c for split in folds for c in split.validation]
+    assert len(set(held_out)) == len(held_out)
+
+
+def test_a_group_can_have_fewer_test_images_than_fit_images() -> None:
+    family, ranges = FAMILIES["digits-4"], ClassRanges.of(np.repeat(np.arange(10), 170))
+    drawn = draw_group(family, ClassSplit.of(family).unseen, ranges, "unseen", 0, 3)
+    assert (drawn.fit.shape, drawn.test.shape) == ((4, 100), (4, 50))
+    assert not set(drawn.fit.flat) & set(drawn.test.flat)
