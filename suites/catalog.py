@@ -51,7 +51,7 @@ SUITES = {
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("quick", "embedded digits, minutes on two CPU cores", True, 50, 3, 60, 20, 3, 10),
+        Profile("quick", "embedded digits, minutes on two CPU cores", True, 50, 3, 40, 20, 3, 10),
         Profile("standard", "real images, one workstation", False, 100, 20, 2_000, 50, 8, 20),
         Profile("paper", "the paper's counts", False, 500, 500, None, 500, 20, 100),
     )

@@ -611,3 +611,32 @@ def test_a_source_of_ones_own_may_not_take_a_familys_name(command_line: CommandL
     result = command_line("run", "table1", "--source", f"fashion={tmp_path}", "--families", "fashion")
     assert result.exit_code == 2
     assert "--source fashion-mnist=DIR" in result.stderr
+
+
+def test_training_groups_measure_the_learning_curve_of_one_training(command_line: CommandLine, tmp_path: Path) -> None:
+    done = command_line("run", "table1", "--methods", "protonet", "--training-groups", "4,2", "--groups", 2)
+    assert done.exit_code == 0, done.output
+    assert "ProtoNet, 2 groups" in done.output
+    assert "ProtoNet, 4 groups" in done.output
+    frame = Run.open(tmp_path / "runs" / "table1-quick-cpu").frame()
+    assert frame.groupby("method")["training_groups"].unique().map(list).to_dict() == {
+        "protonet-2-groups": [2.0],
+        "protonet-4-groups": [4.0],
+    }
+    wrong = command_line("run", "table1", "--training-groups", "0")
+    assert wrong.exit_code == 2
+    assert "--training-groups takes numbers from 1 on, not '0'" in wrong.output
+
+
+def test_fine_tuning_runs_from_the_command_line(command_line: CommandLine, tmp_path: Path) -> None:
+    options = ("--targets", "convnet3", "--groups", 1, "--paper")
+    done = command_line("run", "table5", *options)
+    assert done.exit_code == 0, done.output
+    frame = Run.open(tmp_path / "runs" / "table5-quick-cpu").frame()
+    assert set(frame["method"]) == {"scratch", "finetune-pretrained", "finetune-meta-deepbdc", "finetune-pudnet"}
+    assert (frame["accuracy"] > 0.9).all()
+    assert set(frame["n_fit"]) == {400}
+    assert set(frame["n_test"]) == {200}
+    trained = frame.set_index("method")["training_groups"]
+    assert trained.isna().to_dict()["scratch"]
+    assert (trained.drop("scratch") > 0).all()

@@ -37,7 +37,7 @@ def test_cells_of_the_quick_profile(plan_of: PlanOf, suite: str, target: str) ->
 
 @pytest.mark.parametrize(
     ("profile", "groups", "iterative_groups", "meta_groups"),
-    [("quick", 50, 3, 60), ("standard", 100, 20, 2_000), ("paper", 500, 500, 2_000)],
+    [("quick", 50, 3, 40), ("standard", 100, 20, 2_000), ("paper", 500, 500, 2_000)],
 )
 def test_a_profile_changes_counts(
     plan_of: PlanOf, profile: str, groups: int, iterative_groups: int, meta_groups: int
