@@ -19,7 +19,7 @@ from harness.estimate import Estimate, estimate
 from harness.execution import ImagesOf, run_cell
 from harness.plan import Plan
 from harness.progress import Display, duration
-from harness.rendering import merge_plans, table_text, write_tables
+from harness.rendering import merge_plans, table_text, write_curves, write_tables
 from results.store import Run
 from suites.families import FamilyError
 from suites.groups import FamilyImages
@@ -48,6 +48,7 @@ def run_plan(plan: Plan, folder: Path, command: str, compute: Compute, cache_dir
                 display.say(f"failed: {cell.key}: {type(error).__name__}: {error}")
     run.update_manifest(ended=provenance.now())
     write_tables(run, with_paper)
+    write_curves(run, with_paper)
     print(table_text(run, "markdown", with_paper))
     print(f"{folder / 'tables'}: LaTeX, Markdown and CSV", file=sys.stderr)
     if failures:
@@ -78,7 +79,13 @@ def plan_record(plan: Plan) -> dict[str, Any]:
         "targets": list(plan.targets),
         "families": [[family.name, family.label] for family in plan.families],
         "variants": [
-            {"name": v.name, "label": v.label, "snapshots": [list(snapshot) for snapshot in v.snapshots]}
+            {
+                "name": v.name,
+                "label": v.label,
+                "snapshots": [list(snapshot) for snapshot in v.snapshots],
+                "curve": v.curve,
+                "training_groups": v.training_groups,
+            }
             for v in plan.variants
         ],
         "cells": [

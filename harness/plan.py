@@ -259,7 +259,7 @@ def _at_milestones(
             continue
         for groups in sorted(milestones):
             name, label = f"{variant.name}-{groups}-groups", f"{variant.label}, {groups:,} groups"
-            expanded.append(replace(variant, name=name, label=label, training_groups=groups))
+            expanded.append(replace(variant, name=name, label=label, training_groups=groups, curve=variant.label))
             classes[name] = method
     return expanded
 

@@ -17,7 +17,8 @@ class Variant:
 
     ``snapshots`` lists (snapshot name, row label) in the order of the table; the default is a single row.
     ``options`` are keyword arguments of the method's class. ``training_groups`` > 0 asks for what it has learned after
-    so many groups, and not for the length that validation chooses.
+    so many groups, and not for the length that validation chooses; ``curve`` is the label of the learning curve that it
+    is a point of.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Variant:
     snapshots: tuple[tuple[str, str], ...] = (("", ""),)
     options: tuple[tuple[str, Any], ...] = ()
     training_groups: int = 0
+    curve: str = ""
 
 
 @dataclass(frozen=True)

@@ -623,6 +623,9 @@ def test_training_groups_measure_the_learning_curve_of_one_training(command_line
         "protonet-2-groups": [2.0],
         "protonet-4-groups": [4.0],
     }
+    figures = {path.name for path in (tmp_path / "runs" / "table1-quick-cpu" / "figures").iterdir()}
+    drawn = "table1-learning-curves-1-digits-convnet3"
+    assert figures == {f"{drawn}.pdf", f"{drawn}.png", "table1-learning-curves.csv"}
     wrong = command_line("run", "table1", "--training-groups", "0")
     assert wrong.exit_code == 2
     assert "--training-groups takes numbers from 1 on, not '0'" in wrong.output
