@@ -66,13 +66,14 @@ def draw(points: pd.DataFrame, title: str, format: str, paper: Mapping[str, floa
                 [1.0], [printed], linestyle="", markerfacecolor="none", clip_on=False,
                 transform=axes.get_yaxis_transform(), **style,
             )  # fmt: skip
+    if paper:
+        hollow = {"color": "0.4", "marker": "o", "markersize": 5, "markerfacecolor": "none"}
+        axes.plot([], [], linestyle="", label="the paper's number (right edge)", **hollow)
     axes.set_xlabel("groups seen in meta-training")
     axes.set_ylabel("accuracy on unseen classes (%)")
     axes.set_title(title, fontsize="medium")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize="small")
-    if paper:
-        figure.text(0.99, 0.005, "hollow, right edge: the paper's number", ha="right", fontsize=6.5)
     content = io.BytesIO()
     figure.savefig(content, format=format, dpi=160, metadata={"CreationDate": None} if format == "pdf" else None)
     return content.getvalue()
