@@ -67,7 +67,7 @@ def draw(points: pd.DataFrame, title: str, format: str, paper: Mapping[str, floa
                 transform=axes.get_yaxis_transform(), **style,
             )  # fmt: skip
     if paper:
-        hollow = {"color": "0.4", "marker": "o", "markersize": 5, "markerfacecolor": "none"}
+        hollow: dict[str, Any] = {"color": "0.4", "marker": "o", "markersize": 5, "markerfacecolor": "none"}
         axes.plot([], [], linestyle="", label="the paper's number (right edge)", **hollow)
     axes.set_xlabel("groups seen in meta-training")
     axes.set_ylabel("accuracy on unseen classes (%)")
