@@ -51,6 +51,7 @@ class ArtifactSpec:
 class Artifact:
     """The learned tensors, on the CPU, and what is told of their making (``meta.json``).
 
+    ``curve`` has a row for every report of a training: ``phase``, ``groups`` and what was reported.
     ``search_states`` are what was learned while the number of groups was chosen, one of each fold, without that fold's
     validation classes; none where the number was given.
     """
@@ -58,6 +59,7 @@ class Artifact:
     key: str
     state: dict[str, Tensor]
     search_states: tuple[dict[str, Tensor], ...]
+    curve: pd.DataFrame
     meta: dict[str, Any]
 
     @property
@@ -91,7 +93,7 @@ class ArtifactStore:
         try:
             meta = json.loads((folder / META).read_text())
             state, *search = (_checked_state(folder, name, checksum) for name, checksum in meta["sha256"].items())
-            return Artifact(spec.key, state, tuple(search), meta)
+            return Artifact(spec.key, state, tuple(search), pd.read_parquet(folder / CURVE), meta)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             aside = folder.with_name(f"{folder.name}.corrupt")
             shutil.rmtree(aside, ignore_errors=True)
@@ -126,7 +128,7 @@ class ArtifactStore:
                 not folder.exists()
             ):  # another process may have trained the same artifact meanwhile: equal by construction
                 made.rename(folder)
-        return Artifact(spec.key, trained.state, trained.search_states, meta)
+        return Artifact(spec.key, trained.state, trained.search_states, trained.curve, meta)
 
 
 @dataclass(frozen=True)

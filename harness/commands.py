@@ -21,6 +21,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from results.store import Run
+    from suites.declaration import Suite
     from suites.sources.loading import Source
 
 app = typer.Typer(
@@ -95,7 +96,7 @@ def _sentence(error: Exception) -> str | None:
         )
     known = {
         ("suites.declaration", "SuiteError"),
-        ("suites.families", "FamilyError"),
+        ("suites.family", "FamilyError"),
         ("suites.sources.catalog", "SourceError"),
         ("methods.registry", "UnknownMethodError"),
         ("methods.base", "MethodError"),
@@ -140,7 +141,9 @@ def list_everything() -> None:
 
 @app.command()
 def run(
-    suites: Annotated[list[str], typer.Argument(help="Suites to run, such as table1.")],
+    suites: Annotated[
+        list[str], typer.Argument(help="Suites to run, such as table1; all of them: all; your own: path/to/suite.py.")
+    ],
     profile: Annotated[str, typer.Option(help="Scale: quick, standard or paper.")] = "quick",
     methods: Annotated[str | None, typer.Option(help="Only these methods, separated by commas.")] = None,
     method: Annotated[list[str] | None, typer.Option(help="FILE.py:Class, a method of your own; repeatable.")] = None,
@@ -178,7 +181,7 @@ def run(
 
         if episodes not in ("own", "learn2learn"):
             raise UsageError(f"--episodes takes own or learn2learn, not '{episodes}'")
-        chosen = [pick("suite", name, SUITES) for name in suites]
+        chosen = list(SUITES.values()) if suites == ["all"] else [_suite(name) for name in suites]
         scale = pick("profile", profile, PROFILES)
         for name in (not method and _names(methods)) or ():  # --methods may also name a class given with --method
             check_name(name)
@@ -335,6 +338,18 @@ def doctor(data: DataOption = None, cache: CacheOption = None) -> None:
     for name, text in examine(data, _cache(cache)):
         grid.add_row(name, escape(text))
     Console().print(grid)
+
+
+def _suite(name: str) -> Suite:
+    """The suite of that name, or in the file of that name."""
+    from suites.catalog import SUITES
+    from suites.declaration import pick
+
+    if name.endswith(".py"):
+        from harness.suite_file import suite_in_file
+
+        return suite_in_file(Path(name))
+    return pick("suite", name, SUITES)
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

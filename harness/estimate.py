@@ -50,21 +50,24 @@ def image_seconds(target: TargetSpec, compute: Compute) -> tuple[float, float]:
     return min(step(True) for _ in range(3)), min(step(False) for _ in range(3))
 
 
-def estimate(cell: Cell, compute: Compute, train: bool) -> Estimate:
-    """Time and disk of ``cell``; ``train`` says that its artifact is trained for it. Meta-training counts to its limit, twice."""
+def estimate(cell: Cell, compute: Compute) -> Estimate:
+    """Time and disk of measuring ``cell``, what it has learned being there."""
     training, predicting = image_seconds(cell.target, compute)
-    family = cell.family
-    tested = family.images * predicting
-    method = cell.make_method()
-    epochs = getattr(method, "epochs", ())
+    images = cell.family.images or len(cell.source.labels) // 2
+    tested = images * predicting
+    epochs = getattr(cell.make_method(), "epochs", ())
     per_group = tested * max(1, len(epochs))
-    per_group += family.images * training * max(epochs) if epochs else family.images * predicting
-    seconds, size = cell.groups * per_group, cell.groups * max(1, len(epochs)) * ROW_BYTES
-    if train:
-        plan, family = cell.training, cell.trained_on
-        folds = family.validation_folds if plan.validation_groups else 0
-        checks = folds * plan.budget.max_groups / plan.budget.check_every * plan.validation_groups
-        trained = (folds + 1) * plan.budget.max_groups * family.images / 2
-        seconds += trained * training + checks * 2 * family.images * predicting
-        size += sum(tensor.nbytes for tensor in method.state_dict().values())
-    return Estimate(seconds, size)
+    per_group += images * training * max(epochs) if epochs else images * predicting
+    return Estimate(cell.groups * per_group, cell.groups * max(1, len(epochs)) * ROW_BYTES)
+
+
+def training_estimate(cell: Cell, compute: Compute) -> Estimate:
+    """Time and disk of the meta-training of ``cell``, in the search and at last to its limit; without what it builds on."""
+    training, predicting = image_seconds(cell.target, compute)
+    plan, family = cell.training, cell.trained_on
+    folds = family.validation_folds if plan.validation_groups else 0
+    checks = folds * plan.budget.max_groups / plan.budget.check_every * plan.validation_groups
+    trained = (folds + 1) * plan.budget.max_groups * family.images / 2
+    seconds = trained * training + checks * 2 * family.images * predicting
+    states = sum(tensor.nbytes for tensor in cell.make_method().state_dict().values())
+    return Estimate(seconds, states * (folds + max(1, len(plan.milestones))))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 
 from harness.artifacts import Artifact, ArtifactStore, Trained, meta_train
@@ -16,17 +17,16 @@ from harness.plan import Cell
 from harness.progress import Display
 from methods.base import Classifier, Dataset, Method, MethodError
 from results.store import Run
-from suites.families import Family
 from suites.groups import FamilyImages
-from suites.sources.loading import Source
 
 SHARD_SECONDS = 20.0  # at most so much measuring is lost to a kill
 WARM_UPS = 3
 THROW_AWAY = 10**9  # index of the training group that warm-up uses; no measured group is a training group
 
 
-ImagesOf = Callable[[Family, Source], FamilyImages]
-"""A family's images on the device; loaded on first use."""
+EVALUATION_IMAGES = 2_000  # classified at a time, so that memory does not grow with the test set
+ImagesOf = Callable[[str], FamilyImages]
+"""The images of the family of that name, on the device; loaded on first use."""
 
 
 def run_cell(
@@ -38,14 +38,18 @@ def run_cell(
     if not missing and run.finished(cell.key):
         return
     method, artifact = prepare(cell, images_of, store, compute, display)
-    images = images_of(cell.family, cell.source)
+    images = images_of(cell.family.name)
+    if artifact is not None:
+        run.keep_curve(cell.key, artifact.curve)
     if missing:
         warm_up(method, images, cell.seed)
     title = f"{cell.variant.name} · {cell.family.name} · {cell.target.name}"
     with _shards(run, cell.key) as keep, display.task(title, cell.groups, "groups") as task:
         task.update(len(done))
         for count, index in enumerate(missing, len(done) + 1):
-            rows = measure_group(cell, method, images, index, compute, artifact)
+            rows, network = measure_group(cell, method, images, index, compute, artifact)
+            if cell.keeps_parameters:
+                run.keep_parameters(cell.key, index, network)
             keep(rows)
             task.update(count, f"accuracy {rows[-1]['accuracy']:.2%}, {rows[-1]['seconds']:.3g} s")
     run.finish(cell.key)
@@ -53,8 +57,12 @@ def run_cell(
 
 def measure_group(
     cell: Cell, method: Method, images: FamilyImages, index: int, compute: Compute, artifact: Artifact | None
-) -> list[dict[str, Any]]:
-    """One row per snapshot of ``method`` on unseen group ``index``. The clock runs inside ``fit`` alone."""
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """One row per snapshot of ``method`` on unseen group ``index``. The clock runs inside ``fit`` alone.
+
+    With ``cell.keeps_parameters`` also, float32: "parameters" [d] of the last snapshot's network, and "mean_image"
+    [c * h * w] of the fit images. Raises MethodError where a method yields no snapshot, or none with a network.
+    """
     clock, memory = Clock(compute.device), PeakMemory(compute.device)
     clock.start()
     group = images.group("unseen", cell.seed, index)
@@ -95,23 +103,36 @@ def measure_group(
         )
     if not rows:
         raise MethodError(f"method '{cell.variant.name}' yielded no snapshot; fit must yield at least one")
-    return rows
+    if not cell.keeps_parameters:
+        return rows, {}
+    if snapshot.network is None:
+        raise MethodError(
+            f"method '{cell.variant.name}' shows no network (Snapshot.network), and {cell.suite} studies it"
+        )
+    parameters = torch.cat([parameter.detach().flatten() for parameter in snapshot.network.parameters()])
+    mean_image = group.fit.images.mean(0).flatten()
+    return rows, {"parameters": parameters.float().cpu().numpy(), "mean_image": mean_image.cpu().numpy()}
 
 
 @torch.no_grad()
 def test_accuracy(classifier: Classifier, test: Dataset) -> float:
     """Share (0..1) of test images whose largest logit is that of their class. Raises MethodError on logits of a wrong shape."""
-    logits = classifier(test.images)
-    if tuple(logits.shape) != (len(test), test.n_classes):
-        raise MethodError(
-            f"a classifier gave logits of shape {tuple(logits.shape)} for {len(test)} images of {test.n_classes} classes"
-        )
-    return float((logits.argmax(-1) == test.labels).double().mean())
+    right = torch.zeros((), dtype=torch.int64, device=test.labels.device)
+    parts = zip(test.images.split(EVALUATION_IMAGES), test.labels.split(EVALUATION_IMAGES), strict=True)
+    for images, labels in parts:
+        logits = classifier(images)
+        if tuple(logits.shape) != (len(images), test.n_classes):
+            raise MethodError(
+                f"a classifier gave logits of shape {tuple(logits.shape)} for {len(images)} images of "
+                f"{test.n_classes} classes"
+            )
+        right += (logits.argmax(-1) == labels).sum()
+    return int(right) / len(test)
 
 
 def warm_up(method: Method, images: FamilyImages, seed: int) -> None:
     """Let caches, kernels and allocators settle on a throw-away group of the same shape; not measured."""
-    group = images.group("training", seed, THROW_AWAY)
+    group = images.group("training" if images.split.training else "unseen", seed, THROW_AWAY)
     for _ in range(1 if method.iterative else WARM_UPS):
         fitting = iter(method.fit(group.fit))
         first = next(fitting, None)
@@ -166,7 +187,7 @@ def obtain_artifact(
 
         trained = meta_train(
             lambda: _ready(cell, compute),
-            images_of(cell.trained_on, cell.training_source),
+            images_of(cell.trained_on.name),
             training,
             compute,
             watch,

@@ -15,13 +15,14 @@ from rich.table import Table
 from harness import provenance
 from harness.artifacts import ArtifactStore
 from harness.compute import Compute
-from harness.estimate import Estimate, estimate
+from harness.drawing import write_figures
+from harness.estimate import Estimate, estimate, training_estimate
 from harness.execution import ImagesOf, run_cell
-from harness.plan import Plan
+from harness.plan import Cell, Plan
 from harness.progress import Display, duration
-from harness.rendering import merge_plans, table_text, write_curves, write_tables
+from harness.rendering import merge_plans, table_text, write_tables
 from results.store import Run
-from suites.families import FamilyError
+from suites.family import FamilyError
 from suites.groups import FamilyImages
 
 
@@ -48,9 +49,11 @@ def run_plan(plan: Plan, folder: Path, command: str, compute: Compute, cache_dir
                 display.say(f"failed: {cell.key}: {type(error).__name__}: {error}")
     run.update_manifest(ended=provenance.now())
     write_tables(run, with_paper)
-    write_curves(run, with_paper)
+    figures = write_figures(run, with_paper)
     print(table_text(run, "markdown", with_paper))
     print(f"{folder / 'tables'}: LaTeX, Markdown and CSV", file=sys.stderr)
+    if figures:
+        print(f"{folder / 'figures'}: {', '.join(path.name for path in figures)}", file=sys.stderr)
     if failures:
         print(
             f"{failures} of {len(plan.cells)} cells failed; run the same command again to try them again",
@@ -63,19 +66,21 @@ def _images(plan: Plan, compute: Compute) -> ImagesOf:
     """Families' images on the device: two at a time, the one that is measured and the one that is trained on."""
 
     @lru_cache(maxsize=2)
-    def by_name(name: str) -> FamilyImages:
+    def images_of(name: str) -> FamilyImages:
         family, source = families[name]
-        return FamilyImages(family, source, compute.device)
+        return FamilyImages(family, source, compute.device, images_of(family.trained_on) if family.trained_on else None)
 
     families = {cell.family.name: (cell.family, cell.source) for cell in plan.cells}
     families |= {cell.trained_on.name: (cell.trained_on, cell.training_source) for cell in plan.cells}
-    return lambda family, source: by_name(family.name)
+    return images_of
 
 
 def plan_record(plan: Plan) -> dict[str, Any]:
     """The plan as it stands in the manifest: what reading a table or a status needs."""
     return {
         "title": plan.suite.title,
+        "figure": plan.figure,
+        "paper_groups": {c.family.name: c.trained_on.meta_groups for c in plan.cells},
         "targets": list(plan.targets),
         "families": [[family.name, family.label] for family in plan.families],
         "variants": [
@@ -84,7 +89,8 @@ def plan_record(plan: Plan) -> dict[str, Any]:
                 "label": v.label,
                 "snapshots": [list(snapshot) for snapshot in v.snapshots],
                 "curve": v.curve,
-                "training_groups": v.training_groups,
+                "x": v.x,
+                "row": v.row,
             }
             for v in plan.variants
         ],
@@ -107,32 +113,45 @@ def dry_run(plans: Sequence[Plan], compute: Compute, cache_dir: Path) -> None:
     """Print each plan: cells, artifacts to train, and about how much time and disk they take on this device."""
     console = Console()
     store = ArtifactStore(cache_dir)
-    seen: set[str] = set()
+    trainings: set[str] = set()
+    artifacts: set[str] = set()
     total = Estimate()
     for plan in plans:
         grid = Table("cell", "family", "target", "seed", "groups", "artifact", "time", box=None, header_style="bold")
         images_of = _images(plan, compute)
         for cell in plan.cells:
-            images_of(cell.family, cell.source)  # a family that does not fit its source is found now
-            needed = cell.artifact is not None and cell.artifact.key not in seen and not store.has(cell.artifact)
-            about = estimate(cell, compute, train=needed)
+            images_of(cell.family.name)  # a family that does not fit its source is found now
+            state = "-"
+            about = estimate(cell, compute)
+            for needing in _with_bases(cell):
+                state = "-" if needing.artifact is None else "there"
+                if needing.artifact is not None and not store.has(needing.artifact):
+                    state = "shared" if needing.training_key in trainings else "to train"
+                    if needing.training_key not in trainings:
+                        about += training_estimate(needing, compute)
+                    trainings.add(needing.training_key)
+                if needing.artifact is not None:
+                    artifacts.add(needing.artifact.key)
             total += about
-            artifact = "-"
-            if cell.artifact is not None:
-                artifact = "to train" if needed else "shared" if cell.artifact.key in seen else "there"
-                seen.add(cell.artifact.key)
             grid.add_row(
                 escape(cell.variant.name), escape(cell.family.name), cell.target.name, str(cell.seed), str(cell.groups),
-                artifact, duration(about.seconds),
+                state, duration(about.seconds),
             )  # fmt: skip
         console.print(
             f"{plan.suite.name}, {plan.profile.name}: {len(plan.cells)} cells, {len(plan.artifacts)} artifacts",
             highlight=False,
         )
         console.print(grid)
+    cells = sum(len(plan.cells) for plan in plans)
     console.print(
-        f"about {duration(total.seconds)} on {compute.name} ({compute.precision}), counting meta-training to its limit; "
-        f"{total.bytes / 1e6:.0f} MB of disk",
+        f"in all {cells} cells and {len(artifacts)} distinct artifacts, from {len(trainings)} meta-trainings that are not "
+        f"there yet; about {duration(total.seconds)} on {compute.name} ({compute.precision}), counting meta-training to its "
+        f"limit; {total.bytes / 1e6:.0f} MB of disk",
         highlight=False,
         markup=False,
     )
+
+
+def _with_bases(cell: Cell) -> list[Cell]:
+    """The cells of the methods that ``cell`` builds on, what comes first first, and ``cell``."""
+    return [*(_with_bases(cell.base) if cell.base else ()), cell]

@@ -17,8 +17,9 @@ from harness.code_digest import code_digest
 from harness.compute import Compute
 from methods import registry, targets
 from methods.base import Budget, Method, MethodError, TargetSpec
-from suites.declaration import Profile, Suite, Variant, pick
-from suites.families import FAMILIES, Family, family, family_of_folder
+from suites.declaration import Profile, Suite, Variant, pick, scaled
+from suites.families import FAMILIES, family, family_of_folder
+from suites.family import Family, FamilyError
 from suites.groups import CLASS_SPLIT_SEED, QUERY_IMAGES
 from suites.sources.loading import Source
 
@@ -43,8 +44,8 @@ class Cell:
     """One method variant on one family and target with one seed: ``groups`` unseen groups to measure.
 
     ``trained_on`` and ``training_source`` are the family and its source that the method meta-trains on. ``training`` says
-    how; with milestones, ``training_groups`` is the one whose state is measured here. ``base`` is the cell of the method
-    that this one builds on.
+    how; with milestones, ``training_groups`` is the one whose state is measured here. ``keeps_parameters`` asks for the
+    trained networks themselves. ``base`` is the cell of the method that this one builds on.
     """
 
     suite: str
@@ -62,6 +63,7 @@ class Cell:
     device_type: str
     code: str
     training_groups: int = 0
+    keeps_parameters: bool = False
     base: Cell | None = None
 
     @property
@@ -111,6 +113,11 @@ class Cell:
         """The artifact of the same meta-training at another milestone."""
         return ArtifactSpec({**self.identity, "training_groups": groups})
 
+    @property
+    def training_key(self) -> str:
+        """Names the meta-training itself, whose milestones are several artifacts; "" without any."""
+        return self.artifact_after(0).key if self.artifact else ""
+
     @cached_property
     def key(self) -> str:
         """The cell's name on disk. The number of groups is not part of it: asking for more goes on where it was."""
@@ -126,7 +133,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """A suite's cells, in the order in which they run."""
+    """A suite's cells, in the order in which they run, and what is drawn of them (``Suite.figure``)."""
 
     suite: Suite
     profile: Profile
@@ -134,8 +141,9 @@ class Plan:
     variants: tuple[Variant, ...]
     targets: tuple[str, ...]
     cells: tuple[Cell, ...]
+    figure: str
 
-    @property
+    @cached_property
     def artifacts(self) -> dict[str, ArtifactSpec]:
         """The distinct meta-trainings behind the cells, by key."""
         bases = [cell.base for cell in self.cells if cell.base]
@@ -155,8 +163,7 @@ def make_plan(
     ``load_source(name, size)`` loads one; ``folders`` names the user's own. Raises SuiteError, FamilyError,
     UnknownMethodError, MethodError and SourceError.
     """
-    variants, classes = _variants(suite, choice)
-    variants = _at_milestones(variants, classes, choice.training_groups)
+    base_variants, classes = _variants(suite, choice)
     names = choice.families or (suite.embedded if profile.embedded else suite.families)
     target_names = choice.targets or suite.targets
     for name in target_names:
@@ -169,26 +176,46 @@ def make_plan(
         shape: tuple[int, int, int] = tuple(source.images.shape[1:])
         trained_on = family(fam.trained_on) if fam.trained_on else fam
         training_source = load_source(trained_on.source, trained_on.image_size)
-        ladder = tuple(sorted(choice.training_groups))
-        longest = ladder[-1] if ladder else _meta_groups(profile, trained_on)
-        budget = Budget(longest, profile.check_every, profile.patience)
-        validation_groups = 0 if ladder else profile.validation_groups
         for target in target_names:
+            counts = profile.for_target(target)
+            longest = _meta_groups(counts, trained_on)
+            ladder = tuple(sorted(choice.training_groups)) or scaled(suite.milestones, longest)
+            budget = Budget(ladder[-1] if ladder else longest, counts.check_every, counts.patience)
+            validation_groups = 0 if ladder else counts.validation_groups
             for seed in choice.seeds or profile.seeds:
-                for variant in variants:
-                    method = classes[variant.name]
-                    groups = choice.groups or (profile.iterative_groups if method.iterative else profile.groups)
+                for variant in _at_milestones(base_variants, classes, ladder):
+                    method = classes[variant.row or variant.name]
+                    if method.meta_trains() and not trained_on.training_classes:
+                        raise FamilyError(
+                            f"family '{fam.name}' has no training classes, and '{variant.name}' meta-trains; "
+                            "choose another family with --families"
+                        )
                     options = {**trained_on.method_options(variant.method, target), **dict(variant.options)}
                     if variant.method == "pretrained-imagenet" and choice.weights is not None:
                         options |= {"weights": str(choice.weights), "weights_sha256": weights_sha256}
                     training = Training(seed, budget, validation_groups, ladder, choice.episodes)
                     cell = Cell(
                         suite.name, variant, method, options, fam, source, trained_on, training_source,
-                        TargetSpec(target, shape), groups, training, compute.precision, compute.device.type,
-                        code_digest(method), variant.training_groups,
+                        TargetSpec(target, shape), _groups(suite, profile.name, counts, choice, fam, method), training,
+                        compute.precision, compute.device.type, code_digest(method), variant.training_groups,
+                        suite.figure == "correlation",
                     )  # fmt: skip
                     cells.append(_with_base(cell))
-    return Plan(suite, profile, tuple(families), tuple(variants), tuple(target_names), tuple(cells))
+    order = {variant.name: place for place, variant in enumerate(base_variants)}
+    variants = sorted(
+        dict.fromkeys(c.variant for c in cells), key=lambda v: (order[v.row or v.name], v.training_groups)
+    )
+    figure = "groups" if choice.training_groups else suite.figure
+    return Plan(suite, profile, tuple(families), tuple(variants), tuple(target_names), tuple(cells), figure)
+
+
+def _groups(suite: Suite, profile: str, counts: Profile, choice: Choice, fam: Family, method: type[Method]) -> int:
+    """How many unseen groups a cell measures."""
+    if choice.groups:
+        return choice.groups
+    own = dict(suite.groups).get(profile)
+    groups = own or (counts.iterative_groups if method.iterative else counts.groups)
+    return min(groups, fam.most_groups or groups)
 
 
 def _checksum(weights: Path) -> str:
@@ -227,40 +254,44 @@ def _meta_groups(profile: Profile, fam: Family) -> int:
 
 def _variants(suite: Suite, choice: Choice) -> tuple[list[Variant], dict[str, type[Method]]]:
     """The rows asked for, and the class of each."""
+    own = {variant.name: variant for variant in suite.variants}
     files: dict[str, type[Method]] = {}
     for reference in choice.method_files:
         method = registry.find_in_file(reference)
-        if method.name in files or method.name in registry.entries() or method.name in {v.name for v in suite.variants}:
+        taken = method.name in own and own[method.name].method != method.name
+        if taken or method.name in files or method.name in registry.entries():
             raise registry.UnknownMethodError(
                 f"'{reference}' is named '{method.name}', as another method; give its class another name"
             )
         files[method.name] = method
-    own = {variant.name: variant for variant in suite.variants}
     names = list(own if choice.methods is None else choice.methods)
-    names += [name for name in files if name not in names]
+    shown = {
+        own[name].method for name in names if name in own
+    }  # a suite of the user's may have rows of a file's method
+    names += [name for name in files if name not in names and name not in shown]
     for name in names:
         if name not in own and name not in files:
             registry.check_name(name)
     variants = [own.get(name, Variant(name, name, name)) for name in dict.fromkeys(names)]
-    return variants, {v.name: files.get(v.name) or registry.find(v.method) for v in variants}
+    return variants, {v.name: files.get(v.method) or registry.find(v.method) for v in variants}
 
 
 def _at_milestones(
     variants: list[Variant], classes: dict[str, type[Method]], milestones: tuple[int, ...]
 ) -> list[Variant]:
-    """``variants``, those that meta-train once for each of ``milestones``; ``classes`` gets the new names as well."""
-    if not milestones:
-        return variants
+    """``variants``, those that meta-train once for each of ``milestones``."""
     expanded = []
     for variant in variants:
-        method = classes[variant.name]
-        if not method.meta_trains():
+        if not milestones or not classes[variant.name].meta_trains():
             expanded.append(variant)
             continue
-        for groups in sorted(milestones):
-            name, label = f"{variant.name}-{groups}-groups", f"{variant.label}, {groups:,} groups"
-            expanded.append(replace(variant, name=name, label=label, training_groups=groups, curve=variant.label))
-            classes[name] = method
+        expanded += [
+            replace(
+                variant, name=f"{variant.name}-{groups}-groups", label=f"{variant.label}, {groups:,} groups",
+                training_groups=groups, curve=variant.label, x=groups, row=variant.name,
+            )
+            for groups in milestones
+        ]  # fmt: skip
     return expanded
 
 

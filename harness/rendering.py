@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from results import costs, curves, paper
+from results import costs, paper
 from results.store import Run, StoreError, write_atomically
 from results.tables import Format, TableLayout, TableRow, render
 
@@ -30,7 +30,12 @@ def merge_plans(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
         if earlier is not None and earlier["key"] == cell["key"]:
             cell = {**cell, "groups": max(cell["groups"], earlier["groups"])}
         cells[cell_place(cell)] = cell
-    merged: dict[str, Any] = {"title": new["title"], "cells": list(cells.values())}
+    merged: dict[str, Any] = {
+        "title": new["title"],
+        "figure": new["figure"],
+        "paper_groups": {**old["paper_groups"], **new["paper_groups"]},
+        "cells": list(cells.values()),
+    }
     for part in ("targets", "families", "variants"):
         merged[part] = old[part] + [item for item in new[part] if item not in old[part]]
     return merged
@@ -87,40 +92,6 @@ def write_tables(run: Run, with_paper: bool) -> list[Path]:
     for name, text in texts.items():
         write_atomically(folder / name, text.encode())
     return [folder / name for name in texts]
-
-
-def write_curves(run: Run, with_paper: bool) -> list[Path]:
-    """Draw the learning curves of the run into ``<run>/figures``, where its plan has any, and return the files.
-
-    One figure per family, target and device, as PDF and PNG, and the points of all as CSV.
-    """
-    plan = run.manifest["plan"]
-    points_of = {v["name"]: v["curve"] for v in plan["variants"] if v.get("curve")}
-    points = curves.learning_curves(measured(run), points_of)
-    if points.empty:
-        return []
-    suite, folder = run.manifest["suite"], run.folder / "figures"
-    folder.mkdir(exist_ok=True)
-    numbers = paper.load(suite) if with_paper else None
-    rows = {
-        v["curve"]: v["name"].removesuffix(f"-{v['training_groups']}-groups")
-        for v in plan["variants"]
-        if v.get("curve")
-    }
-    files = {f"{suite}-learning-curves.csv": points.to_csv(index=False).encode()}
-    labels = dict(plan["families"])
-    for number, ((family, target, device), shown) in enumerate(points.groupby(["family", "target", "device"])):
-        printed = {}
-        if numbers is not None:
-            here = numbers[(numbers["column"] == family) & (numbers["target"] == target)].set_index("row")["value"]
-            printed = {curve: float(here[row]) for curve, row in rows.items() if row in here}
-        title = f"{labels.get(family, family)}, {target}, {device}, n = {shown['n'].min()}"
-        for format in ("pdf", "png"):
-            name = f"{suite}-learning-curves-{number + 1}-{family}-{target}.{format}"
-            files[name] = curves.draw(shown, title, format, printed)
-    for name, content in files.items():
-        write_atomically(folder / name, content)
-    return [folder / name for name in files]
 
 
 def find_run(reference: str, suites: tuple[str, ...]) -> Run:

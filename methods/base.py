@@ -146,12 +146,14 @@ class Snapshot:
     """A classifier handed over while fitting, valid until ``fit`` is resumed.
 
     ``name`` tells snapshots of one fit apart ("30 epochs"); "" if there is only one. ``epochs`` counts passes over the
-    fit images, where a method makes any.
+    fit images, where a method makes any. ``network`` is the fitted target (features, without a head), for suites that
+    study parameters; None where there is none to show.
     """
 
     classifier: Classifier
     name: str = ""
     epochs: float = float("nan")
+    network: nn.Module | None = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -102,26 +103,32 @@ def find_in_file(reference: str) -> type[Method]:
     if not colon or not attribute.isidentifier():
         raise UnknownMethodError(f"--method takes FILE.py:Class, and '{reference}' names no class")
     path = Path(path_text).expanduser().resolve()
+    found = getattr(import_file(path, "method file"), attribute, None)
+    if found is None:
+        raise UnknownMethodError(f"method file '{path}' has no class '{attribute}'")
+    return _checked(found, reference)
+
+
+def import_file(path: Path, kind: str) -> ModuleType:
+    """Run a Python file of the user's and return its module; the same content runs once.
+
+    ``kind`` ("method file") names it in errors. Raises UnknownMethodError when it is not there or fails to import.
+    """
     if not path.is_file():
-        raise UnknownMethodError(f"method file '{path}' is not there")
-    name = f"pudnet_bench_method_{sha256(bytes(path) + path.read_bytes()).hexdigest()[:16]}"
+        raise UnknownMethodError(f"{kind} '{path}' is not there")
+    name = f"pudnet_bench_file_{sha256(bytes(path) + path.read_bytes()).hexdigest()[:16]}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None:
-            raise UnknownMethodError(f"method file '{path}' is not a Python file (.py)")
+            raise UnknownMethodError(f"{kind} '{path}' is not a Python file (.py)")
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:
             spec.loader.exec_module(module)
         except (Exception, SystemExit) as error:  # a user's file can fail in any way; the cause is named
             del sys.modules[name]
-            raise UnknownMethodError(
-                f"method file '{path}' fails to import: {type(error).__name__}: {error}"
-            ) from error
-    found = getattr(sys.modules[name], attribute, None)
-    if found is None:
-        raise UnknownMethodError(f"method file '{path}' has no class '{attribute}'")
-    return _checked(found, reference)
+            raise UnknownMethodError(f"{kind} '{path}' fails to import: {type(error).__name__}: {error}") from error
+    return sys.modules[name]
 
 
 def _checked(found: Any, reference: str) -> type[Method]:

@@ -19,7 +19,8 @@ class Scratch(Method):
     """The target network with a linear head, trained by cross-entropy on the group's fit images.
 
     One training gives a snapshot at each of ``epochs``. The paper states Adam at 1e-3 (section 4.3) and neither batch
-    size nor augmentation: here batches of 32 and none.
+    size nor augmentation: here batches of 32 and none. With ``initial_seed`` every group begins with the same target, so
+    that trained parameters of different groups can be compared (Figure 1); without, with one of its own.
     """
 
     iterative: ClassVar[bool] = True
@@ -32,8 +33,10 @@ class Scratch(Method):
         epochs: tuple[int, ...] = (1, 30, 50),
         batch_size: int = 32,
         lr: float = 1e-3,
+        initial_seed: int | None = None,
     ) -> None:
         super().__init__(target, n_training_classes)
+        self.initial_seed = initial_seed
         self.epochs = epochs
         self.batch_size = batch_size
         self.lr = lr
@@ -44,7 +47,11 @@ class Scratch(Method):
 
     def fitted_network(self, dataset: Dataset) -> nn.Module:
         """The freshly initialised target, on the device."""
-        return targets.build(self.target).to(dataset.images.device)
+        if self.initial_seed is None:
+            return targets.build(self.target).to(dataset.images.device)
+        with torch.random.fork_rng():
+            torch.manual_seed(self.initial_seed)
+            return targets.build(self.target).to(dataset.images.device)
 
     def fit(self, dataset: Dataset) -> Iterator[Snapshot]:
         device = dataset.images.device
@@ -66,7 +73,7 @@ class Scratch(Method):
                 optimizer.step()
             if epoch in self.epochs:
                 network.eval()
-                yield Snapshot(partial(self._classify, network), f"{epoch} epochs", epoch)
+                yield Snapshot(partial(self._classify, network), f"{epoch} epochs", epoch, features)
 
     @torch.no_grad()
     def _classify(self, network: nn.Module, images: Tensor) -> Tensor:

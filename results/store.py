@@ -191,6 +191,42 @@ class Run:
         empty = ROW_SCHEMA.append(pa.field("finished", pa.bool_())).empty_table()
         return pa.concat_tables(tables or [empty]).to_pandas()
 
+    def keep_curve(self, key: str, curve: pd.DataFrame) -> None:
+        """Keep what the meta-training behind a cell reported: any columns, a row for each report."""
+        self._keep(f"curves/{_checked(key)}.parquet", _parquet(pa.Table.from_pandas(curve, preserve_index=False)))
+
+    def curve(self, key: str) -> pd.DataFrame | None:
+        """What ``keep_curve`` kept, or None."""
+        path = self.folder / "curves" / f"{_checked(key)}.parquet"
+        return pq.read_table(path).to_pandas() if path.exists() else None
+
+    def keep_parameters(self, key: str, group: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keep arrays of the network that was fitted to a group (safetensors)."""
+        from safetensors.numpy import save
+
+        self._keep(f"parameters/{_checked(key)}/{group}.safetensors", save(dict(arrays)))
+
+    def parameters(self, key: str, groups: Collection[int]) -> dict[str, np.ndarray]:
+        """What ``keep_parameters`` kept for ``groups``, stacked in their order: [n, ...] by name.
+
+        Raises StoreError if one is missing.
+        """
+        from safetensors.numpy import load_file
+
+        folder = self.folder / "parameters" / _checked(key)
+        try:
+            kept = [load_file(folder / f"{group}.safetensors") for group in groups]
+        except OSError as error:
+            raise StoreError(
+                f"{folder} lacks the parameters of a measured group ({error}); measure the cell anew."
+            ) from error
+        return {name: np.stack([arrays[name] for arrays in kept]) for name in (kept[0] if kept else ())}
+
+    def _keep(self, name: str, data: bytes) -> None:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, data)
+
     def update_manifest(self, **fields: Any) -> None:
         """Set fields of the manifest (JSON values). Only the process that started the run may call this."""
         self.manifest = {**Run.open(self.folder).manifest, **fields}
@@ -328,9 +364,13 @@ def _merged(tables: Sequence[pa.Table]) -> pa.Table:
 
 
 def _write_table(path: Path, table: pa.Table) -> None:
+    write_atomically(path, _parquet(table.replace_schema_metadata({_CHECKSUM: _checksum(table)})))
+
+
+def _parquet(table: pa.Table) -> bytes:
     sink = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata({_CHECKSUM: _checksum(table)}), sink)
-    write_atomically(path, sink.getvalue())
+    pq.write_table(table, sink)
+    return sink.getvalue()
 
 
 def _checksum(table: pa.Table) -> bytes:

@@ -19,6 +19,8 @@ GENERAL = (
     Variant("pudnet", "pudnet", "PudNet"),
 )
 
+RESNET34 = tuple(variant for variant in GENERAL if variant.name not in ("matchnet", "protonet"))
+
 ABLATIONS = (
     Variant("pudnet-wo-context", "pudnet", "PudNet w.o. context", options=(("use_context", False),)),
     Variant("pudnet-random", "pudnet", "PudNet random", options=(("initial_hidden", "random"),)),
@@ -36,22 +38,97 @@ FINETUNED = (
     Variant("finetune-pudnet", "finetune", "PudNet", FINAL, (("base", "pudnet"),)),
 )
 
+
+def cross_domain(epochs: tuple[int, ...]) -> tuple[Variant, ...]:
+    """Rows of Tables 3, 6 and 7: training on thousands of images gives a row after each of ``epochs``."""
+    rows = tuple((f"{n} epochs", f"{n} epochs" if n > 1 else "1 epoch") for n in epochs)
+    return (
+        Variant("pretrained", "pretrained", "Pretrained"),
+        Variant("meta-deepbdc", "meta-deepbdc", "Meta-DeepBDC"),
+        Variant("musml", "musml", "MUSML"),
+        Variant("adam", "adam", "Adam scratch", rows, (("epochs", epochs),)),
+        Variant("gc", "gc", "GC", rows, (("epochs", epochs),)),
+        Variant("pudnet", "pudnet", "PudNet"),
+    )
+
+
+EMBEDDINGS = (
+    Variant("pudnet-sum", "pudnet", "Sum", options=(("embedding", "sum"),)),
+    Variant("pudnet-geometric-mean", "pudnet", "Geometric mean", options=(("embedding", "geometric-mean"),)),
+    Variant("pudnet-mean-var", "pudnet", "Mean+Var", options=(("embedding", "mean+variance"),)),
+    Variant("pudnet", "pudnet", "Mean"),
+)
+LAYERS = tuple(
+    Variant(f"pudnet-{n}-layers", "pudnet", f"{n} layer{'s' if n > 1 else ''}", options=(("gru_layers", n),))
+    for n in (1, 2, 4, 6, 8)
+)
+EXTRACTORS = tuple(
+    # ConvNet-3's own extractor is not named as an option: it is the artifact of the other tables.
+    Variant(f"pudnet-{name}", "pudnet", name, options=() if name == "1conv-1linear" else (("extractor", name),))
+    for name in ("2conv", "3conv", "4conv", "1conv-1linear", "2conv-1linear", "3conv-1linear")
+)
+ETAS = tuple(
+    Variant(f"pudnet-eta-{n / 10}", "pudnet", f"eta {n / 10}", options=(("eta", n / 10),), curve="PudNet", x=n / 10)
+    for n in range(10)
+)
+PUDNET = (Variant("pudnet", "pudnet", "PudNet"),)
+CONVERGED = (
+    Variant("adam", "adam", "Adam, 10 epochs", (("10 epochs", ""),), (("epochs", (10,)), ("initial_seed", 0))),
+)
+
+MILESTONES = (50, 100, 500, 1_000, 5_000, 10_000, 50_000, 100_000)  # Table 10's, and the paper's most (section 4.1)
+BOTH = ("convnet3", "resnet18")
+CONVNET, RESNET = ("convnet3",), ("resnet18",)
+
 SUITES = {
     suite.name: suite
     for suite in (
-        Suite("table1", "Accuracy and time, target ConvNet-3", ("convnet3",), PAPER_FAMILIES, GENERAL),
-        Suite("table2", "Accuracy and time, target ResNet-18", ("resnet18",), PAPER_FAMILIES, GENERAL),
-        Suite("table4", "Ablations of PudNet", ("convnet3", "resnet18"), PAPER_FAMILIES, ABLATIONS),
+        Suite("table1", "Accuracy and time, target ConvNet-3", CONVNET, PAPER_FAMILIES, GENERAL),
+        Suite("table2", "Accuracy and time, target ResNet-18", RESNET, PAPER_FAMILIES, GENERAL),
         Suite(
-            "table5", "Fine-tuning for 50 epochs", ("convnet3", "resnet18"), ("cifar100-20",), FINETUNED, ("digits-4",)
+            "table3", "Cross-domain, CIFAR100 to Animals-10", BOTH, ("animals10",), cross_domain((1, 5, 10)),
+            ("digits-halves",),
         ),
+        Suite("table4", "Ablations of PudNet", BOTH, PAPER_FAMILIES, ABLATIONS),
+        Suite("table5", "Fine-tuning for 50 epochs", BOTH, ("cifar100-20",), FINETUNED, ("digits-4",)),
+        Suite(
+            "table6", "Cross-domain, CIFAR100 to CIFAR-10", BOTH, ("cifar10",), cross_domain((1, 5, 10, 20)),
+            ("digits-halves",),
+        ),
+        Suite(
+            "table7", "Cross-domain, ImageNet to Animals-10 and CIFAR-10", RESNET, ("animals10-84", "cifar10-84"),
+            cross_domain((1, 5, 10, 20)), ("digits-halves",),
+        ),
+        Suite("table8", "Accuracy and time, target ResNet-34", ("resnet34",), ("cifar100",), RESNET34),
+        Suite("table9", "Dataset embeddings of PudNet", CONVNET, ("cifar100",), EMBEDDINGS),
+        Suite(
+            "table10", "Training classes and training groups", CONVNET, ("cifar100-c20", "cifar100"), PUDNET,
+            ("digits-c4", "digits"), MILESTONES,
+        ),
+        Suite("table11", "Stacked GRU layers of PudNet", RESNET, ("cifar100", "imagenet"), LAYERS),
+        Suite("table12", "Feature extractors of PudNet", CONVNET, ("cifar100",), EXTRACTORS),
+        Suite(
+            "figure1", "Correlation of datasets and trained parameters", CONVNET,
+            ("fashion-3000", "cifar100-3000", "imagenet-3000"), CONVERGED, ("digits-400",), figure="correlation",
+            groups=(("quick", 30), ("standard", 200), ("paper", 1_000)),
+        ),
+        Suite(
+            "figure6", "Accuracy and training groups, target ConvNet-3", CONVNET, PAPER_FAMILIES, PUDNET,
+            milestones=MILESTONES, figure="groups",
+        ),
+        Suite(
+            "figure7", "Accuracy and training groups, target ResNet-18", RESNET, PAPER_FAMILIES, PUDNET,
+            milestones=MILESTONES, figure="groups",
+        ),
+        Suite("figure8", "Accuracy and eta", BOTH, PAPER_FAMILIES, ETAS, figure="eta"),
+        Suite("figure9", "Losses in meta-training", CONVNET, PAPER_FAMILIES, PUDNET, figure="losses"),
     )
-}
+}  # fmt: skip
 
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("quick", "embedded digits, minutes on two CPU cores", True, 50, 3, 40, 20, 3, 10),
+        Profile("quick", "embedded digits, minutes on two CPU cores", True, 50, 3, 40, 20, 3, 10, resnet_divisor=4),
         Profile("standard", "real images, one workstation", False, 100, 20, 2_000, 50, 8, 20),
         Profile("paper", "the paper's counts", False, 500, 500, None, 500, 20, 100),
     )

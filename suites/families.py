@@ -1,69 +1,9 @@
-"""Families: which classes of a source are trained on, which are never seen, and how large a group is.
-
-Paper, section 4.1. Imports no array library: listing families must be instant.
-"""
+"""The families that have a name, and those made of a user's image folder (paper, section 4.1, A.3)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from suites.declaration import pick
-
-
-class FamilyError(Exception):
-    """A family that is not known or does not fit its source; the message names it and the way out."""
-
-
-@dataclass(frozen=True)
-class Family:
-    """A source, its class split, and the size of its groups.
-
-    A group has ``images`` fit images, ``images / ways`` of each of ``ways`` classes, and ``test_images`` test images of
-    the same classes (0: as many as fit images). ``validation_classes`` of the training classes are held out while the
-    length of meta-training is chosen, ``validation_folds`` times, other ones each time.
-    Methods meta-train on the family ``trained_on`` ("": this one).
-    ``eta`` is the paper's share of the sketch in PudNet's initial residual, by target (section 4.3).
-    ``meta_groups`` is the paper's number of training groups.
-    """
-
-    name: str
-    label: str
-    source: str
-    training_classes: int
-    unseen_classes: int
-    ways: int
-    images: int
-    validation_classes: int
-    meta_groups: int
-    eta: tuple[tuple[str, float], ...] = ()
-    gru_layers: tuple[tuple[str, int], ...] = ()
-    image_size: int | None = None
-    test_images: int = 0
-    validation_folds: int = 1
-    trained_on: str = ""
-
-    @property
-    def classes(self) -> int:
-        return self.training_classes + self.unseen_classes
-
-    @property
-    def images_per_class(self) -> int:
-        return self.images // self.ways
-
-    @property
-    def test_images_per_class(self) -> int:
-        return (self.test_images or self.images) // self.ways
-
-    def method_options(self, method: str, target: str) -> dict[str, float | int]:
-        """The paper's settings of ``method`` for this family and target.
-
-        Only PudNet has any: eta (section 4.3) and the number of stacked GRU layers (Table 11).
-        """
-        if method != "pudnet":
-            return {}
-        like = "resnet18" if target.startswith("resnet") else target  # the paper gives none for ResNet-34
-        return {"eta": dict(self.eta).get(like, 0.2), "gru_layers": dict(self.gru_layers).get(like, 1)}
-
+from suites.family import Family, FamilyError
 
 FAMILIES = {
     family.name: family
@@ -81,14 +21,36 @@ FAMILIES = {
             eta=(("convnet3", 0.3), ("resnet18", 0.5)), gru_layers=(("resnet18", 4),), image_size=84,
         ),
         Family("digits", "Digits-set", "digits", 6, 4, 2, 100, 2, 2_000, gru_layers=(("resnet18", 2),)),
+        # Table 5: a large group of all unseen classes.
         Family(
             "cifar100-20", "CIFAR100, 20 unseen classes", "cifar-100", 80, 20, 20, 10_000, 16, 100_000,
-            test_images=2_000, trained_on="cifar100",
+            test_images=2_000, trained_on="cifar100", most_groups=5,
         ),
         Family(
             "digits-4", "Digits, 4 unseen classes", "digits", 6, 4, 4, 400, 2, 2_000,
-            test_images=200, trained_on="digits",
+            test_images=200, trained_on="digits", most_groups=5,
         ),
+        # Tables 3, 6 and 7: another source, whole, at the size of the images trained on.
+        Family("animals10", "CIFAR100→Animals10", "animals-10", 0, 10, 10, 0, 0, 0,
+               image_size=32, trained_on="cifar100", most_groups=5),
+        Family("cifar10", "CIFAR100→CIFAR10", "cifar-10", 0, 10, 10, 0, 0, 0, trained_on="cifar100", most_groups=5),
+        Family("animals10-84", "ImageNet→Animals10", "animals-10", 0, 10, 10, 0, 0, 0,
+               image_size=84, trained_on="imagenet", most_groups=5),
+        Family("cifar10-84", "ImageNet→CIFAR10", "cifar-10", 0, 10, 10, 0, 0, 0,
+               image_size=84, trained_on="imagenet", most_groups=5),
+        Family("digits-halves", "Digits, all of 4 unseen classes", "digits", 6, 4, 4, 0, 2, 2_000,
+               trained_on="digits", most_groups=5),
+        # Table 10: fewer classes to train on, the same unseen ones.
+        Family(
+            "cifar100-c20", "CIFAR100-set, 20 training classes", "cifar-100", 20, 20, 5, 500, 5, 50_000,
+            eta=(("convnet3", 0.1), ("resnet18", 0.5)), gru_layers=(("resnet18", 2),), unused_classes=60,
+        ),
+        Family("digits-c4", "Digits-set, 4 training classes", "digits", 4, 4, 2, 100, 2, 2_000, unused_classes=2),
+        # Figure 1: 3,000 images of all classes; nothing is meta-trained.
+        Family("fashion-3000", "Fashion-MNIST", "fashion-mnist", 0, 10, 10, 3_000, 0, 0),
+        Family("cifar100-3000", "CIFAR-100", "cifar-100", 0, 100, 100, 3_000, 0, 0),
+        Family("imagenet-3000", "Mini-ImageNet", "mini-imagenet", 0, 100, 100, 3_000, 0, 0, image_size=84),
+        Family("digits-400", "Digits", "digits", 0, 10, 10, 400, 0, 0),
     )
 }  # fmt: skip
 
@@ -119,5 +81,4 @@ def family_of_folder(name: str, class_sizes: dict[str, int]) -> Family:
 
 def family(name: str) -> Family:
     """The built-in family ``name``. Raises SuiteError with the nearest name when there is none."""
-    family: Family = pick("family", name, FAMILIES)
-    return family
+    return pick("family", name, FAMILIES)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from methods.base import Dataset, Episode, Group
-from suites.families import Family, FamilyError
+from suites.family import Family, FamilyError
 from suites.sources.loading import Source
 
 Split = Literal["search", "validation", "training", "unseen"]
@@ -26,6 +26,7 @@ SPLITS: tuple[Split, ...] = ("search", "validation", "training", "unseen")
 CLASS_SPLIT_SEED = 0
 NORMALISATION_IMAGES = 10_000  # of the training classes, evenly spaced; enough for three digits of mean and deviation
 QUERY_IMAGES = 100
+SMALLEST_HALF = 10  # images of a class: enough for the support of every method
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class ClassSplit:
         fold 1, and so on.
         """
         order = tuple(int(c) for c in np.random.default_rng(seed).permutation(family.classes))
-        training, unseen = order[: family.training_classes], order[family.training_classes :]
+        training, unseen = order[: family.training_classes], order[family.classes - family.unseen_classes :]
         end = family.training_classes - fold * family.validation_classes
         start = end - family.validation_classes
         return cls(training[:start] + training[end:], training[start:end], unseen)
@@ -91,14 +92,35 @@ def draw_group(
     return GroupIndices(chosen, images[:, :k], images[:, k:])
 
 
+def draw_halves(
+    family: Family, classes: tuple[int, ...], ranges: ClassRanges, split: Split, seed: int, index: int
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """A group of a family that is split in halves: for each class positions of the images to fit, and of those to test.
+
+    Pure, as ``draw_group``. Classes may differ in size; the odd image of a class is a test image.
+    """
+    rng = np.random.default_rng((seed, SPLITS.index(split), index))
+    fit, test = [], []
+    for place in rng.choice(len(classes), family.ways, replace=False):
+        c = classes[place]
+        order = ranges.starts[c] + rng.permutation(ranges.sizes[c])
+        half = len(order) // 2
+        fit.append(order[:half])
+        test.append(order[half:])
+    return fit, test
+
+
 class FamilyImages:
     """A family's images on a device, normalised as they are taken: the source of every Dataset.
 
-    ``mean`` and ``std`` per channel come from images of the training classes only. Raises FamilyError when the source
+    ``mean`` and ``std`` per channel are those of ``trained_on``, the images that methods meta-train on; without, they come
+    from images of the training classes, or of all classes where none is trained on. Raises FamilyError when the source
     does not fit the family.
     """
 
-    def __init__(self, family: Family, source: Source, device: torch.device) -> None:
+    def __init__(
+        self, family: Family, source: Source, device: torch.device, trained_on: FamilyImages | None = None
+    ) -> None:
         if len(source.class_names) != family.classes:
             raise FamilyError(
                 f"family '{family.name}' needs {family.classes} classes, and source '{source.name}' has "
@@ -108,12 +130,12 @@ class FamilyImages:
         self.split = ClassSplit.of(family)
         self.ranges = ClassRanges.of(source.labels)
         smallest = int(self.ranges.sizes.argmin())
-        needed = family.images_per_class + family.test_images_per_class
-        if self.ranges.sizes[smallest] < needed:
+        to_fit, to_test = family.images_per_class or SMALLEST_HALF, family.test_images_per_class or SMALLEST_HALF
+        if self.ranges.sizes[smallest] < to_fit + to_test:
             raise FamilyError(
                 f"class '{source.class_names[smallest]}' of source '{source.name}' has {self.ranges.sizes[smallest]} images, "
-                f"and a group of family '{family.name}' needs {needed} ({family.images_per_class} to fit and "
-                f"{family.test_images_per_class} to test); add images to that class"
+                f"and a group of family '{family.name}' needs {to_fit + to_test} ({to_fit} to fit and {to_test} to test); "
+                "add images to that class"
             )
         self.fingerprint = source.fingerprint
         self.device = device
@@ -122,7 +144,10 @@ class FamilyImages:
             warnings.simplefilter("ignore", UserWarning)
             self.images = torch.from_numpy(source.images).to(device)
         self.image_shape: tuple[int, int, int] = tuple(source.images.shape[1:])
-        self.mean, self.std = (t.to(device) for t in self._normalisation(source))
+        if trained_on is None:
+            self.mean, self.std = (t.to(device) for t in self._normalisation(source))
+        else:
+            self.mean, self.std = trained_on.mean, trained_on.std
 
     def fold(self, fold: int) -> FamilyImages:
         """The same images, with the training classes of ``fold`` held out to validate on."""
@@ -134,7 +159,7 @@ class FamilyImages:
         positions = np.concatenate(
             [
                 np.arange(self.ranges.starts[c], self.ranges.starts[c] + self.ranges.sizes[c])
-                for c in self.split.training
+                for c in self.split.training or self.split.unseen
             ]
         )
         sample = positions[:: max(1, len(positions) // NORMALISATION_IMAGES)]
@@ -151,8 +176,16 @@ class FamilyImages:
         images = images.sub_(self.mean).div_(self.std)
         return Dataset(images, torch.from_numpy(labels).to(self.device), n_classes)
 
+    def _ragged(self, positions: list[np.ndarray]) -> Dataset:
+        """The images at ``positions``, int64 [k] for each class, k of its own."""
+        labels = np.repeat(np.arange(len(positions)), [len(part) for part in positions])
+        return self.dataset(np.concatenate(positions), len(positions), labels)
+
     def group(self, split: Split, seed: int, index: int) -> Group:
         """Group ``index`` of ``split``: its fit images and its test images."""
+        if self.family.images == 0:
+            halves = draw_halves(self.family, getattr(self.split, split), self.ranges, split, seed, index)
+            return Group(index, *(self._ragged(half) for half in halves))
         drawn = draw_group(self.family, getattr(self.split, split), self.ranges, split, seed, index)
         return Group(index, self.dataset(drawn.fit, self.family.ways), self.dataset(drawn.test, self.family.ways))
 

@@ -398,9 +398,12 @@ def test_dry_run_prints_the_plan_and_writes_nothing(command_line: CommandLine, t
     for seed in ("0", "1"):
         assert ["pretrained", "digits", "convnet3", seed, "7", "to", "train"] in [line[:7] for line in lines]
         assert ["adam", "digits", "convnet3", seed, "7", "-"] in [line[:6] for line in lines]
-    (total,) = [line for line in done.stdout.splitlines() if line.startswith("about ")]
+    (total,) = [line for line in done.stdout.splitlines() if line.startswith("in all ")]
+    assert total.startswith(
+        "in all 4 cells and 2 distinct artifacts, from 2 meta-trainings that are not there yet; about "
+    )
     assert total.endswith(" MB of disk")
-    assert any(unit in total.split(" on ")[0] for unit in (" s", " min", " h"))
+    assert any(unit in total.split("about ")[1].split(" on ")[0] for unit in (" s", " min", " h"))
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "runs").exists()
     assert not (tmp_path / "cache/artifacts").exists()
@@ -624,8 +627,7 @@ def test_training_groups_measure_the_learning_curve_of_one_training(command_line
         "protonet-4-groups": [4.0],
     }
     figures = {path.name for path in (tmp_path / "runs" / "table1-quick-cpu" / "figures").iterdir()}
-    drawn = "table1-learning-curves-1-digits-convnet3"
-    assert figures == {f"{drawn}.pdf", f"{drawn}.png", "table1-learning-curves.csv"}
+    assert figures == {"table1.pdf", "table1.png", "table1.csv"}
     wrong = command_line("run", "table1", "--training-groups", "0")
     assert wrong.exit_code == 2
     assert "--training-groups takes numbers from 1 on, not '0'" in wrong.output

@@ -195,7 +195,9 @@ def test_a_groups_accuracy_does_not_depend_on_what_ran_before(
         measured = cell.make_method()
         found = {}
         for index in order:
-            found[index] = [r["accuracy"] for r in measure_group(cell, measured, digits_images, index, compute, None)]
+            found[index] = [
+                r["accuracy"] for r in measure_group(cell, measured, digits_images, index, compute, None)[0]
+            ]
             torch.rand(index + 1)
         return found
 
@@ -292,11 +294,11 @@ def test_a_damaged_cell_is_measured_again(
     run = Run.create_or_open(tmp_path / "run", manifest)
     store = ArtifactStore(tmp_path / "cache")
     with Display() as display:
-        run_cell(cell, run, lambda family, source: digits_images, store, compute, display)
+        run_cell(cell, run, lambda family: digits_images, store, compute, display)
         before = run.frame()
         path = run.folder / "cells" / f"{cell.key}.parquet"
         path.write_bytes(path.read_bytes()[:-100])
         with pytest.warns(UserWarning, match="is damaged"):
-            run_cell(cell, run, lambda family, source: digits_images, store, compute, display)
+            run_cell(cell, run, lambda family: digits_images, store, compute, display)
     pd.testing.assert_series_equal(run.frame()["accuracy"], before["accuracy"])
     assert count(fits) == 2 * (WARM_UPS + 3)

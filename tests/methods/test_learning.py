@@ -20,7 +20,7 @@ from methods.pretrained import Pretrained
 from methods.protonet import ProtoNet
 from methods.pudnet.method import PudNet
 from methods.scratch import Adam
-from suites.families import Family
+from suites.family import Family
 from suites.groups import FamilyImages, TrainingStream
 from suites.sources.content import Source
 

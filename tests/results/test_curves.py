@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from results.curves import COLUMNS, draw, learning_curves
+from results.curves import COLUMNS, points
 from results.statistics import mean_ci
 
-CURVES = {"a-1-groups": "A", "a-10-groups": "A", "b-1-groups": "B & co_%"}
+PLACES = {"b-1-groups": ("B & co_%", 1.0), "a-10-groups": ("A", 10.0), "a-1-groups": ("A", 1.0)}
 
 
 @pytest.fixture
@@ -23,28 +23,18 @@ def frame(make_row) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def test_points_are_means_and_t_intervals_in_the_order_of_groups_seen(frame: pd.DataFrame) -> None:
-    points = learning_curves(frame, CURVES)
-    assert tuple(points.columns) == COLUMNS
-    assert points[["curve", "training_groups", "n"]].to_numpy().tolist() == [
+def test_points_are_means_and_t_intervals_in_the_order_of_x(frame: pd.DataFrame) -> None:
+    found = points(frame, PLACES)
+    assert tuple(found.columns) == COLUMNS
+    assert found[["curve", "x", "n"]].to_numpy().tolist() == [
+        ["B & co_%", 1, 6],
         ["A", 1, 6],
         ["A", 10, 6],
-        ["B & co_%", 1, 6],
     ]
     expected = mean_ci(100 * frame.loc[frame["method"] == "a-1-groups", "accuracy"].to_numpy())
-    assert points.loc[0, "accuracy_mean"] == pytest.approx(expected.mean)
-    assert points.loc[0, "accuracy_ci"] == pytest.approx(expected.half_width)
+    assert found.loc[1, "accuracy_mean"] == pytest.approx(expected.mean)
+    assert found.loc[1, "accuracy_ci"] == pytest.approx(expected.half_width)
 
 
 def test_no_curve_no_point(frame: pd.DataFrame) -> None:
-    assert learning_curves(frame, {}).empty
-
-
-@pytest.mark.parametrize(("format", "begins"), [("pdf", b"%PDF-"), ("png", b"\x89PNG")])
-def test_the_same_points_give_the_same_bytes(frame: pd.DataFrame, format: str, begins: bytes) -> None:
-    points = learning_curves(frame, CURVES)
-    drawn = draw(points, "Title", format, {"A": 70.0})
-    assert drawn.startswith(begins)
-    assert drawn == draw(points, "Title", format, {"A": 70.0})
-    assert drawn != draw(points, "Title", format)  # the paper's layer is seen
-    assert drawn != draw(points.assign(accuracy_mean=50.0), "Title", format, {"A": 70.0})
+    assert points(frame, {}).empty

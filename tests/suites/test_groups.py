@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from methods.base import Dataset
-from suites.families import FAMILIES, Family, FamilyError
-from suites.groups import SPLITS, ClassRanges, ClassSplit, FamilyImages, Split, TrainingStream, draw_group
+from suites.families import FAMILIES
+from suites.family import Family, FamilyError
+from suites.groups import SPLITS, ClassRanges, ClassSplit, FamilyImages, Split, TrainingStream, draw_group, draw_halves
 from suites.sources.content import Source
 
 CPU = torch.device("cpu")
@@ -207,6 +208,60 @@ def test_a_class_with_too_few_images_is_named() -> None:
         FamilyImages(SMALL, source(counts), CPU)
     counts[7] = 20
     assert FamilyImages(SMALL, source(counts), CPU).ranges.sizes[7] == 20
+
+
+# --- other shapes of family ---
+
+
+@given(st.lists(st.integers(20, 60), min_size=10, max_size=10), st.integers(0, 2**32), st.integers(0, 10**6))
+def test_halves_take_every_image_of_the_classes_once(counts: list[int], seed: int, index: int) -> None:
+    family = Family("halves", "Halves", "small", 6, 4, 4, 0, 2, 0)
+    ranges, unseen = ClassRanges.of(np.repeat(np.arange(10), counts)), ClassSplit.of(family).unseen
+    fit, test = draw_halves(family, unseen, ranges, "unseen", seed, index)
+    assert [len(t) - len(f) for f, t in zip(fit, test, strict=True)] == [
+        sum(len(part) for part in pair) % 2 for pair in zip(fit, test, strict=True)
+    ]
+    drawn = [np.sort(np.concatenate(pair)) for pair in zip(fit, test, strict=True)]
+    every = [np.arange(ranges.starts[c], ranges.starts[c] + counts[c]) for c in unseen]
+    assert sorted(map(tuple, drawn)) == sorted(map(tuple, every))
+    again = draw_halves(family, unseen, ranges, "unseen", seed, index)
+    assert all((a == b).all() for a, b in zip(fit + test, again[0] + again[1], strict=True))
+    other, _ = draw_halves(family, unseen, ranges, "unseen", seed, index + 1)
+    assert any(len(a) != len(b) or (a != b).any() for a, b in zip(fit, other, strict=True))
+
+
+def test_a_group_of_halves_has_classes_of_different_sizes() -> None:
+    counts = [30, 21, 40, 25, 33, 30, 30, 30, 30, 30]
+    halves = FamilyImages(Family("halves", "Halves", "small", 0, 10, 10, 0, 0, 0), source(counts), CPU)
+    group = halves.group("unseen", 0, 3)
+    assert group.fit.n_classes == group.test.n_classes == 10
+    fit, test = numbers_of(halves, group.fit), numbers_of(halves, group.test)
+    assert sorted(fit + test) == list(range(sum(counts)))
+    for dataset in (group.fit, group.test):  # a label is one class, whatever its number
+        pairs = set(zip(dataset.labels.tolist(), classes_of(halves, dataset), strict=True))
+        assert len(pairs) == 10
+    with pytest.raises(FamilyError, match=r"class 'class 1' .*has 19 images.* needs 20 \(10 to fit and 10 to test\)"):
+        FamilyImages(halves.family, source([30, 19] + [30] * 8), CPU)
+
+
+def test_images_of_another_source_are_normalised_as_those_trained_on(images: FamilyImages) -> None:
+    family = Family("other", "Other", "small", 0, 10, 10, 0, 0, 0, trained_on="small")
+    darker = replace(source(), images=source().images // 2)
+    other = FamilyImages(family, darker, CPU, images)
+    assert torch.equal(other.mean, images.mean)
+    assert torch.equal(other.std, images.std)
+    assert not torch.equal(FamilyImages(family, darker, CPU).mean, images.mean)
+
+
+def test_unused_classes_are_in_no_split_and_change_no_unseen_group(images: FamilyImages) -> None:
+    fewer = FamilyImages(replace(SMALL, training_classes=4, unused_classes=2), source(), CPU)
+    assert fewer.split.unseen == images.split.unseen
+    assert fewer.split.training == images.split.training[:4]
+    one, other = (found.group("unseen", 1, 7) for found in (fewer, images))
+    assert numbers_of(fewer, one.fit) == numbers_of(images, other.fit)
+    assert numbers_of(fewer, one.test) == numbers_of(images, other.test)
+    seen = {c for e in islice(TrainingStream(fewer, 0).episodes(), 40) for c in classes_of(fewer, e.fit)}
+    assert seen == set(fewer.split.training)
 
 
 # --- the training stream ---

@@ -1,0 +1,124 @@
+"""From a run on disk to its figures, as PDF and PNG with the numbers behind them as CSV. Imports no torch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness.rendering import measured
+from results import correlation, curves, figures, paper
+from results.store import Run, write_atomically
+
+AXES = {"groups": "groups seen in meta-training", "eta": r"share of the sketch in the initial residual, $\eta$"}
+TARGET_LABELS = {"convnet3": "ConvNet-3", "resnet18": "ResNet-18", "resnet34": "ResNet-34"}
+PAIRS = 10  # canonical pairs shown, where there are enough groups for so many
+SHUFFLES = 200  # of the control of Figure 1
+FEWEST_GROUPS = 15  # for a canonical correlation: five folds of three
+
+
+def write_figures(run: Run, with_paper: bool) -> list[Path]:
+    """Draw the figure of the run's plan into ``<run>/figures``, where it has one, and return the files."""
+    plan = run.manifest["plan"]
+    kind = plan.get("figure", "")
+    if kind == "correlation":
+        files = _correlations(run)
+    elif kind == "losses":
+        files = _losses(run)
+    elif kind:
+        files = _lines(run, AXES[kind], kind == "groups", with_paper)
+    else:
+        files = {}
+    folder = run.folder / "figures"
+    for name, content in files.items():
+        folder.mkdir(exist_ok=True)
+        write_atomically(folder / f"{run.manifest['suite']}{name}", content)
+    return [folder / f"{run.manifest['suite']}{name}" for name in files]
+
+
+def _lines(run: Run, x_label: str, log_x: bool, with_paper: bool) -> dict[str, bytes]:
+    plan = run.manifest["plan"]
+    places = {v["name"]: (v["curve"], float(v["x"])) for v in plan["variants"] if v["curve"]}
+    points = _labelled(plan, curves.points(measured(run), places))
+    if points.empty:
+        return {}
+    printed = _printed(run) if with_paper else None
+    files = {".csv": points.to_csv(index=False).encode()}
+    for format in ("pdf", "png"):
+        files[f".{format}"] = figures.draw_panels(points, x_label, format, log_x=log_x, printed=printed)
+    return files
+
+
+def _printed(run: Run) -> pd.DataFrame:
+    """The paper's numbers at their place: those of the figure, or else a table's at the groups that the paper trains on."""
+    plan, suite = run.manifest["plan"], run.manifest["suite"]
+    points = paper.load_points(suite)
+    if len(points):
+        return points
+    numbers = paper.load(suite)
+    of_row = {v["row"]: v["curve"] for v in plan["variants"] if v["row"]}
+    numbers = numbers[numbers["row"].isin(list(of_row)) & numbers["column"].isin(list(plan["paper_groups"]))]
+    return numbers.assign(curve=numbers["row"].map(of_row), x=numbers["column"].map(plan["paper_groups"]))
+
+
+def _losses(run: Run) -> dict[str, bytes]:
+    plan = run.manifest["plan"]
+    parts = []
+    for cell in plan["cells"]:
+        curve = run.curve(cell["key"])
+        if curve is not None:
+            final = curve[curve["phase"] == "final"].dropna(axis=1, how="all")
+            parts.append(final.assign(family=cell["family"], target=cell["target"], seed=cell["seed"]))
+    if not parts:
+        return {}
+    losses = pd.concat(parts, ignore_index=True)
+    files = {".csv": losses.to_csv(index=False).encode()}
+    shown = _labelled(plan, losses[losses["seed"] == losses["seed"].min()])
+    for format in ("pdf", "png"):
+        files[f".{format}"] = figures.draw_losses(shown, format)
+    return files
+
+
+def _correlations(run: Run) -> dict[str, bytes]:
+    plan, tables = run.manifest["plan"], {}
+    labels = dict(plan["families"])
+    frame = measured(run)
+    for cell in plan["cells"]:
+        groups = sorted(frame.loc[frame["cell"] == cell["key"], "group"].unique())
+        if len(groups) < FEWEST_GROUPS:
+            print(
+                f"{cell['family']}: {len(groups)} groups are measured, and a canonical correlation needs at least "
+                f"{FEWEST_GROUPS}; raise --groups",
+                file=sys.stderr,
+            )
+            continue
+        arrays = run.parameters(cell["key"], groups)
+        to_fit = len(groups) - -(-len(groups) // correlation.FOLDS)
+        pairs = min(PAIRS, (to_fit - 1) // 2)
+        tables[f"{labels[cell['family']]}, {TARGET_LABELS.get(cell['target'], cell['target'])}"] = (
+            correlation.correlation_table(arrays["mean_image"], arrays["parameters"], pairs, SHUFFLES, cell["seed"])
+        )
+    if not tables:
+        return {}
+    rows = pd.concat([table.assign(family=label) for label, table in tables.items()], ignore_index=True)
+    files = {".csv": rows.to_csv(index=False).encode()}
+    for format in ("pdf", "png"):
+        files[f".{format}"] = correlation.draw(tables, format)
+    return files
+
+
+def _labelled(plan: dict[str, Any], frame: pd.DataFrame) -> pd.DataFrame:
+    """``frame`` with labels for its families and targets, in the order of the plan."""
+    families, targets = [name for name, _ in plan["families"]], list(plan["targets"])
+    ordered = frame.sort_values(
+        ["target", "family"],
+        key=lambda column: column.map((targets if column.name == "target" else families).index),
+        kind="stable",
+        ignore_index=True,
+    )
+    return ordered.assign(
+        family_label=ordered["family"].map(dict(plan["families"])),
+        target_label=ordered["target"].map(lambda name: TARGET_LABELS.get(name, name)),
+    )

@@ -1,0 +1,237 @@
+"""Figures of panels: rows are target networks, columns are families of data sets.
+
+Accuracies are drawn against a number (groups seen, an option's value, epochs), losses against the groups seen.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import textwrap
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart by colour-blind readers; markers and dashes tell them apart in grey.
+STYLES = (
+    ("#0072B2", "o", "-"),
+    ("#D55E00", "s", "--"),
+    ("#009E73", "^", "-."),
+    ("#CC79A7", "D", ":"),
+    ("#E69F00", "v", (0, (5, 1))),
+    ("#56B4E9", "P", (0, (3, 1, 1, 1))),
+    ("#000000", "X", (0, (1, 1))),
+)
+# Column of `draw_losses` -> its name in the legend, colour and dashes.
+LOSSES: dict[str, tuple[str, str, Literal["-", "--", "-.", ":"]]] = {
+    "metric_loss": ("L1 metric", STYLES[0][0], "--"),
+    "full_loss": ("L2 full classification", STYLES[1][0], "-."),
+    "consistency_loss": ("L3 consistency", STYLES[2][0], ":"),
+    "loss": ("total", "#000000", "-"),
+}
+SMALL, NORMAL = 7.0, 7.5  # points: ticks; titles, labels and legend
+
+
+def draw_panels(
+    points: pd.DataFrame,
+    x_label: str,
+    format: str,
+    *,
+    log_x: bool = False,
+    printed: pd.DataFrame | None = None,
+    title: str = "",
+) -> bytes:
+    """Accuracy against x as "pdf" or "png": a panel per target (row) and family (column) of ``points``, in its order.
+
+    ``points`` has the columns family, family_label, target, target_label, device, curve, x, accuracy_mean, accuracy_ci
+    (percent; half-width of the 95% interval, NaN for none) and n (groups), one row per point. ``printed`` has the paper's
+    numbers: curve, column (a family), target, x, value, ci (percent); they are hollow markers in the curve's colour, and
+    those without a panel are left out. Raises ValueError for no points and for points of more than one device.
+    """
+    return to_bytes(_panels_figure(points, x_label, log_x, printed, title), format)
+
+
+def draw_losses(curves: pd.DataFrame, format: str) -> bytes:
+    """Losses against groups seen in meta-training as "pdf" or "png", a panel per target (row) and family (column).
+
+    ``curves`` has the columns family, family_label, target, target_label, groups, and any of metric_loss, full_loss,
+    consistency_loss and loss (their sum); one row per recorded step of one training. The strong line is the running mean
+    over 2% of the steps, the light line a single step, thinned to at most 2000; rare spikes may leave the panel. Raises
+    ValueError for no rows or no loss.
+    """
+    return to_bytes(_losses_figure(curves), format)
+
+
+def to_bytes(figure: Figure, format: str) -> bytes:
+    """The picture as "pdf" or "png"; the same figure gives the same bytes."""
+    from matplotlib import rc_context
+
+    content = io.BytesIO()
+    with rc_context({"pdf.fonttype": 42}):  # journals refuse Type 3 fonts
+        figure.savefig(content, format=format, dpi=200, metadata={"CreationDate": None} if format == "pdf" else None)
+    return content.getvalue()
+
+
+def _grid(frame: pd.DataFrame, x_label: str, y_label: str) -> tuple[Figure, Iterator[tuple[Axes, pd.DataFrame, str]]]:
+    """A figure, and for each panel its axes, its rows of ``frame`` and its name "family, target"."""
+    from matplotlib.figure import Figure
+
+    targets, families = (list(dict.fromkeys(frame[name])) for name in ("target", "family"))
+    width = {1: 3.5, 2: 5.5}.get(len(families), 7.0)
+    figure = Figure(figsize=(width, 0.7 + 2.0 * len(targets)), layout="constrained")
+    figure.supylabel(y_label, fontsize=NORMAL)
+    grid = figure.subplots(len(targets), len(families), squeeze=False)
+    lowest = frame["target"].map(targets.index).groupby(frame["family"].to_numpy()).max()
+
+    def panels() -> Iterator[tuple[Axes, pd.DataFrame, str]]:
+        for row, target in enumerate(targets):
+            for column, family in enumerate(families):
+                axes = grid[row, column]
+                shown = frame[(frame["target"] == target) & (frame["family"] == family)]
+                if shown.empty:
+                    axes.remove()
+                    continue
+                axes.tick_params(which="both", labelsize=SMALL)
+                axes.grid(alpha=0.3)
+                if row == lowest[family]:  # not once for the figure: that label and the legend would share one place
+                    axes.set_xlabel(wrapped(x_label, figure, len(families)), fontsize=NORMAL)
+                first = shown.iloc[0]
+                yield axes, shown, f"{first['family_label']}, {first['target_label']}"
+
+    return figure, panels()
+
+
+def wrapped(text: str, figure: Figure, columns: int) -> str:
+    """``text`` at the size NORMAL, broken into lines no wider than one of the ``columns`` of the figure."""
+    inches = figure.get_figwidth() / columns - 0.3
+    letters = int(inches * 72 / (0.53 * NORMAL))  # a letter is about half as wide as it is high
+    # textwrap does not break at the no-break space, which keeps "n = 100" together.
+    text = text.replace(" = ", "\xa0=\xa0")
+    lines = textwrap.wrap(text, letters, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines).replace("\xa0", " ")
+
+
+def _panels_figure(points: pd.DataFrame, x_label: str, log_x: bool, printed: pd.DataFrame | None, title: str) -> Figure:
+    if points.empty:
+        raise ValueError("no points to draw")
+    devices = sorted(set(points["device"]))
+    if len(devices) > 1:
+        raise ValueError(f"points of {len(devices)} devices in one figure: {', '.join(devices)}")
+    if printed is not None:
+        pairs = set(zip(points["family"], points["target"], strict=True))
+        keep = [pair in pairs for pair in zip(printed["column"], printed["target"], strict=True)]
+        printed = printed[keep].dropna(subset=["x", "value"])
+    names = list(dict.fromkeys([*points["curve"], *([] if printed is None else printed["curve"])]))
+    styles = {name: STYLES[number % len(STYLES)] for number, name in enumerate(names)}
+
+    figure, panels = _grid(points, x_label, "accuracy on unseen classes (%)")
+    columns = points["family"].nunique()
+    for axes, shown, name in panels:
+        for curve, rows in shown.groupby("curve", sort=False):
+            _draw_curve(axes, rows.sort_values("x"), styles[curve])
+        x = set(shown["x"])
+        if printed is not None:
+            here = (printed["column"] == shown["family"].iloc[0]) & (printed["target"] == shown["target"].iloc[0])
+            x |= set(printed.loc[here, "x"])
+            for curve, rows in printed[here].groupby("curve", sort=False):
+                colour, marker, _ = styles[curve]
+                axes.errorbar(
+                    rows["x"], rows["value"], yerr=rows["ci"], linestyle="", color=colour, marker=marker, markersize=7,
+                    markerfacecolor="none", elinewidth=0.8, zorder=3,
+                )  # fmt: skip
+        if log_x:
+            _set_log_x(axes, sorted(x))
+        fewest, most = int(shown["n"].min()), int(shown["n"].max())
+        number = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+        axes.set_title(wrapped(f"{name} (n = {number})", figure, columns), fontsize=NORMAL)
+    if title:
+        figure.suptitle(title, fontsize=NORMAL + 1)
+    _add_legend(figure, styles, printed is not None and not printed.empty)
+    return figure
+
+
+def _set_log_x(axes: Axes, x: list[float]) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+
+    axes.set_xscale("log")
+    # No powers of ten: their exponents would be too small to read in print.
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1000:,g}k" if x >= 1000 else f"{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    if x[-1] < 10 * x[0]:  # one power of ten or none is within reach
+        axes.xaxis.set_major_locator(FixedLocator(x))
+
+
+def _draw_curve(axes: Axes, rows: pd.DataFrame, style: Any) -> None:
+    colour, marker, dashes = style
+    x, mean, half = (rows[name].to_numpy(dtype=float) for name in ("x", "accuracy_mean", "accuracy_ci"))
+    axes.plot(x, mean, color=colour, marker=marker, linestyle=dashes, markersize=4, linewidth=1.2)
+    if len(x) > 1:
+        axes.fill_between(x, mean - half, mean + half, color=colour, alpha=0.15, linewidth=0)
+    elif math.isfinite(half[0]):  # a band of no width would not be seen
+        axes.errorbar(x, mean, yerr=half, color=colour, elinewidth=1.2, capsize=2.5, linestyle="")
+
+
+def _add_legend(figure: Figure, styles: dict[str, Any], with_printed: bool) -> None:
+    from matplotlib.lines import Line2D
+
+    if len(styles) < 2 and not with_printed:
+        return
+    handles = [
+        Line2D([], [], color=colour, marker=marker, linestyle=dashes, markersize=4, linewidth=1.2, label=str(curve))
+        for curve, (colour, marker, dashes) in styles.items()
+    ]
+    if with_printed:
+        hollow: dict[str, Any] = {"color": "0.3", "marker": "o", "markersize": 7, "markerfacecolor": "none"}
+        handles.append(Line2D([], [], linestyle="", label="the paper's number", **hollow))
+    _place_legend(figure, handles)
+
+
+def _place_legend(figure: Figure, handles: list[Any]) -> None:
+    inches = [0.56 + len(handle.get_label()) * 0.53 * NORMAL / 72 for handle in handles]  # the line's sample, the text
+    columns = len(handles)
+    while columns > 1 and sum(part.max() for part in np.array_split(inches, columns)) > figure.get_figwidth():
+        columns -= 1
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=NORMAL,
+        handlelength=2.6,
+    )  # fmt: skip
+
+
+def _losses_figure(curves: pd.DataFrame) -> Figure:
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+    losses = [name for name in LOSSES if name in curves and curves[name].notna().any()]
+    if not losses:
+        raise ValueError("no losses to draw")
+    figure, panels = _grid(curves, "groups seen in meta-training", "loss")
+    columns = curves["family"].nunique()
+    for axes, shown, name in panels:
+        shown = shown.sort_values("groups", kind="stable")
+        x, step = shown["groups"].to_numpy(dtype=float), -(-len(shown) // 2000)
+        window = max(1, round(0.02 * len(shown)))
+        top = 0.0
+        for number, loss in enumerate(losses):
+            _, colour, dashes = LOSSES[loss]
+            raw = shown[loss].to_numpy(dtype=float)
+            running = shown[loss].rolling(window, center=True, min_periods=1).mean().to_numpy(dtype=float)
+            if np.isnan(raw).all():
+                continue
+            axes.plot(x[::step], raw[::step], color=colour, linewidth=0.4, alpha=0.25, zorder=1, rasterized=True)
+            axes.plot(x[::step], running[::step], color=colour, linewidth=1.3, linestyle=dashes, zorder=2 + number)
+            top = max(top, np.nanmax(running), np.nanquantile(raw, 0.995))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.set_ylim(0, 1.05 * top if top > 0 else 1)
+        axes.set_title(wrapped(name, figure, columns), fontsize=NORMAL)
+    _place_legend(
+        figure,
+        [Line2D([], [], color=LOSSES[n][1], linestyle=LOSSES[n][2], linewidth=1.3, label=LOSSES[n][0]) for n in losses],
+    )
+    return figure
