@@ -97,8 +97,9 @@ def _correlations(run: Run) -> dict[str, bytes]:
         arrays = run.parameters(cell["key"], groups)
         to_fit = len(groups) - -(-len(groups) // correlation.FOLDS)
         pairs = min(PAIRS, (to_fit - 1) // 2)
-        tables[f"{labels[cell['family']]}, {TARGET_LABELS.get(cell['target'], cell['target'])}"] = (
-            correlation.correlation_table(arrays["mean_image"], arrays["parameters"], pairs, SHUFFLES, cell["seed"])
+        title = f"{labels[cell['family']]}, {TARGET_LABELS.get(cell['target'], cell['target'])}, seed {cell['seed']}"
+        tables[title] = correlation.correlation_table(
+            arrays["mean_image"], arrays["parameters"], pairs, SHUFFLES, cell["seed"]
         )
     if not tables:
         return {}

@@ -24,7 +24,7 @@ WARM_UPS = 3
 THROW_AWAY = 10**9  # index of the training group that warm-up uses; no measured group is a training group
 
 
-EVALUATION_IMAGES = 2_000  # classified at a time, so that memory does not grow with the test set
+EVALUATION_PIXELS = 2_000_000  # classified at a time, so that memory does not grow with the test set
 ImagesOf = Callable[[str], FamilyImages]
 """The images of the family of that name, on the device; loaded on first use."""
 
@@ -118,8 +118,8 @@ def measure_group(
 def test_accuracy(classifier: Classifier, test: Dataset) -> float:
     """Share (0..1) of test images whose largest logit is that of their class. Raises MethodError on logits of a wrong shape."""
     right = torch.zeros((), dtype=torch.int64, device=test.labels.device)
-    parts = zip(test.images.split(EVALUATION_IMAGES), test.labels.split(EVALUATION_IMAGES), strict=True)
-    for images, labels in parts:
+    at_once = max(1, EVALUATION_PIXELS // test.images[0, 0].numel())
+    for images, labels in zip(test.images.split(at_once), test.labels.split(at_once), strict=True):
         logits = classifier(images)
         if tuple(logits.shape) != (len(images), test.n_classes):
             raise MethodError(

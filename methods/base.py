@@ -44,6 +44,14 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def at_most(self, images: int) -> Dataset:
+        """This dataset, or where it has more than ``images`` every k-th of them: for what must pass through at once.
+
+        Images of a class are neighbours in what the harness hands out, so each keeps its share.
+        """
+        stride = -(-len(self) // images)
+        return self if stride <= 1 else Dataset(self.images[::stride], self.labels[::stride], self.n_classes)
+
 
 @dataclass(frozen=True)
 class Group:

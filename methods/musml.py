@@ -29,7 +29,8 @@ are the benchmark's reading of it, and these points are choices of ours:
   images together for the meta loss), as MAML implementations do. At test time it uses, in the chosen network, the
   statistics of the group's fit images: networks of different coordinates have different statistics, so one running average
   for all would fit none, and a test image's logits never depend on other test images.
-- Training loss, for the hard choice, is that of all fit images, from the pass that takes those statistics.
+- Training loss, for the hard choice, is that of all fit images, from the pass that takes those statistics. Of a dataset
+  with thousands of images the pass takes 2,000, evenly spaced, so that memory does not grow with the dataset.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from methods.base import Dataset, Episode, GroupStream, Method, MethodError, Ses
 from methods.meta_training import LEARNING_RATE, train_until_converged
 from methods.metric import SUPPORT_PER_CLASS, cosine_logits, prototypes, support_indices
 
+IMAGES_AT_ONCE = 2_000
 TEMPERATURE = 10.0  # of the cosines, with head="prototype"; PudNet's, section A.2 of its paper
 
 
@@ -292,6 +294,7 @@ class MUSML(Method):
 
     def adapted(self, dataset: Dataset) -> list[tuple[Tensor, dict[str, Tensor], Tensor]]:
         """For each subspace: parameters w [d], BatchNorm's buffers and loss on the fit images, after the inner steps."""
+        dataset = dataset.at_most(IMAGES_AT_ONCE)
         subspaces, shapes = self._subspaces_for(dataset.n_classes), self.shapes(dataset.n_classes)
         where = support_indices(dataset.labels, dataset.n_classes, self.support_per_class)
         support = dataset

@@ -147,6 +147,8 @@ def _panels_figure(points: pd.DataFrame, x_label: str, log_x: bool, printed: pd.
                 )  # fmt: skip
         if log_x:
             _set_log_x(axes, sorted(x))
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, 0.0), min(high, 101.0))  # an interval may reach beyond what an accuracy can be
         fewest, most = int(shown["n"].min()), int(shown["n"].max())
         number = f"{fewest}" if fewest == most else f"{fewest} to {most}"
         axes.set_title(wrapped(f"{name} (n = {number})", figure, columns), fontsize=NORMAL)

@@ -110,7 +110,7 @@ SUITES = {
         Suite(
             "figure1", "Correlation of datasets and trained parameters", CONVNET,
             ("fashion-3000", "cifar100-3000", "imagenet-3000"), CONVERGED, ("digits-400",), figure="correlation",
-            groups=(("quick", 30), ("standard", 200), ("paper", 1_000)),
+            groups=(("quick", 50), ("standard", 200), ("paper", 1_000)),
         ),
         Suite(
             "figure6", "Accuracy and training groups, target ConvNet-3", CONVNET, PAPER_FAMILIES, PUDNET,

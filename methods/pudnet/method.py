@@ -20,6 +20,7 @@ from methods.pudnet.losses import Losses, losses
 from methods.pudnet.sketch import DatasetSketch
 
 TEMPERATURE = 10.0  # A.2
+STATISTICS_IMAGES = 2_000  # with bn_mode="fit" they pass through the target at once
 LOSS_TERMS: dict[str, Callable[[Losses], Tensor]] = {
     "all": lambda parts: parts.total,
     "no-kl": lambda parts: parts.metric + parts.full,
@@ -208,10 +209,7 @@ class PudNet(Method):
 
     @torch.no_grad()
     def fit(self, dataset: Dataset) -> Iterator[Snapshot]:
-        self.modules.eval()
-        kernels = self.hypernetwork(dataset.images)
-        if self.bn_mode == "fit":
-            kernels |= self._statistics(kernels, dataset.images)
+        kernels = self.predicted(dataset)
         per_class = len(dataset) if self.support_per_class == "all" else int(self.support_per_class)
         support = support_indices(dataset.labels, dataset.n_classes, per_class)
         features = self.features(kernels, dataset.images[support])
@@ -227,13 +225,20 @@ class PudNet(Method):
     @torch.no_grad()
     def fitted_network(self, dataset: Dataset) -> nn.Module:
         """The target with the kernels predicted for ``dataset`` and the BatchNorm that all datasets share."""
-        self.modules.eval()
+        kernels = self.predicted(dataset)
         network = targets.build(self.target).to(dataset.images.device)
-        kernels = self.hypernetwork(dataset.images)
-        if self.bn_mode == "fit":
-            kernels |= self._statistics(kernels, dataset.images)
         network.load_state_dict({**self.network.state_dict(), **kernels})
         return network
+
+    def predicted(self, dataset: Dataset) -> dict[str, Tensor]:
+        """What is particular to ``dataset``, by name: the kernels and, with ``bn_mode="fit"``, BatchNorm's statistics."""
+        self.modules.eval()
+        kernels: dict[str, Tensor] = self.hypernetwork(dataset.images)
+        return (
+            kernels | self._statistics(kernels, dataset.at_most(STATISTICS_IMAGES).images)
+            if self.bn_mode == "fit"
+            else kernels
+        )
 
     def _statistics(self, kernels: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
         """BatchNorm's running statistics as these images give them, by buffer name; the network keeps its own."""

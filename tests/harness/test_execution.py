@@ -4,14 +4,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from click.testing import Result
 
+from harness import execution
 from harness.artifacts import ArtifactStore
 from harness.compute import Compute
 from harness.execution import WARM_UPS, measure_group, run_cell
+from harness.execution import test_accuracy as accuracy_on_test
 from harness.plan import Plan
 from harness.progress import Display
 from results.store import Run
@@ -25,6 +28,9 @@ NOISY = """
 bias = 3 * torch.randn(dataset.n_classes)
 yield Snapshot(lambda images: classifier(images) + bias)
 """
+MANIFEST = {
+    "suite": "figure1", "profile": "quick", "device": "here", "command": "", "started": "", "git_commit": "", "versions": {},
+}  # fmt: skip
 NOT_MEASURED = ["seconds", "wall_seconds", "evaluation_seconds", "data_seconds", "peak_memory_bytes"]
 
 
@@ -205,6 +211,36 @@ def test_a_groups_accuracy_does_not_depend_on_what_ran_before(
     assert accuracies([3, 1, 2, 0]) == forwards
     assert accuracies([2]) == {2: forwards[2]}
     assert len({tuple(values) for values in forwards.values()}) > 1
+
+
+def test_a_large_test_set_is_classified_in_parts_with_the_same_outcome(
+    digits_images: FamilyImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = digits_images.group("unseen", 0, 0)
+    sizes: list[int] = []
+
+    def classify(images: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(images))
+        return torch.stack((images.flatten(1).sum(1), torch.zeros(len(images))), 1)
+
+    whole = accuracy_on_test(classify, group.test)
+    monkeypatch.setattr(execution, "EVALUATION_PIXELS", 7 * 64)
+    assert accuracy_on_test(classify, group.test) == whole
+    assert sizes == [100, *[7] * 14, 2]
+
+
+def test_trained_networks_are_kept_beside_the_rows(plan_of: Callable[..., Plan], tmp_path: Path) -> None:
+    (cell,) = plan_of("figure1", groups=2).cells
+    run = Run.create_or_open(tmp_path / "run", MANIFEST)
+    compute = Compute(torch.device("cpu"), "here", "fp32")
+    images = FamilyImages(cell.family, cell.source, compute.device)
+    with Display() as display:
+        run_cell(cell, run, lambda family: images, ArtifactStore(tmp_path / "cache"), compute, display)
+    kept = run.parameters(cell.key, [0, 1])
+    assert kept["parameters"].shape == (2, 64 * 9 + 2 * 64 * 64 * 9 + 3 * 2 * 64)
+    assert not np.allclose(*kept["parameters"])
+    fit = images.group("unseen", cell.seed, 1).fit
+    assert np.allclose(kept["mean_image"][1], fit.images.mean(0).flatten().numpy())
 
 
 def test_a_row_says_what_was_measured(

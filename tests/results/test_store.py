@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -397,6 +398,28 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(
         with pytest.raises(PermissionError):
             run.frame()
     assert run.groups_done(KEY) == {0}
+
+
+def test_a_curve_comes_back_as_it_was_kept(run: Run) -> None:
+    curve = pd.DataFrame({"phase": ["final", "final"], "groups": [10, 20], "loss": [0.5, float("nan")]})
+    run.keep_curve("a", curve)
+    found = run.curve("a")
+    assert found is not None
+    pd.testing.assert_frame_equal(found, curve)
+    assert run.curve("b") is None
+
+
+def test_parameters_come_back_stacked_in_the_order_asked_for(run: Run) -> None:
+    for group in range(3):
+        run.keep_parameters("a", group, {"w": np.full(4, group, np.float32), "mean_image": np.arange(2.0)})
+    found = run.parameters("a", [2, 0])
+    assert found["w"].tolist() == [[2.0] * 4, [0.0] * 4]
+    assert found["mean_image"].shape == (2, 2)
+    assert run.parameters("a", []) == {}
+    with pytest.raises(StoreError, match="lacks the parameters of a measured group"):
+        run.parameters("a", [0, 3])
+    with pytest.raises(StoreError, match="cannot name a cell"):
+        run.keep_parameters("../a", 0, {"w": np.zeros(1)})
 
 
 def test_importing_the_room_is_instant_and_without_torch() -> None:
