@@ -9,6 +9,7 @@ import io
 import json
 import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ from torch import Tensor
 
 from harness.clock import Clock
 from harness.compute import Compute
-from methods.base import Budget, Method, Session
+from harness.unfinished import Schedule, UnfinishedTraining
+from methods.base import Budget, Method, Progress, Session
 from suites.groups import FamilyImages, TrainingStream
 from suites.learn2learn_episodes import training_stream
 
@@ -81,6 +83,10 @@ class ArtifactStore:
 
     def folder(self, spec: ArtifactSpec) -> Path:
         return self.cache_dir / "artifacts" / spec.key
+
+    def unfinished(self, training_key: str) -> UnfinishedTraining:
+        """Where a meta-training keeps how far it has come (``Cell.training_key``)."""
+        return UnfinishedTraining(self.cache_dir / "unfinished" / training_key)
 
     def has(self, spec: ArtifactSpec) -> bool:
         return (self.folder(spec) / META).exists()
@@ -167,6 +173,7 @@ def meta_train(
     base: Artifact | None = None,
     make_base: Callable[[], Method] | None = None,
     keep: Callable[[int, Trained], None] = lambda groups_seen, trained: None,
+    unfinished: UnfinishedTraining | None = None,
 ) -> Trained:
     """Meta-train, first to choose the number of groups on held-out training classes, then on all training classes.
 
@@ -175,7 +182,8 @@ def meta_train(
     training, from the same initial state, gives every training class to the method for that many groups. ``base`` is the
     artifact of the method, made by ``make_base``, that this one starts from: the state of the same fold in the search, so
     that nothing has seen the held-out classes. ``watch(phase, groups_seen, groups_at_most, metrics)`` is called as training
-    reports, ``keep`` at each milestone with what the training leaves if it ends there.
+    reports, ``keep`` at each milestone with what the training leaves if it ends there. With ``unfinished``, progress is
+    saved there now and then, and a training that was stopped goes on from what is there, with the same outcome.
     """
     clock = Clock(compute.device)
     base_seconds = base.seconds if base else 0.0
@@ -186,11 +194,19 @@ def meta_train(
     ) -> tuple[Method, Session, float]:
         torch.manual_seed(training.seed)
         method = make_method()
+        done = unfinished.load(f"{phase}, done") if unfinished else None
+        if done is not None:
+            method.load_state_dict({name: tensor.to(compute.device) for name, tensor in done.tensors.items()})
+            curve.extend(done.numbers["curve"])
+            session = Session(budget, chosen_groups=done.numbers["chosen_groups"], curve=done.numbers["curve"])
+            return method, session, done.numbers["seconds"]
         if make_base is not None and begin is not None:
             begun = make_base()
             begun.load_state_dict({name: tensor.to(compute.device) for name, tensor in begin.items()})
             method.start_from(begun)
-        seconds = 0.0
+        saved = unfinished.load(phase) if unfinished else None
+        seconds = saved.numbers["seconds"] if saved else 0.0
+        schedule = Schedule()
 
         def pause(groups_seen: int, state: dict[str, Tensor]) -> None:
             nonlocal seconds
@@ -199,11 +215,35 @@ def meta_train(
                 save(groups_seen, state, seconds)
             clock.start()
 
-        session = Session(budget, _watcher(watch, phase, budget.max_groups), training.milestones if save else (), pause)
+        def save_progress(progress: Progress) -> None:
+            nonlocal seconds
+            seconds += clock.stop().seconds
+            if unfinished is not None:
+                began = time.monotonic()
+                numbers = {"method": progress.numbers, "seconds": seconds, "curve": session.curve}
+                unfinished.save(phase, Progress(numbers, progress.tensors))
+                schedule.saved(time.monotonic() - began)
+            clock.start()
+
+        session = Session(
+            budget,
+            _watcher(watch, phase, budget.max_groups),
+            training.milestones if save else (),
+            pause,
+            Progress(saved.numbers["method"], saved.tensors) if saved else None,
+            save_progress,
+            schedule.due,
+            saved.numbers["curve"] if saved else [],
+        )
         clock.start()
         method.meta_train(stream, session)
         seconds += clock.stop().seconds
-        curve.extend({"phase": phase, **row} for row in session.curve)
+        rows = [{"phase": phase, **row} for row in session.curve]
+        curve.extend(rows)
+        if unfinished is not None and save is None:
+            told = {"chosen_groups": session.chosen_groups, "seconds": seconds, "curve": rows}
+            unfinished.save(f"{phase}, done", Progress(told, method.state_dict()))
+            unfinished.forget(phase)
         return method, session, seconds
 
     chosen, best, search_states, search_seconds = [], [], [], 0.0

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.artifacts import Artifact, ArtifactStore, Trained, meta_train
+from harness.artifacts import Artifact, ArtifactSpec, ArtifactStore, Trained, meta_train
 from harness.clock import Clock, PeakMemory, timed
 from harness.compute import Compute
 from harness.plan import Cell
 from harness.progress import Display
+from harness.unfinished import UnfinishedTraining
 from methods.base import Classifier, Dataset, Method, MethodError
 from results.store import Run
 from suites.groups import FamilyImages
@@ -168,9 +169,30 @@ def obtain_artifact(
     found = store.load(spec)
     if found is not None:
         return found
+    unfinished = store.unfinished(cell.training_key)
+    title = f"meta-training {cell.method.name} · {cell.trained_on.name} · {cell.target.name}"
+    with unfinished.alone(lambda: display.say(f"{title}: another process trains it; waiting")):
+        found = store.load(spec)
+        if found is not None:
+            return found
+        artifact = _trained(cell, spec, title, unfinished, images_of, store, compute, display)
+        unfinished.remove()
+    return artifact
+
+
+def _trained(
+    cell: Cell,
+    spec: ArtifactSpec,
+    title: str,
+    unfinished: UnfinishedTraining,
+    images_of: ImagesOf,
+    store: ArtifactStore,
+    compute: Compute,
+    display: Display,
+) -> Artifact:
+    """The artifact, trained now, from where an earlier process was stopped, and stored."""
     training, base_cell = cell.training, cell.base
     base = obtain_artifact(base_cell, images_of, store, compute, display) if base_cell else None
-    title = f"meta-training {cell.method.name} · {cell.trained_on.name} · {cell.target.name}"
     with display.task(title, training.budget.max_groups, "groups") as task:
         latest: dict[str, float] = {}
 
@@ -194,6 +216,7 @@ def obtain_artifact(
             base,
             (lambda: _ready(base_cell, compute)) if base_cell else None,
             keep,
+            unfinished,
         )
     artifact = store.load(spec) if training.milestones else store.save(spec, trained)
     if artifact is None:

@@ -99,11 +99,14 @@ class GroupStream(Protocol):
     support_per_class: int
     queries_per_group: int
 
-    def episodes(self) -> Iterator[Episode]:
-        """Episode after episode, endlessly; the same sequence on every call."""
+    def episodes(self, first: int = 0) -> Iterator[Episode]:
+        """Episode after episode from number ``first`` on, endlessly; the same sequence on every call."""
 
-    def batches(self, images: int) -> Iterator[Dataset]:
-        """Batches of ``images`` images drawn from all training classes, endlessly; labels are global class ids."""
+    def batches(self, images: int, first: int = 0) -> Iterator[Dataset]:
+        """Batches of ``images`` images drawn from all training classes, endlessly; labels are global class ids.
+
+        The same sequence on every call, from number ``first`` on.
+        """
 
     def validation_groups(self) -> Iterator[Group]:
         """A fixed, finite set of groups of held-out training classes, never seen by ``episodes`` or ``batches``.
@@ -124,19 +127,34 @@ class Budget:
     patience: int
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a training has come: all that it needs to go on from its last step as if it had never stopped.
+
+    ``numbers`` are JSON values; ``tensors`` lie on any device.
+    """
+
+    numbers: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
 @dataclass
 class Session:
     """What a method may use while it meta-trains, and where it leaves what it learned about its own training.
 
     ``watch(groups_seen, metrics)`` shows numbers to the person waiting. ``chosen_groups`` is set by the method: after
     how many groups validation was best. ``keep(groups_seen, state)`` takes what has been learned after each number of
-    groups in ``milestones``: the learning curve of one training.
+    groups in ``milestones``: the learning curve of one training. ``saved`` is the progress of a training that was stopped,
+    to go on from; ``save`` takes progress whenever ``due()`` says so.
     """
 
     budget: Budget
     watch: Callable[[int, dict[str, float]], None] = lambda groups_seen, metrics: None
     milestones: tuple[int, ...] = ()
     keep: Callable[[int, dict[str, Tensor]], None] = lambda groups_seen, state: None
+    saved: Progress | None = None
+    save: Callable[[Progress], None] = lambda progress: None
+    due: Callable[[], bool] = lambda: False
     curve: list[dict[str, float]] = field(default_factory=list)
     chosen_groups: int = 0
 

@@ -38,6 +38,7 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -50,6 +51,7 @@ from methods.base import (
     Dataset,
     GroupStream,
     MethodError,
+    Progress,
     Session,
     TargetSpec,
 )
@@ -168,13 +170,20 @@ class BDCNetwork(nn.Module):
 class Stage(Session):
     """A part of a session with a budget of its own: what it reports continues the whole session's count of groups."""
 
-    def __init__(self, whole: Session, budget: Budget, groups_before: int) -> None:
+    def __init__(self, whole: Session, budget: Budget, groups_before: int, chosen_before: int | None = None) -> None:
+        """``chosen_before`` is the length chosen in the stage before, None in the first."""
+        told = {"groups_before": groups_before, "chosen_before": chosen_before}
+        saved = whole.saved
         super().__init__(
             budget,
             milestones=tuple(seen - groups_before for seen in whole.milestones),
             keep=lambda seen, state: whole.keep(groups_before + seen, state),
+            saved=saved if saved is not None and saved.numbers["chosen_before"] == chosen_before else None,
+            save=lambda progress: whole.save(Progress(progress.numbers | told, progress.tensors)),
+            due=whole.due,
         )
-        self.whole, self.groups_before, self.groups_seen = whole, groups_before, groups_before
+        self.whole, self.groups_before = whole, groups_before
+        self.groups_seen = groups_before + (self.saved.numbers["seen"] if self.saved else 0)
 
     def report(self, groups_seen: int, metrics: dict[str, float]) -> None:
         self.groups_seen = self.groups_before + groups_seen
@@ -220,12 +229,16 @@ class MetaDeepBDC(FeatureLearner):
     def meta_train(self, groups: GroupStream, session: Session) -> None:
         budget = session.budget
         first = Stage(session, Budget(budget.max_groups // 2, budget.check_every, budget.patience), 0)
-        self._pretrain(groups, first)
+        if session.saved is not None and first.saved is None:  # stopped in the second stage
+            first.chosen_groups = session.saved.numbers["chosen_before"]
+            first.groups_seen = session.saved.numbers["groups_before"]
+        else:
+            self._pretrain(groups, first)
         length = first.chosen_groups
         # Without a choice, an odd group goes to the second stage. Its patience has no end: its length is given.
         chosen = length < first.budget.max_groups
         rest = length if chosen else budget.max_groups - length
-        second = Stage(session, Budget(rest, budget.check_every, rest + 1), first.groups_seen)
+        second = Stage(session, Budget(rest, budget.check_every, rest + 1), first.groups_seen, length)
         super().meta_train(groups, second)
         session.chosen_groups = length + rest
 
@@ -244,4 +257,6 @@ class MetaDeepBDC(FeatureLearner):
             optimizer.step()
             return {"pretraining_loss": loss.detach()}
 
-        train_until_converged(self, self.module, groups.batches(images_per_step), step, groups, session)
+        train_until_converged(
+            self, self.module, optimizer, partial(groups.batches, images_per_step), step, groups, session
+        )

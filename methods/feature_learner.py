@@ -101,7 +101,7 @@ class FeatureLearner(Method):
             optimizer.step()
             return {"loss": loss.detach()}
 
-        train_until_converged(self, self.modules, groups.episodes(), step, groups, session)
+        train_until_converged(self, self.modules, optimizer, groups.episodes, step, groups, session)
 
     @torch.no_grad()
     def fit(self, dataset: Dataset) -> Iterator[Snapshot]:

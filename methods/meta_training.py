@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from methods.base import Group, GroupStream, Method, Session
+from methods.base import Group, GroupStream, Method, Progress, Session
 
 LEARNING_RATE = 1e-3  # of every method, with Adam (the paper, section 4.3)
 REPORT_EVERY = 10  # groups between two reports; each costs one synchronisation with the device
@@ -30,22 +31,27 @@ def validation_accuracy(method: Method, groups: Iterable[Group]) -> float:
 def train_until_converged(
     method: Method,
     module: nn.Module,
-    inputs: Iterable[Input],
+    optimizer: torch.optim.Optimizer,
+    inputs: Callable[[int], Iterable[Input]],
     step: Callable[[Input], dict[str, Tensor]],
     groups: GroupStream,
     session: Session,
 ) -> None:
     """Call ``step`` on one input after the other until the session's budget ends, and leave the best state in place.
 
-    ``module`` is put into training mode; ``step`` updates it and returns scalar tensors to report. With validation
-    groups, the state with the best validation accuracy is kept and ``session.chosen_groups`` says when it was reached;
-    without, the last state is kept.
+    ``module`` is put into training mode; ``step`` updates what ``optimizer`` holds and returns scalar tensors to report.
+    ``inputs(n)`` begins after the first n. With validation groups, the state with the best validation accuracy is kept and
+    ``session.chosen_groups`` says when it was reached; without, the last state is kept. With ``session.saved`` the
+    training goes on from there, bit for bit as if it had not stopped.
     """
     budget, validation = session.budget, list(groups.validation_groups())
-    best_accuracy, best_state, checks_since = -1.0, None, 0
+    best = Best()
+    begun = 0
+    if session.saved is not None:
+        begun, best = _restore(session.saved, module, optimizer)
+    seen = begun
     module.train()
-    seen = 0
-    for seen, item in enumerate(islice(inputs, budget.max_groups), 1):
+    for seen, item in enumerate(islice(inputs(begun), budget.max_groups - begun), begun + 1):
         metrics = step(item)
         last = seen == budget.max_groups
         check = bool(validation) and (seen % budget.check_every == 0 or last)
@@ -58,14 +64,69 @@ def train_until_converged(
         if seen in session.milestones:
             session.keep(seen, method.state_dict())
         if check:
-            if report["validation_accuracy"] > best_accuracy:
-                best_accuracy, session.chosen_groups, checks_since = report["validation_accuracy"], seen, 0
-                best_state = {name: value.detach().clone() for name, value in method.state_dict().items()}
+            if report["validation_accuracy"] > best.accuracy:
+                state = {name: value.detach().clone() for name, value in method.state_dict().items()}
+                best = Best(report["validation_accuracy"], seen, 0, state)
             else:
-                checks_since += 1
-            if checks_since == budget.patience:
+                best = replace(best, checks_since=best.checks_since + 1)
+            if best.checks_since == budget.patience:
                 break
-    if best_state is None:
-        session.chosen_groups = seen
+        if session.due():
+            session.save(_progress(seen, best, module, optimizer))
+    if best.state:
+        session.chosen_groups = best.groups
+        method.load_state_dict(best.state)
     else:
-        method.load_state_dict(best_state)
+        session.chosen_groups = seen
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best validation accuracy so far, after how many groups, how many checks ago, and the state it was reached with."""
+
+    accuracy: float = -1.0
+    groups: int = 0
+    checks_since: int = 0
+    state: dict[str, Tensor] = field(default_factory=dict)
+
+
+def _progress(seen: int, best: Best, module: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+    tensors = {f"best/{name}": value for name, value in best.state.items()}
+    tensors |= {f"buffer/{name}": buffer for name, buffer in module.named_buffers()}
+    for number, parameter in enumerate(_parameters(optimizer)):
+        tensors[f"parameter/{number}"] = parameter.detach()
+        tensors |= {f"optimizer/{number}/{name}": value for name, value in optimizer.state[parameter].items()}
+    tensors["random"] = torch.get_rng_state()
+    if torch.cuda.is_initialized():
+        tensors["random/cuda"] = torch.cuda.get_rng_state()
+    numbers = {"seen": seen, "accuracy": best.accuracy, "groups": best.groups, "checks_since": best.checks_since}
+    return Progress(numbers, tensors)
+
+
+@torch.no_grad()
+def _restore(progress: Progress, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, Best]:
+    tensors, numbers = progress.tensors, progress.numbers
+    for name, buffer in module.named_buffers():
+        buffer.copy_(tensors[f"buffer/{name}"])
+    for number, parameter in enumerate(_parameters(optimizer)):
+        parameter.copy_(tensors[f"parameter/{number}"])
+        prefix = f"optimizer/{number}/"
+        for key, value in tensors.items():
+            if key.startswith(prefix):
+                # The fused step needs moments laid out like their parameter, and files do not keep the layout.
+                like = parameter if value.shape == parameter.shape else value.to(parameter.device)
+                optimizer.state[parameter][key.removeprefix(prefix)] = torch.empty_like(like).copy_(value)
+    torch.set_rng_state(tensors["random"])
+    if "random/cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["random/cuda"])
+    state = {name.removeprefix("best/"): value for name, value in tensors.items() if name.startswith("best/")}
+    device = next(iter(_parameters(optimizer))).device
+    best = Best(
+        numbers["accuracy"], numbers["groups"], numbers["checks_since"],
+        {name: value.to(device) for name, value in state.items()},
+    )  # fmt: skip
+    return numbers["seen"], best
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

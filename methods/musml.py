@@ -290,7 +290,9 @@ class MUSML(Method):
             optimizer.step()
             return {"loss": loss.detach()}
 
-        train_until_converged(self, subspaces, enumerate(groups.episodes()), step, groups, session)
+        train_until_converged(
+            self, subspaces, optimizer, lambda first: enumerate(groups.episodes(first), first), step, groups, session
+        )
 
     def adapted(self, dataset: Dataset) -> list[tuple[Tensor, dict[str, Tensor], Tensor]]:
         """For each subspace: parameters w [d], BatchNorm's buffers and loss on the fit images, after the inner steps."""

@@ -8,6 +8,7 @@ classifier of Chen et al. 2021 (Meta-Baseline), section 3.1.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -50,4 +51,6 @@ class Pretrained(FeatureLearner):
             optimizer.step()
             return {"loss": loss.detach()}
 
-        train_until_converged(self, self.modules, groups.batches(images_per_step), step, groups, session)
+        train_until_converged(
+            self, self.modules, optimizer, partial(groups.batches, images_per_step), step, groups, session
+        )

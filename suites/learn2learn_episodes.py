@@ -39,9 +39,9 @@ class Learn2LearnStream(TrainingStream):
     afterwards: an episode is a pure function of its index here too. Raises MethodError where learn2learn is missing.
     """
 
-    def episodes(self) -> Iterator[Episode]:
+    def episodes(self, first: int = 0) -> Iterator[Episode]:
         tasks = self._tasks()
-        for index in count():
+        for index in count(first):
             state = random.getstate()
             random.seed(f"{self.seed} {self.split} {index}")
             positions, labels = tasks.sample()

@@ -205,7 +205,7 @@ class PudNet(Method):
                 optimizer.step()
             return {"loss": loss.detach(), **{f"{k}_loss": v.detach() for k, v in parts._asdict().items()}}
 
-        train_until_converged(self, self.modules, groups.episodes(), step, groups, session)
+        train_until_converged(self, self.modules, optimizer, groups.episodes, step, groups, session)
 
     @torch.no_grad()
     def fit(self, dataset: Dataset) -> Iterator[Snapshot]:

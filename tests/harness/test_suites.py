@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from harness.compute import Compute
 from harness.drawing import FEWEST_GROUPS
@@ -18,7 +19,8 @@ from results.store import Run
 from suites.catalog import SUITES
 from suites.declaration import Profile, Suite, scaled
 from suites.families import FAMILIES
-from suites.sources.loading import load
+from suites.groups import FamilyImages
+from suites.sources.loading import Source, load
 
 TINY = Profile("tiny", "for this test", True, 2, 1, 2, 1, 1, 1)
 TABLES = [name for name in SUITES if name.startswith("table")]
@@ -96,6 +98,23 @@ def test_no_training_is_done_twice_and_families_of_one_training_share_it(plan_of
     assert trainings.keys() >= {cell.training_key for cell in plans["table3"].cells if cell.artifact}
     for shared in ("table3", "table6", "table7"):  # nothing of their own is trained
         assert set(plans[shared].artifacts) <= set(plans["table1"].artifacts) | set(plans["table2"].artifacts)
+
+
+@pytest.mark.real_data
+def test_animals_are_split_in_halves_and_normalised_as_the_images_trained_on(
+    real_data: Path, cache_dir: Path, compute: Compute
+) -> None:
+    def source(name: str, size: int | None = None) -> Source:
+        return load(name, data_dir=real_data, cache_dir=cache_dir, size=size)
+
+    trained_on = FamilyImages(FAMILIES["cifar100"], source("cifar-100"), compute.device)
+    animals = FamilyImages(FAMILIES["animals10"], source("animals-10", 32), compute.device, trained_on)
+    first, second = (animals.group("unseen", 0, index) for index in range(2))
+    assert len(first.fit) == len(first.test) == 10 * 200
+    assert first.fit.images.shape[1:] == trained_on.image_shape
+    assert torch.bincount(first.fit.labels).tolist() == [200] * 10
+    assert torch.equal(animals.mean, trained_on.mean)
+    assert not torch.equal(first.fit.images, second.fit.images)
 
 
 @pytest.mark.parametrize("name", SUITES)

@@ -148,6 +148,10 @@ def test_a_last_batch_of_one_image_is_no_obstacle(make_dataset) -> None:
 # --- the loop of meta-training ---
 
 
+def from_one(first: int) -> Iterator[int]:
+    return itertools.count(first + 1)
+
+
 class Threshold(Method):
     """Says class 1 where the only pixel is above ``self.module.bias``: its validation accuracy is known in advance."""
 
@@ -193,7 +197,8 @@ def train_with_thresholds(
         method.module.bias.data.fill_(thresholds(i))
         return {"loss": torch.tensor(float(i))}
 
-    train_until_converged(method, method.module, itertools.count(1), step, Stream(validation), session)  # type: ignore[arg-type]
+    optimizer = torch.optim.SGD(method.module.parameters())
+    train_until_converged(method, method.module, optimizer, from_one, step, Stream(validation), session)  # type: ignore[arg-type]
     return method, session, modes
 
 
@@ -251,8 +256,9 @@ def test_a_loss_that_is_not_finite_ends_the_training(bad: float) -> None:
     def step(i: int) -> dict[str, Tensor]:
         return {"loss": torch.tensor(bad if i >= 15 else 1.0)}
 
+    optimizer = torch.optim.SGD(method.module.parameters())
     with pytest.raises(DivergenceError, match=r"loss is .*(nan|inf) after 20 groups"):
-        train_until_converged(method, method.module, itertools.count(1), step, Stream(1), session)  # type: ignore[arg-type]
+        train_until_converged(method, method.module, optimizer, from_one, step, Stream(1), session)  # type: ignore[arg-type]
     assert [row["groups"] for row in session.curve] == [10, 20]
 
 
