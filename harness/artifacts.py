@@ -26,6 +26,7 @@ from torch import Tensor
 
 from harness.clock import Clock
 from harness.compute import Compute
+from harness.interruption import Interruption
 from harness.unfinished import Schedule, UnfinishedTraining
 from methods.base import Budget, Method, Progress, Session
 from suites.groups import FamilyImages, TrainingStream
@@ -174,6 +175,7 @@ def meta_train(
     make_base: Callable[[], Method] | None = None,
     keep: Callable[[int, Trained], None] = lambda groups_seen, trained: None,
     unfinished: UnfinishedTraining | None = None,
+    interruption: Interruption | None = None,
 ) -> Trained:
     """Meta-train, first to choose the number of groups on held-out training classes, then on all training classes.
 
@@ -183,7 +185,8 @@ def meta_train(
     artifact of the method, made by ``make_base``, that this one starts from: the state of the same fold in the search, so
     that nothing has seen the held-out classes. ``watch(phase, groups_seen, groups_at_most, metrics)`` is called as training
     reports, ``keep`` at each milestone with what the training leaves if it ends there. With ``unfinished``, progress is
-    saved there now and then, and a training that was stopped goes on from what is there, with the same outcome.
+    saved there now and then, and before ``interruption`` leaves; a training that was stopped goes on from what is there,
+    with the same outcome.
     """
     clock = Clock(compute.device)
     base_seconds = base.seconds if base else 0.0
@@ -223,6 +226,8 @@ def meta_train(
                 numbers = {"method": progress.numbers, "seconds": seconds, "curve": session.curve}
                 unfinished.save(phase, Progress(numbers, progress.tensors))
                 schedule.saved(time.monotonic() - began)
+                if interruption is not None:
+                    interruption.leave()
             clock.start()
 
         session = Session(
@@ -232,7 +237,7 @@ def meta_train(
             pause,
             Progress(saved.numbers["method"], saved.tensors) if saved else None,
             save_progress,
-            schedule.due,
+            lambda: schedule.due() or (interruption is not None and interruption.wanted),
             saved.numbers["curve"] if saved else [],
         )
         clock.start()

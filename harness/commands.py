@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -21,8 +21,6 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from results.store import Run
-    from suites.declaration import Suite
-    from suites.sources.loading import Source
 
 app = typer.Typer(
     help="Predicting a ConvNet's parameters against training it and against meta-learners, under one clock.",
@@ -102,6 +100,9 @@ def _sentence(error: Exception) -> str | None:
         ("methods.base", "MethodError"),
         ("results.store", "StoreError"),
         ("harness.compute", "ComputeError"),
+        ("harness.executors", "ExecutorError"),
+        ("slurm.cluster", "ClusterError"),
+        ("slurm.queue", "SlurmError"),
         ("harness.commands", "UsageError"),
     }  # by name: importing the classes here would make every command import torch
     return str(error) if (type(error).__module__, type(error).__name__) in known else None
@@ -161,6 +162,15 @@ def run(
         typer.Option(help="Meta-train for these many groups (100,1000), without validation, and measure at each."),
     ] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16 (autocast).")] = "auto",
+    executor: Annotated[
+        str, typer.Option(help="local, local-processes:N (several at a time, which slow one another down) or slurm.")
+    ] = "local",
+    cluster: Annotated[
+        Path | None,
+        typer.Option(help="For slurm: a TOML file that says how jobs are submitted; examples in slurm/clusters."),
+    ] = None,
+    shard: Annotated[int | None, typer.Option(min=1, help="For slurm: groups measured by one job.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="For slurm: follow the jobs to their end.")] = False,
     data: DataOption = None,
     cache: CacheOption = None,
     source: SourceOption = None,
@@ -181,8 +191,10 @@ def run(
 
         if episodes not in ("own", "learn2learn"):
             raise UsageError(f"--episodes takes own or learn2learn, not '{episodes}'")
-        chosen = list(SUITES.values()) if suites == ["all"] else [_suite(name) for name in suites]
-        scale = pick("profile", profile, PROFILES)
+        for name in suites:
+            if name != "all" and not name.endswith(".py"):
+                pick("suite", name, SUITES)
+        pick("profile", profile, PROFILES)
         for name in (not method and _names(methods)) or ():  # --methods may also name a class given with --method
             check_name(name)
         folders = _folders(source)
@@ -193,26 +205,54 @@ def run(
                 family(name)
 
         from harness.compute import choose
+        from harness.executors import executor_named
         from harness.invocation import dry_run as print_plan
         from harness.invocation import run_plan
-        from harness.plan import Choice, make_plan
+        from harness.plan import Choice
+        from harness.recipe import Recipe
 
-        compute = choose(device, precision)
+        if (executor == "slurm") != (cluster is not None):
+            raise UsageError("--executor slurm needs --cluster FILE.toml, and only it takes one")
+        profile_of_cluster = None
+        if cluster is not None:
+            from harness.cluster import compute_of
+            from slurm.cluster import load as load_cluster
+
+            profile_of_cluster = load_cluster(cluster)
+            compute = compute_of(profile_of_cluster, device, precision)
+        else:
+            performs = executor_named(executor)
+            compute = choose(device, precision)
         cache_dir = _cache(cache)
         choice = Choice(
-            _names(methods), tuple(method or ()), _names(families), _names(targets), _numbers("--seeds", seeds, 0),
-            groups, episodes, weights, _numbers("--training-groups", training_groups, 1) or (),
+            _names(methods), tuple(_method_file(file) for file in method or ()), _names(families), _names(targets),
+            _numbers("--seeds", seeds, 0), groups, episodes, weights.expanduser().absolute() if weights else None,
+            _numbers("--training-groups", training_groups, 1) or (),
         )  # fmt: skip
-        load = _loader(data, cache_dir, folders)
-        plans = [make_plan(suite, scale, choice, compute, load, tuple(folders)) for suite in chosen]
+        recipes = [
+            Recipe(
+                str(Path(name).expanduser().absolute()) if name.endswith(".py") else name, profile, choice, compute.device.type,
+                compute.precision, str(cache_dir.absolute()), str(data.expanduser().absolute()) if data else None,
+                {source: str(folder.absolute()) for source, folder in folders.items()},
+            )
+            for name in (list(SUITES) if suites == ["all"] else suites)
+        ]  # fmt: skip
+        plans = [recipe.plan(compute) for recipe in recipes]
         if dry_run:
             print_plan(plans, compute, cache_dir)
             return
         command = shlex.join(["python", "-m", "harness", *sys.argv[1:]])
         failures = 0
-        for plan in plans:
+        for plan, recipe in zip(plans, recipes, strict=True):
             folder = _run_folder(out, plan.suite.name, profile, compute.device.type, len(plans) > 1)
-            failures += run_plan(plan, folder, command, compute, cache_dir, paper)
+            if profile_of_cluster is None:
+                failures += run_plan(plan, folder, command, compute, cache_dir, paper, performs, recipe)
+                continue
+            from harness.invocation import submit_plan
+
+            submit_plan(plan, folder, command, compute, profile_of_cluster, recipe, shard)
+            if wait:
+                failures += _follow(folder, paper)
     if failures:
         raise typer.Exit(FAILED)
 
@@ -222,19 +262,18 @@ def status(
     reference: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or a suite.")],
     debug: DebugOption = False,
 ) -> None:
-    """What a run has measured so far, cell by cell."""
+    """What a run has measured so far, cell by cell; on a cluster, what Slurm says and where the logs are."""
     with plain_errors(debug):
+        from harness.cluster import standings
+
         found = _find_run(reference)
-        grid = Table("cell", "family", "target", "seed", "groups", "state", box=None, header_style="bold")
+        standing = standings(found)
+        grid = Table(
+            "cell", "family", "target", "seed", "groups", "state", "reason", box=None, header_style="bold"
+        )  # fmt: skip
         for cell in found.manifest["plan"]["cells"]:
-            done = len(found.groups_done(cell["key"]))
-            state = (
-                "done"
-                if done >= cell["groups"] and found.finished(cell["key"])
-                else "partly measured"
-                if done
-                else "pending"
-            )
+            done, here = len(found.groups_done(cell["key"])), standing[cell["key"]]
+            state = "partly measured" if here.state == "pending" and done and not here.reason else here.state
             grid.add_row(
                 escape(cell["method"]),
                 escape(cell["family"]),
@@ -242,6 +281,7 @@ def status(
                 str(cell["seed"]),
                 f"{done}/{cell['groups']}",
                 state,
+                escape(here.reason),
             )
         console = Console()
         manifest = found.manifest
@@ -249,6 +289,71 @@ def status(
             escape(f"{found.folder}: {manifest['suite']}, {manifest['profile']}, {manifest['device']}"), highlight=False
         )
         console.print(grid)
+        for log in sorted({log for here in standing.values() if here.state in ("failed", "lost") for log in here.logs}):
+            console.print(escape(str(log)), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def cancel(
+    reference: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or a suite.")],
+    debug: DebugOption = False,
+) -> None:
+    """Cancel the jobs of a run on a cluster; what is measured stays."""
+    with plain_errors(debug):
+        from harness.cluster import cancel as cancel_jobs
+
+        found = _find_run(reference)
+        jobs = cancel_jobs(found)
+        print(f"{found.folder}: {len(jobs)} jobs cancelled; `python -m harness resume {found.folder}` goes on")
+
+
+@app.command()
+def resume(
+    reference: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or a suite.")],
+    shard: Annotated[int | None, typer.Option(min=1, help="For slurm: groups measured by one job.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="For slurm: follow the jobs to their end.")] = False,
+    paper: Annotated[bool, typer.Option("--paper", help="Set the paper's numbers beside the measured ones.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Go on with a run where it is, as it was asked for: submit or measure what is missing."""
+    failures = 0
+    with plain_errors(debug):
+        from harness import cluster
+        from harness import recipe as recipes
+        from harness.invocation import run_plan, submit_plan
+
+        found = _find_run(reference)
+        kept = recipes.kept(found)
+        if not kept:
+            raise UsageError(f"{found.folder} does not say what was asked for; give its `run` command again")
+        command = shlex.join(["python", "-m", "harness", *sys.argv[1:]])
+        profile = cluster.kept_cluster(found)
+        for recipe in kept:
+            if profile is None:
+                compute = recipe.compute()
+                failures += run_plan(
+                    recipe.plan(compute), found.folder, command, compute, Path(recipe.cache), paper, None, recipe
+                )
+            else:
+                compute = cluster.compute_of(profile, recipe.device, recipe.precision)
+                submit_plan(recipe.plan(compute), found.folder, command, compute, profile, recipe, shard)
+        if profile is not None and wait:
+            failures += _follow(found.folder, paper)
+    if failures:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def collect(
+    reference: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or a suite.")],
+    paper: Annotated[bool, typer.Option("--paper", help="Set the paper's numbers beside the measured ones.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write a run's tables and figures from what is measured so far; cells that are not finished carry their n."""
+    with plain_errors(debug):
+        from harness.output import show
+
+        show(_find_run(reference), paper)
 
 
 @app.command()
@@ -340,16 +445,24 @@ def doctor(data: DataOption = None, cache: CacheOption = None) -> None:
     Console().print(grid)
 
 
-def _suite(name: str) -> Suite:
-    """The suite of that name, or in the file of that name."""
-    from suites.catalog import SUITES
-    from suites.declaration import pick
+def _follow(folder: Path, paper: bool) -> int:
+    """Wait for a run's jobs, write its tables, and return how many cells are not done."""
+    from harness.cluster import follow, standings
+    from harness.output import show
 
-    if name.endswith(".py"):
-        from harness.suite_file import suite_in_file
+    found = _find_run(str(folder))
+    follow(found, lambda line: print(line, file=sys.stderr, flush=True))
+    show(found, paper)
+    undone = [standing for standing in standings(found).values() if standing.state != "done"]
+    if undone:
+        print(f"{len(undone)} cells are not done; `python -m harness status {folder}` says why", file=sys.stderr)
+    return len(undone)
 
-        return suite_in_file(Path(name))
-    return pick("suite", name, SUITES)
+
+def _method_file(reference: str) -> str:
+    """FILE.py:Class that means the same in another folder."""
+    path, _, name = reference.rpartition(":")
+    return f"{Path(path).expanduser().absolute()}:{name}" if path else reference
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:
@@ -389,19 +502,6 @@ def _cache(cache: Path | None) -> Path:
     if cache is not None:
         return cache
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pudnet-bench"
-
-
-def _loader(data: Path | None, cache_dir: Path, folders: dict[str, Path]) -> Any:
-    """``load_source`` for ``make_plan``; each source is loaded once."""
-    from functools import cache as once
-
-    from suites.sources.loading import load
-
-    @once
-    def load_source(name: str, size: int | None) -> Source:
-        return load(name, data_dir=data, cache_dir=cache_dir, folders=folders, size=size)
-
-    return load_source
 
 
 def _run_folder(out: Path | None, suite: str, profile: str, device: str, several: bool) -> Path:

@@ -46,8 +46,12 @@ def _lines(run: Run, x_label: str, log_x: bool, with_paper: bool) -> dict[str, b
         return {}
     printed = _printed(run) if with_paper else None
     files = {".csv": points.to_csv(index=False).encode()}
-    for format in ("pdf", "png"):
-        files[f".{format}"] = figures.draw_panels(points, x_label, format, log_x=log_x, printed=printed)
+    devices = list(dict.fromkeys(points["device"]))  # of a cluster's nodes; a figure has one
+    for number, device in enumerate(devices, 1):
+        shown = points[points["device"] == device]
+        for format in ("pdf", "png"):
+            name = f".{format}" if len(devices) == 1 else f"-{number}.{format}"
+            files[name] = figures.draw_panels(shown, x_label, format, log_x=log_x, printed=printed)
     return files
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from harness.artifacts import Artifact, ArtifactSpec, ArtifactStore, Trained, meta_train
 from harness.clock import Clock, PeakMemory, timed
 from harness.compute import Compute
+from harness.interruption import Interruption
 from harness.plan import Cell
 from harness.progress import Display
 from harness.unfinished import UnfinishedTraining
@@ -23,37 +25,52 @@ from suites.groups import FamilyImages
 SHARD_SECONDS = 20.0  # at most so much measuring is lost to a kill
 WARM_UPS = 3
 THROW_AWAY = 10**9  # index of the training group that warm-up uses; no measured group is a training group
-
-
 EVALUATION_PIXELS = 2_000_000  # classified at a time, so that memory does not grow with the test set
 ImagesOf = Callable[[str], FamilyImages]
 """The images of the family of that name, on the device; loaded on first use."""
 
 
-def run_cell(
-    cell: Cell, run: Run, images_of: ImagesOf, store: ArtifactStore, compute: Compute, display: Display
-) -> None:
-    """Measure what is missing of ``cell`` and mark it finished. An interrupt or a failure keeps whole groups measured."""
+@dataclass(frozen=True)
+class Workbench:
+    """What cells are worked on with: images on the device, artifacts, the device, what the person sees, a way to stop."""
+
+    images_of: ImagesOf
+    store: ArtifactStore
+    compute: Compute
+    display: Display
+    interruption: Interruption = field(default_factory=Interruption)
+
+
+def run_cell(cell: Cell, run: Run, bench: Workbench, groups: range | None = None) -> None:
+    """Measure what is missing of ``cell`` (of ``groups``, or of all), and mark it finished once no group is missing.
+
+    An interrupt or a failure keeps whole groups measured.
+    """
     done = run.groups_done(cell.key)
-    missing = [index for index in range(cell.groups) if index not in done]
+    missing = [index for index in groups or range(cell.groups) if index not in done]
     if not missing and run.finished(cell.key):
         return
-    method, artifact = prepare(cell, images_of, store, compute, display)
-    images = images_of(cell.family.name)
+    method, artifact = prepare(cell, bench)
+    images = bench.images_of(cell.family.name)
     if artifact is not None:
         run.keep_curve(cell.key, artifact.curve)
     if missing:
         warm_up(method, images, cell.seed)
     title = f"{cell.variant.name} · {cell.family.name} · {cell.target.name}"
-    with _shards(run, cell.key) as keep, display.task(title, cell.groups, "groups") as task:
+    with _shards(run, cell.key) as keep, bench.display.task(title, cell.groups, "groups") as task:
         task.update(len(done))
         for count, index in enumerate(missing, len(done) + 1):
-            rows, network = measure_group(cell, method, images, index, compute, artifact)
+            if bench.interruption.wanted:
+                break
+            rows, network = measure_group(cell, method, images, index, bench.compute, artifact)
             if cell.keeps_parameters:
                 run.keep_parameters(cell.key, index, network)
             keep(rows)
             task.update(count, f"accuracy {rows[-1]['accuracy']:.2%}, {rows[-1]['seconds']:.3g} s")
-    run.finish(cell.key)
+    bench.interruption.leave()
+    with run.holding(cell.key):  # another process may have measured the other groups
+        if run.groups_done(cell.key) >= set(range(cell.groups)):
+            run.finish(cell.key)
 
 
 def measure_group(
@@ -117,9 +134,20 @@ def measure_group(
 
 @torch.no_grad()
 def test_accuracy(classifier: Classifier, test: Dataset) -> float:
-    """Share (0..1) of test images whose largest logit is that of their class. Raises MethodError on logits of a wrong shape."""
-    right = torch.zeros((), dtype=torch.int64, device=test.labels.device)
+    """Share (0..1) of test images whose largest logit is that of their class. Raises MethodError on logits of a wrong shape.
+
+    Where the device's memory is too small it is tried once more, with half as many images at a time.
+    """
     at_once = max(1, EVALUATION_PIXELS // test.images[0, 0].numel())
+    try:
+        return _share_right(classifier, test, at_once)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return _share_right(classifier, test, max(1, min(at_once, len(test)) // 2))
+
+
+def _share_right(classifier: Classifier, test: Dataset, at_once: int) -> float:
+    right = torch.zeros((), dtype=torch.int64, device=test.labels.device)
     for images, labels in zip(test.images.split(at_once), test.labels.split(at_once), strict=True):
         logits = classifier(images)
         if tuple(logits.shape) != (len(images), test.n_classes):
@@ -142,23 +170,19 @@ def warm_up(method: Method, images: FamilyImages, seed: int) -> None:
         del fitting
 
 
-def prepare(
-    cell: Cell, images_of: ImagesOf, store: ArtifactStore, compute: Compute, display: Display
-) -> tuple[Method, Artifact | None]:
+def prepare(cell: Cell, bench: Workbench) -> tuple[Method, Artifact | None]:
     """The cell's method, ready to fit, and the artifact behind it: its own, or that of the method it builds on."""
-    artifact = obtain_artifact(cell, images_of, store, compute, display)
-    method = _ready(cell, compute)
+    artifact = obtain_artifact(cell, bench)
+    method = _ready(cell, bench.compute)
     if artifact is not None:
-        method.load_state_dict({name: tensor.to(compute.device) for name, tensor in artifact.state.items()})
+        method.load_state_dict({name: tensor.to(bench.compute.device) for name, tensor in artifact.state.items()})
     elif cell.base is not None:
-        base, artifact = prepare(cell.base, images_of, store, compute, display)
+        base, artifact = prepare(cell.base, bench)
         method.start_from(base)
     return method, artifact
 
 
-def obtain_artifact(
-    cell: Cell, images_of: ImagesOf, store: ArtifactStore, compute: Compute, display: Display
-) -> Artifact | None:
+def obtain_artifact(cell: Cell, bench: Workbench) -> Artifact | None:
     """The cell's artifact: from the store, or trained now and stored. None for a method without meta-training.
 
     A training with milestones stores an artifact at each as it is reached.
@@ -166,34 +190,25 @@ def obtain_artifact(
     spec = cell.artifact
     if spec is None:
         return None
-    found = store.load(spec)
+    found = bench.store.load(spec)
     if found is not None:
         return found
-    unfinished = store.unfinished(cell.training_key)
+    unfinished = bench.store.unfinished(cell.training_key)
     title = f"meta-training {cell.method.name} · {cell.trained_on.name} · {cell.target.name}"
-    with unfinished.alone(lambda: display.say(f"{title}: another process trains it; waiting")):
-        found = store.load(spec)
+    with unfinished.alone(lambda: bench.display.say(f"{title}: another process trains it; waiting")):
+        found = bench.store.load(spec)
         if found is not None:
             return found
-        artifact = _trained(cell, spec, title, unfinished, images_of, store, compute, display)
+        artifact = _trained(cell, spec, title, unfinished, bench)
         unfinished.remove()
     return artifact
 
 
-def _trained(
-    cell: Cell,
-    spec: ArtifactSpec,
-    title: str,
-    unfinished: UnfinishedTraining,
-    images_of: ImagesOf,
-    store: ArtifactStore,
-    compute: Compute,
-    display: Display,
-) -> Artifact:
+def _trained(cell: Cell, spec: ArtifactSpec, title: str, unfinished: UnfinishedTraining, bench: Workbench) -> Artifact:
     """The artifact, trained now, from where an earlier process was stopped, and stored."""
     training, base_cell = cell.training, cell.base
-    base = obtain_artifact(base_cell, images_of, store, compute, display) if base_cell else None
-    with display.task(title, training.budget.max_groups, "groups") as task:
+    base = obtain_artifact(base_cell, bench) if base_cell else None
+    with bench.display.task(title, training.budget.max_groups, "groups") as task:
         latest: dict[str, float] = {}
 
         def watch(phase: str, seen: int, at_most: int, metrics: dict[str, float]) -> None:
@@ -205,27 +220,28 @@ def _trained(
             task.update(seen, f"{phase}: {shown}")
 
         def keep(groups_seen: int, trained: Trained) -> None:
-            store.save(cell.artifact_after(groups_seen), trained)
+            bench.store.save(cell.artifact_after(groups_seen), trained)
 
         trained = meta_train(
-            lambda: _ready(cell, compute),
-            images_of(cell.trained_on.name),
+            lambda: _ready(cell, bench.compute),
+            bench.images_of(cell.trained_on.name),
             training,
-            compute,
+            bench.compute,
             watch,
             base,
-            (lambda: _ready(base_cell, compute)) if base_cell else None,
+            (lambda: _ready(base_cell, bench.compute)) if base_cell else None,
             keep,
             unfinished,
+            bench.interruption,
         )
-    artifact = store.load(spec) if training.milestones else store.save(spec, trained)
+    artifact = bench.store.load(spec) if training.milestones else bench.store.save(spec, trained)
     if artifact is None:
         raise MethodError(
             f"method '{cell.variant.name}' kept no state after {cell.training_groups} groups; meta_train must call "
             "session.keep at session.milestones (methods.meta_training.train_until_converged does)"
         )
     accuracies = trained.told["validation_accuracy_by_fold"]
-    display.say(
+    bench.display.say(
         f"{title}: {trained.told['groups']} groups, {artifact.seconds:.0f} s"
         + (f", validation accuracy {', '.join(f'{a:.2%}' for a in accuracies if a is not None)}" if accuracies else "")
     )

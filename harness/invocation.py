@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,66 +12,84 @@ from rich.markup import escape
 from rich.table import Table
 
 from harness import provenance
+from harness import recipe as recipes
 from harness.artifacts import ArtifactStore
 from harness.compute import Compute
-from harness.drawing import write_figures
 from harness.estimate import Estimate, estimate, training_estimate
-from harness.execution import ImagesOf, run_cell
-from harness.plan import Cell, Plan
+from harness.executors import Executor, Local
+from harness.jobs import Workshop, cells_behind, family_images, missing_jobs, with_bases
+from harness.output import show
+from harness.plan import Plan
 from harness.progress import Display, duration
-from harness.rendering import merge_plans, table_text, write_tables
+from harness.recipe import Recipe
+from harness.rendering import merge_plans
 from results.store import Run
-from suites.family import FamilyError
-from suites.groups import FamilyImages
+from slurm.cluster import Cluster
 
 
-def run_plan(plan: Plan, folder: Path, command: str, compute: Compute, cache_dir: Path, with_paper: bool) -> int:
+def run_plan(
+    plan: Plan,
+    folder: Path,
+    command: str,
+    compute: Compute,
+    cache_dir: Path,
+    with_paper: bool,
+    executor: Executor | None = None,
+    recipe: Recipe | None = None,
+) -> int:
     """Run the plan's missing cells, write the tables, and return how many cells failed.
 
+    ``recipe`` is what the plan was made from, kept with the run where it is given; executors of several processes need it.
     A failing cell is reported with its cause and the others go on. Errors of the output folder (OSError) end the run.
     """
-    record = plan_record(plan)
-    manifest = provenance.manifest(plan.suite.name, plan.profile.name, command, compute)
-    run = Run.create_or_open(folder, {**manifest, "plan": record})
-    run.update_manifest(plan=merge_plans(run.manifest["plan"], record))
-    store = ArtifactStore(cache_dir)
-    images_of = _images(plan, compute)
-    failures = 0
-    with Display() as display:
-        for cell in plan.cells:
-            try:
-                run_cell(cell, run, images_of, store, compute, display)
-            except (OSError, FamilyError):  # of the output folder or the images: no method's fault
-                raise
-            except Exception as error:
-                failures += 1
-                display.say(f"failed: {cell.key}: {type(error).__name__}: {error}")
-    run.update_manifest(ended=provenance.now())
-    write_tables(run, with_paper)
-    figures = write_figures(run, with_paper)
-    print(table_text(run, "markdown", with_paper))
-    print(f"{folder / 'tables'}: LaTeX, Markdown and CSV", file=sys.stderr)
-    if figures:
-        print(f"{folder / 'figures'}: {', '.join(path.name for path in figures)}", file=sys.stderr)
-    if failures:
+    run = open_run(plan, folder, command, compute)
+    with run.alone():
+        record(plan, run, recipe)
+        with Display() as display:
+            workshop = Workshop(plan, run, compute, cache_dir, display)
+            jobs = missing_jobs(plan, run, workshop.bench.store)
+            failed = (executor or Local()).perform(jobs, workshop, recipe)
+        run.update_manifest(ended=provenance.now())
+        show(run, with_paper)
+    if failed:
         print(
-            f"{failures} of {len(plan.cells)} cells failed; run the same command again to try them again",
+            f"{len(failed)} of {len(plan.cells)} cells failed; run the same command again to try them again",
             file=sys.stderr,
         )
-    return failures
+    return len(failed)
 
 
-def _images(plan: Plan, compute: Compute) -> ImagesOf:
-    """Families' images on the device: two at a time, the one that is measured and the one that is trained on."""
+def open_run(plan: Plan, folder: Path, command: str, compute: Compute) -> Run:
+    """The run in ``folder``, begun or gone on with. Raises StoreError where the folder holds something else."""
+    manifest = provenance.manifest(plan.suite.name, plan.profile.name, command, compute)
+    return Run.create_or_open(folder, {**manifest, "plan": plan_record(plan)})
 
-    @lru_cache(maxsize=2)
-    def images_of(name: str) -> FamilyImages:
-        family, source = families[name]
-        return FamilyImages(family, source, compute.device, images_of(family.trained_on) if family.trained_on else None)
 
-    families = {cell.family.name: (cell.family, cell.source) for cell in plan.cells}
-    families |= {cell.trained_on.name: (cell.trained_on, cell.training_source) for cell in plan.cells}
-    return images_of
+def record(plan: Plan, run: Run, recipe: Recipe | None) -> None:
+    """Add the plan to those of the run, and keep what it was made from. Only for the process that holds the run."""
+    run.update_manifest(plan=merge_plans(Run.open(run.folder).manifest["plan"], plan_record(plan)))
+    if recipe is not None:
+        recipes.keep(run, recipe)
+
+
+def submit_plan(
+    plan: Plan, folder: Path, command: str, compute: Compute, cluster: Cluster, recipe: Recipe, shard: int | None
+) -> None:
+    """Submit what is missing of the plan to a cluster, and say which jobs do it."""
+    from harness import cluster as clusters
+
+    run = open_run(plan, folder, command, compute)
+    with run.alone():
+        record(plan, run, recipe)
+        sent = clusters.submit(plan, run, recipe, clusters.keep_cluster(run, cluster), shard)
+    ids = list(dict.fromkeys(entry.job_id.split("_")[0] for entry in sent))
+    trainings = sum(bool(entry.job.training) for entry in sent)
+    print(
+        f"{folder}: {trainings} meta-trainings and {len(sent) - trainings} pieces of {cells_behind([e.job for e in sent])} "
+        f"cells submitted as {', '.join(ids)}"
+        if sent
+        else f"{folder}: nothing is missing that is not in the queue"
+    )
 
 
 def plan_record(plan: Plan) -> dict[str, Any]:
@@ -118,12 +135,12 @@ def dry_run(plans: Sequence[Plan], compute: Compute, cache_dir: Path) -> None:
     total = Estimate()
     for plan in plans:
         grid = Table("cell", "family", "target", "seed", "groups", "artifact", "time", box=None, header_style="bold")
-        images_of = _images(plan, compute)
+        images_of = family_images(plan, compute)
         for cell in plan.cells:
             images_of(cell.family.name)  # a family that does not fit its source is found now
             state = "-"
             about = estimate(cell, compute)
-            for needing in _with_bases(cell):
+            for needing in with_bases(cell):
                 state = "-" if needing.artifact is None else "there"
                 if needing.artifact is not None and not store.has(needing.artifact):
                     state = "shared" if needing.training_key in trainings else "to train"
@@ -150,8 +167,3 @@ def dry_run(plans: Sequence[Plan], compute: Compute, cache_dir: Path) -> None:
         highlight=False,
         markup=False,
     )
-
-
-def _with_bases(cell: Cell) -> list[Cell]:
-    """The cells of the methods that ``cell`` builds on, what comes first first, and ``cell``."""
-    return [*(_with_bases(cell.base) if cell.base else ()), cell]

@@ -16,13 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import IO
 
 import safetensors
 import safetensors.torch
 
 from methods.base import Progress
-from results.store import write_atomically
+from results.store import locked, write_atomically
 
 SECONDS_BETWEEN = 30.0  # of training that a kill loses at most, where saving is quick
 SAVING_SHARE = 20  # a save is followed by at least so many times its own duration of training
@@ -84,17 +83,6 @@ class UnfinishedTraining:
 
     def _path(self, part: str) -> Path:
         return self.folder / f"{part.replace(' ', '-')}.progress"
-
-
-def locked(file: IO[str]) -> bool:
-    """Take the file's lock; False where another process has it. True where the file system knows no locks."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # some network file systems: nothing can be promised there, and nothing is refused
-        return True
-    return True
 
 
 class Schedule:

@@ -8,17 +8,20 @@ flushed to disk and then renamed, so a final name never holds half a file. Nothi
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import json
 import os
 import re
+import socket
 import uuid
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -227,6 +230,35 @@ class Run:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, data)
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the run for this process, so that no other measures it or changes its manifest meanwhile.
+
+        The lock is the kernel's (flock): it ends with the process that holds it, however that ends. Raises StoreError
+        naming the process that has it.
+        """
+        with (self.folder / ".lock").open("a+") as file:
+            if not locked(file):
+                file.seek(0)
+                raise StoreError(
+                    f"{self.folder} is in use by {file.read().strip() or 'another process'}: wait for it, or give another "
+                    "folder with --out."
+                )
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+            yield
+
+    @contextmanager
+    def holding(self, key: str) -> Iterator[None]:
+        """Hold one cell, waiting for whoever has it: of several processes that measured its groups, one finishes it."""
+        folder = self.folder / ".locks"
+        folder.mkdir(exist_ok=True)
+        with (folder / _checked(key)).open("a") as file:
+            if not locked(file):
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
     def update_manifest(self, **fields: Any) -> None:
         """Set fields of the manifest (JSON values). Only the process that started the run may call this."""
         self.manifest = {**Run.open(self.folder).manifest, **fields}
@@ -286,6 +318,17 @@ class Run:
             warnings.warn(f"{path} is damaged ({reason}). {outcome}; run again to measure it anew.", stacklevel=3)
             return None
         return table.replace_schema_metadata(None)
+
+
+def locked(file: IO[str]) -> bool:
+    """Take the file's lock; False where another process has it. True where the file system knows no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network file systems: nothing can be promised there, and nothing is refused
+        return True
+    return True
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from harness.artifacts import Artifact, ArtifactStore, Trained, Training
 from harness.compute import Compute
-from harness.execution import obtain_artifact
+from harness.execution import Workbench, obtain_artifact
 from harness.plan import Cell, Plan
 from harness.progress import Display
 from methods.base import Budget, Dataset, GroupStream, Method, MethodError, Session, Snapshot
@@ -77,7 +77,7 @@ def cell(plan_of: Callable[..., Plan]) -> Cell:
 def obtain(cell: Cell, digits_images: FamilyImages, store: ArtifactStore, compute: Compute) -> Callable[[], Artifact]:
     def call() -> Artifact:
         with Display() as display:
-            artifact = obtain_artifact(cell, lambda family: digits_images, store, compute, display)
+            artifact = obtain_artifact(cell, Workbench(lambda family: digits_images, store, compute, display))
         assert artifact is not None
         return artifact
 
@@ -201,7 +201,7 @@ def test_meta_json_holds_every_input_of_the_key_in_clear(
 def test_nothing_is_pickled(obtain: Callable[[], Artifact], store: ArtifactStore, cell: Cell) -> None:
     obtain()
     assert cell.artifact is not None
-    files = [path for path in store.cache_dir.rglob("*") if path.is_file()]
+    files = [path for path in store.cache_dir.rglob("*") if path.is_file() and path.suffix != ".lock"]
     assert {path.name for path in files} == {
         "weights.safetensors",
         "search-0.safetensors",
@@ -237,7 +237,7 @@ def test_a_real_method_trains_the_same_twice(
     with Display() as display:
         for name in ("first", "second"):
             artifact = obtain_artifact(
-                cell, lambda family: digits_images, ArtifactStore(tmp_path / name), compute, display
+                cell, Workbench(lambda family: digits_images, ArtifactStore(tmp_path / name), compute, display)
             )
             assert artifact is not None
             states.append(artifact.state)
@@ -265,9 +265,9 @@ def test_a_method_that_starts_from_another_gets_its_state_of_the_same_phase(
 
     store = ArtifactStore(tmp_path)
     with Display() as display:
-        pretrained = obtain_artifact(base, lambda family: digits_images, store, compute, display)
+        pretrained = obtain_artifact(base, Workbench(lambda family: digits_images, store, compute, display))
         watched = replace(cell, method=Watched)
-        made = obtain_artifact(watched, lambda family: digits_images, store, compute, display)
+        made = obtain_artifact(watched, Workbench(lambda family: digits_images, store, compute, display))
     assert pretrained is not None
     assert made is not None
     assert len(list((tmp_path / "artifacts").iterdir())) == 2  # the pretrained one was not trained again
@@ -305,7 +305,7 @@ def test_each_fold_holds_other_classes_out_and_the_median_length_is_trained(
 
     with Display() as display:
         asked = replace(cell, method=Folded, family=folded, trained_on=folded)
-        made = obtain_artifact(asked, lambda family: images, store, compute, display)
+        made = obtain_artifact(asked, Workbench(lambda family: images, store, compute, display))
     assert made is not None
     assert (made.groups, made.meta["chosen_by_fold"]) == (20, [30, 10, 20])
     assert Recorder.trainings[-1]["at_most"] == 20
@@ -322,7 +322,7 @@ def test_milestones_are_the_states_on_the_way_of_one_training(
     assert [cell.training_groups for cell in cells] == [2, 5, 8]
     store = ArtifactStore(tmp_path)
     with Display() as display:
-        made = [obtain_artifact(c, lambda family: digits_images, store, compute, display) for c in cells]
+        made = [obtain_artifact(c, Workbench(lambda family: digits_images, store, compute, display)) for c in cells]
     assert [artifact.groups for artifact in made if artifact is not None] == [2, 5, 8]
     first, _, last = (artifact for artifact in made if artifact is not None)
     assert 0 < first.meta["final_seconds"] < last.meta["final_seconds"]
@@ -334,7 +334,7 @@ def test_milestones_are_the_states_on_the_way_of_one_training(
     straight = ArtifactStore(tmp_path / "straight")
     alone = replace(longest, training=replace(longest.training, milestones=(8,)))
     with Display() as display:
-        again = obtain_artifact(alone, lambda family: digits_images, straight, compute, display)
+        again = obtain_artifact(alone, Workbench(lambda family: digits_images, straight, compute, display))
     assert again is not None
     assert all(torch.equal(again.state[key], last.state[key]) for key in last.state)  # keeping states changes nothing
 
@@ -344,4 +344,6 @@ def test_a_method_that_keeps_no_milestone_is_told_so(
 ) -> None:
     (protonet,) = plan_of(methods=("protonet",), training_groups=(3,)).cells
     with Display() as display, pytest.raises(MethodError, match=r"kept no state after 3 groups.*session\.keep"):
-        obtain_artifact(replace(protonet, method=Recorder), lambda family: digits_images, store, compute, display)
+        obtain_artifact(
+            replace(protonet, method=Recorder), Workbench(lambda family: digits_images, store, compute, display)
+        )

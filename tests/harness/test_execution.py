@@ -13,7 +13,7 @@ from click.testing import Result
 from harness import execution
 from harness.artifacts import ArtifactStore
 from harness.compute import Compute
-from harness.execution import WARM_UPS, measure_group, run_cell
+from harness.execution import WARM_UPS, Workbench, measure_group, run_cell
 from harness.execution import test_accuracy as accuracy_on_test
 from harness.plan import Plan
 from harness.progress import Display
@@ -235,7 +235,7 @@ def test_trained_networks_are_kept_beside_the_rows(plan_of: Callable[..., Plan],
     compute = Compute(torch.device("cpu"), "here", "fp32")
     images = FamilyImages(cell.family, cell.source, compute.device)
     with Display() as display:
-        run_cell(cell, run, lambda family: images, ArtifactStore(tmp_path / "cache"), compute, display)
+        run_cell(cell, run, Workbench(lambda family: images, ArtifactStore(tmp_path / "cache"), compute, display))
     kept = run.parameters(cell.key, [0, 1])
     assert kept["parameters"].shape == (2, 64 * 9 + 2 * 64 * 64 * 9 + 3 * 2 * 64)
     assert not np.allclose(*kept["parameters"])
@@ -330,11 +330,11 @@ def test_a_damaged_cell_is_measured_again(
     run = Run.create_or_open(tmp_path / "run", manifest)
     store = ArtifactStore(tmp_path / "cache")
     with Display() as display:
-        run_cell(cell, run, lambda family: digits_images, store, compute, display)
+        run_cell(cell, run, Workbench(lambda family: digits_images, store, compute, display))
         before = run.frame()
         path = run.folder / "cells" / f"{cell.key}.parquet"
         path.write_bytes(path.read_bytes()[:-100])
         with pytest.warns(UserWarning, match="is damaged"):
-            run_cell(cell, run, lambda family: digits_images, store, compute, display)
+            run_cell(cell, run, Workbench(lambda family: digits_images, store, compute, display))
     pd.testing.assert_series_equal(run.frame()["accuracy"], before["accuracy"])
     assert count(fits) == 2 * (WARM_UPS + 3)

@@ -17,8 +17,9 @@ from harness import unfinished as module
 from harness.artifacts import Trained, Training, meta_train
 from harness.compute import Compute
 from harness.plan import Cell, Plan
-from harness.unfinished import Schedule, UnfinishedTraining, locked
+from harness.unfinished import Schedule, UnfinishedTraining
 from methods.base import Budget, Progress
+from results.store import locked
 from suites.groups import FamilyImages
 
 TRAINING = Training(0, Budget(6, 2, 2), 1)

@@ -1,0 +1,120 @@
+"""Jobs: the pieces that a plan is worked off in, the same for one process, for several, and for a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from harness.artifacts import ArtifactStore
+from harness.compute import Compute
+from harness.execution import ImagesOf, Workbench, obtain_artifact, run_cell
+from harness.interruption import Interruption
+from harness.plan import Cell, Plan
+from harness.progress import Display
+from harness.recipe import Recipe
+from results.store import Run
+from suites.groups import FamilyImages
+
+
+@dataclass(frozen=True)
+class Job:
+    """Meta-train what ``cell`` needs (``training`` is its key), or measure its groups from ``first`` up to ``end``.
+
+    ``cell`` is the key of a cell of the plan, or of the cell of a method that one builds on. ``needs`` are the keys of the
+    trainings that must be over.
+    """
+
+    cell: str
+    training: str = ""
+    first: int = 0
+    end: int = 0
+    needs: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """For people, and for names of files: what it works on."""
+        return f"train-{self.training}" if self.training else f"{self.cell}.{self.first}-{self.end - 1}"
+
+
+def missing_jobs(plan: Plan, run: Run, store: ArtifactStore, shard: int | None = None) -> list[Job]:
+    """What is left to do of ``plan``, in its order: each training before the first cell that needs it.
+
+    Cells are measured in jobs of at most ``shard`` groups; None makes one of each cell.
+    """
+    jobs: list[Job] = []
+    planned: set[str] = set()
+    for cell in plan.cells:
+        done = run.groups_done(cell.key)
+        missing = [index for index in range(cell.groups) if index not in done]
+        if not missing and run.finished(cell.key):
+            continue
+        needs: tuple[str, ...] = ()
+        for needing in with_bases(cell):
+            if needing.artifact is None or store.has(needing.artifact):
+                continue
+            if needing.training_key not in planned:
+                jobs.append(Job(needing.key, needing.training_key, needs=needs))
+                planned.add(needing.training_key)
+            needs = (*needs, needing.training_key)
+        size = shard or max(1, cell.groups)
+        starts = sorted({index // size * size for index in missing}) or [0]
+        jobs += [Job(cell.key, "", first, min(first + size, cell.groups), needs) for first in starts]
+    return jobs
+
+
+def with_bases(cell: Cell) -> list[Cell]:
+    """The cells of the methods that ``cell`` builds on, what comes first first, and ``cell``."""
+    return [*(with_bases(cell.base) if cell.base else ()), cell]
+
+
+class Workshop:
+    """A process that performs jobs of one plan: images, methods and artifacts are loaded once."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        run: Run,
+        compute: Compute,
+        cache_dir: Path,
+        display: Display,
+        interruption: Interruption | None = None,
+    ) -> None:
+        self.run = run
+        self.cells = {each.key: each for cell in plan.cells for each in with_bases(cell)}
+        self.bench = Workbench(
+            family_images(plan, compute), ArtifactStore(cache_dir), compute, display, interruption or Interruption()
+        )
+
+    @classmethod
+    def of(cls, recipe: Recipe, folder: Path, display: Display, interruption: Interruption | None = None) -> Workshop:
+        """For a process that is given no more than a recipe and the run's folder."""
+        compute = recipe.compute()
+        return cls(recipe.plan(compute), Run.open(folder), compute, Path(recipe.cache), display, interruption)
+
+    def perform(self, job: Job) -> None:
+        """Do the job; what was done of it before counts. Raises whatever the method or the images raise."""
+        cell = self.cells[job.cell]
+        if job.training:
+            obtain_artifact(cell, self.bench)
+        else:
+            run_cell(cell, self.run, self.bench, range(job.first, job.end))
+
+
+def family_images(plan: Plan, compute: Compute) -> ImagesOf:
+    """Families' images on the device: two at a time, the one that is measured and the one that is trained on."""
+    families = {cell.family.name: (cell.family, cell.source) for cell in plan.cells}
+    families |= {cell.trained_on.name: (cell.trained_on, cell.training_source) for cell in plan.cells}
+
+    @lru_cache(maxsize=2)
+    def images_of(name: str) -> FamilyImages:
+        family, source = families[name]
+        return FamilyImages(family, source, compute.device, images_of(family.trained_on) if family.trained_on else None)
+
+    return images_of
+
+
+def cells_behind(jobs: Sequence[Job]) -> int:
+    """How many cells the jobs measure."""
+    return len({job.cell for job in jobs if not job.training})

@@ -1,0 +1,211 @@
+"""Cluster profiles: a TOML file that says how jobs of meta-training and of evaluation are submitted.
+
+``[slurm]`` holds what both have in common, ``[training]`` and ``[evaluation]`` what differs; all three take every
+parameter of submitit's executor for Slurm, under submitit's general name or Slurm's own (``timeout_min`` or ``time``).
+``[executor]`` takes what submitit wants to know once: ``max_num_timeout``, ``python``. An empty string means "not set".
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+import math
+import re
+import tomllib
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+Stage = Literal["training", "evaluation"]
+STAGES: tuple[Stage, ...] = ("training", "evaluation")
+TABLES = ("slurm", *STAGES, "executor")
+# Slurm takes one of them; in a stage's table any of them replaces the common one.
+MEMORY = frozenset({"mem", "mem_gb", "mem_per_cpu", "mem_per_gpu"})
+MAY_BE_ZERO = frozenset({"gpus_per_node", "gpus_per_task", "num_gpus", "signal_delay_s", "max_num_timeout"})
+
+
+class ClusterError(Exception):
+    """A cluster profile that cannot be used; one sentence names the file, the key and the way out."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """How jobs are submitted on one cluster: parameters of ``submitit.AutoExecutor``, by stage.
+
+    ``executor`` are keyword arguments for its construction:
+    ``AutoExecutor(folder, cluster="slurm", **cluster.executor)``.
+    """
+
+    path: Path
+    training: Mapping[str, Any]
+    evaluation: Mapping[str, Any]
+    executor: Mapping[str, Any]
+
+    def parameters(self, stage: Stage) -> dict[str, Any]:
+        """What ``AutoExecutor.update_parameters`` takes: ``timeout_min``, ``mem_gb``, ..., ``slurm_partition``, ...
+
+        Of these ``timeout_min`` is always there. The dict is the caller's to change.
+        """
+        if stage not in STAGES:
+            raise ClusterError(f"a job is of {' or '.join(STAGES)}, not of {stage!r}")
+        return copy.deepcopy(dict(self.training if stage == "training" else self.evaluation))
+
+
+def load(path: str | Path) -> Cluster:
+    """The profile in the TOML file ``path``. Raises ClusterError."""
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            tables = tomllib.load(file)
+    except OSError as error:
+        raise ClusterError(f"{path}: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ClusterError(f"{path}: not a TOML file: {error}") from None
+    for name, table in tables.items():
+        if name not in TABLES:
+            raise ClusterError(f"{path}: there is no table {_unknown(f'[{name}]', [f'[{table}]' for table in TABLES])}")
+        if not isinstance(table, dict):
+            raise ClusterError(f"{path}: '{name}' is a table, [{name}], not {_shown(table)}")
+
+    known = _submission_types()
+    common, *own_tables = (_checked(path, table, tables, known) for table in ("slurm", *STAGES))
+    stages = {}
+    for stage, own in zip(STAGES, own_tables, strict=True):
+        replaced = {*own, *(MEMORY if MEMORY & own.keys() else ())}
+        merged = {**{key: value for key, value in common.items() if key not in replaced}, **own}
+        merged = {key: value for key, value in merged.items() if value != ""}
+        if "timeout_min" not in merged:
+            raise ClusterError(f"{path}: give timeout_min for {stage}; without it submitit's jobs end after 5 minutes")
+        general = _general_types()
+        stages[stage] = MappingProxyType(
+            {key if key in general else f"slurm_{key}": value for key, value in merged.items()}
+        )
+    options = {
+        key: value for key, value in _checked(path, "executor", tables, _executor_types()).items() if value != ""
+    }
+    executor = MappingProxyType({f"slurm_{key}": value for key, value in options.items()})
+    return Cluster(path, stages["training"], stages["evaluation"], executor)
+
+
+def _checked(path: Path, table: str, tables: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of one table under submitit's general names, each of the right type and in its range."""
+    found: dict[str, Any] = {}
+    given: dict[str, str] = {}
+    for key, value in tables.get(table, {}).items():
+        if key not in known:
+            raise ClusterError(f"{path}: [{table}] has no parameter {_unknown(key, known)}")
+        wrong = "" if value == "" else _wrong(key, value, known[key])
+        if wrong:
+            raise ClusterError(f"{path}: [{table}] {key} = {_shown(value)}: {wrong}")
+        if key == "exclusive" and value is False:  # submitit would write --exclusive=False
+            value = ""
+        name = _general_names().get(key, key)
+        found[name] = value
+        same = "memory" if name in MEMORY else name
+        if value != "" and given.setdefault(same, key) != key:
+            raise ClusterError(f"{path}: [{table}] has both {given[same]} and {key}; give one of them")
+    return found
+
+
+def _submission_types() -> dict[str, Any]:
+    """Every parameter that submitit can submit with, and its type, as submitit itself declares them."""
+    from submitit.slurm import slurm
+
+    hints = typing.get_type_hints(slurm._make_sbatch_string)
+    own = {name: hints[name] for name in slurm.SlurmExecutor._valid_parameters()}
+    return {**own, **_general_types()}
+
+
+def _general_types() -> dict[str, Any]:
+    """Parameters that submitit has for every kind of executor, and their types."""
+    from submitit import AutoExecutor
+
+    return dict(AutoExecutor._typed_parameters())
+
+
+def _general_names() -> dict[str, str]:
+    """Slurm's name of a parameter -> submitit's general one. Memory has a unit in one and none in the other."""
+    from submitit import SlurmExecutor
+
+    names = SlurmExecutor._equivalence_dict() or {}
+    return {str(own): str(general) for general, own in names.items() if own not in MEMORY}
+
+
+def _executor_types() -> dict[str, Any]:
+    """What the construction of submitit's executor takes, but for the folder, and the types."""
+    from submitit import SlurmExecutor
+
+    hints = typing.get_type_hints(SlurmExecutor.__init__)
+    return {name: kind for name, kind in hints.items() if name not in {"folder", "return"}}
+
+
+def _wrong(key: str, value: Any, kind: Any) -> str:
+    """What is wrong with a value of the declared type ``kind``; "" for nothing."""
+    optional = typing.get_origin(kind) is typing.Union
+    kinds = [option for option in typing.get_args(kind) if option is not type(None)] if optional else [kind]
+    reasons = [_wrong_for(key, value, option) for option in kinds]
+    return "" if "" in reasons else reasons[0]
+
+
+def _wrong_for(key: str, value: Any, kind: Any) -> str:
+    if kind is bool:
+        return "" if isinstance(value, bool) else "it is true or false"
+    if kind is int or kind is float:
+        return _wrong_number(key, value, kind)
+    if kind is str:
+        return _wrong_text(key, value)
+    if typing.get_origin(kind) is dict:
+        return _wrong_flags(value)
+    lines = isinstance(value, list) and all(isinstance(line, str) for line in value)
+    return "" if lines else 'it is a list of strings, ["...", "..."]'
+
+
+def _wrong_number(key: str, value: Any, kind: type) -> str:
+    numbers = int if kind is int else (int, float)
+    if isinstance(value, bool) or not isinstance(value, numbers) or not math.isfinite(value):
+        return "it is a whole number" if kind is int else "it is a number"
+    if value < 0 or (value == 0 and key not in MAY_BE_ZERO):
+        return "it is 0 or more" if key in MAY_BE_ZERO else "it is more than 0"
+    return ""
+
+
+def _wrong_text(key: str, value: Any) -> str:
+    if not isinstance(value, str):
+        return "it is a string"
+    if not value.isprintable():
+        return "it is one line of text"
+    if key in MEMORY and re.fullmatch(r"[0-9]+([KMGT]B?)?", value) is None:
+        return 'it is a number and a unit, such as "16GB"'
+    return ""
+
+
+def _wrong_flags(value: Any) -> str:
+    if not isinstance(value, dict):
+        return "it is a table of sbatch's options"
+    for name, each in value.items():
+        if re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name) is None:
+            return f"{name!r} is not an option of sbatch"
+        if not (each is True or (isinstance(each, str | int | float) and not isinstance(each, bool))):
+            return f"{name} is a string, a number, or true for an option without value"
+        if not str(each).isprintable():
+            return f"{name} is one line of text"
+    return ""
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    """A sentence's end: the name, the nearest known one, and all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    meant = f" (did you mean {near[0]}?)" if near else ""
+    return f"{name}{meant}; known are {', '.join(names)}"
+
+
+def _shown(value: Any) -> str:
+    """A value as TOML writes it, near enough for a message."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else str(value)

@@ -1,0 +1,44 @@
+"""``python -m slurm.testing start DIR [NODES]`` and ``python -m slurm.testing stop DIR``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from slurm.testing.local import LocalSlurm, LocalSlurmError
+from slurm.testing.supervisor import Supervisor
+
+
+def main() -> int:
+    """The exit status: 0, or 1 after one sentence on standard error."""
+    parser = argparse.ArgumentParser(prog="python -m slurm.testing", description="A real Slurm on this machine.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{start,stop}")
+    start = verbs.add_parser("start", help="start a Slurm in DIR; it runs until it is stopped")
+    stop = verbs.add_parser("stop", help="end the Slurm of DIR and its jobs")
+    supervise = verbs.add_parser("supervise")  # what `start` runs in the background
+    for verb in (start, stop, supervise):
+        verb.add_argument("folder", metavar="DIR", type=Path)
+    for verb in (start, supervise):
+        verb.add_argument("nodes", metavar="NODES", type=int, nargs="?", default=2, help="default: 2")
+        verb.add_argument("--cpus", type=int, help="CPUs of every node; default: the machine's")
+    supervise.add_argument("--lifeline", action="store_true")
+    given = parser.parse_args()
+    if given.verb == "supervise":
+        return Supervisor(given.folder, given.nodes, given.cpus or os.cpu_count() or 1).run(given.lifeline)
+    try:
+        if given.verb == "stop":
+            LocalSlurm(given.folder).stop()
+            return 0
+        slurm = LocalSlurm(given.folder, given.nodes, given.cpus)
+        slurm.start()
+    except LocalSlurmError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"export SLURM_CONF={slurm.conf}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""Processes of Linux by their parents: what the daemons of one folder are, and how they are ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+DAEMONS = ("munged", "slurmctld", "slurmd", "slurmstepd")
+MARK = "LOCAL_SLURM"  # a variable of every daemon and what it starts but jobs: FOLDER/NAME
+
+
+def _pids() -> Iterator[int]:
+    yield from (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal())
+
+
+def _parents() -> dict[int, int]:
+    parents = {}
+    for pid in _pids():
+        with suppress(OSError):
+            # the name, in brackets, may itself hold brackets and blanks
+            state, parent, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            if state != "Z":
+                parents[pid] = int(parent)
+    return parents
+
+
+def descendants(roots: Iterable[int]) -> set[int]:
+    """Living children of ``roots``, their children, and so on; without ``roots``."""
+    parents = _parents()
+    children: dict[int, list[int]] = {}
+    for pid, parent in parents.items():
+        children.setdefault(parent, []).append(pid)
+    found: set[int] = set()
+    todo = list(roots)
+    while todo:
+        for child in children.get(todo.pop(), []):
+            if child not in found:
+                found.add(child)
+                todo.append(child)
+    return found
+
+
+def members_of(folder: Path, node: str | None = None) -> set[int]:
+    """Daemons that were started for ``folder`` and all below them, and processes of their jobs, whoever is their parent.
+
+    With ``node`` only those that run on that node.
+    """
+    found = set()
+    for pid in _parents():
+        process = Path(f"/proc/{pid}")
+        with suppress(OSError):
+            variables = (process / "environ").read_bytes().split(b"\0")
+            if (process / "comm").read_text().startswith(DAEMONS):
+                mark = os.fsencode(f"{MARK}={folder}/{node or ''}")
+                ours = any(each == mark or (node is None and each.startswith(mark)) for each in variables)
+                if not ours:  # a slurmstepd writes its title over its environment, but keeps its node's log open
+                    logs = {_target(link) for link in (process / "fd").iterdir()}
+                    where = folder / "log"
+                    ours = where / f"{node}.log" in logs if node else any(log and where in log.parents for log in logs)
+            else:
+                ours = os.fsencode(f"SLURM_CONF={folder}/slurm.conf") in variables
+                mark = b"SLURMD_NODENAME=" + os.fsencode(node or "")  # set in jobs only
+                ours = ours and any(each == mark or (node is None and each.startswith(mark)) for each in variables)
+            if ours:
+                found.add(pid)
+    return found | descendants(found)
+
+
+def kill_at_once(find: Callable[[], set[int]]) -> None:
+    """SIGKILL to what ``find`` finds, all of it stopped before: none sees another end, or starts a new one meanwhile."""
+    stopped: set[int] = set()
+    while new := find() - stopped:
+        _send(signal.SIGSTOP, new)
+        stopped |= new
+    _send(signal.SIGKILL, stopped)
+
+
+def _send(sign: signal.Signals, pids: Iterable[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, sign)
+
+
+def _target(link: Path) -> Path | None:
+    with suppress(OSError):  # closed since
+        return link.readlink()
+    return None
+
+
+def end(pids: Iterable[int], patience: float) -> None:
+    """SIGTERM, and SIGKILL to what is still there after ``patience`` seconds. Children of this process are reaped."""
+    left = set(pids)
+    for sign, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
+        _send(sign, left)
+        deadline = time.monotonic() + seconds
+        while left and time.monotonic() < deadline:
+            reap()
+            left &= set(_parents())
+            time.sleep(0.01 if left else 0)
+
+
+def reap() -> bool:
+    """Take leave of the children of this process that have ended; whether it has none left."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0] != 0:
+            pass
+    except ChildProcessError:
+        return True
+    return False
