@@ -89,7 +89,7 @@ def on_slurm(*arguments: object) -> tuple[object, ...]:
     )
 
 
-def until(condition: Callable[[], bool], seconds: float = 180.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 500.0) -> None:
     ends = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < ends, "it takes too long"
@@ -143,6 +143,7 @@ def test_a_job_that_fails_is_shown_with_its_reason_and_its_log(
 
 
 @pytest.mark.slurm
+@pytest.mark.timeout(1200)
 def test_a_training_that_is_requeued_goes_on_from_the_same_step(
     local_slurm: LocalSlurm, command_line: CommandLine, tmp_path: Path
 ) -> None:
@@ -173,6 +174,7 @@ def test_a_training_that_is_requeued_goes_on_from_the_same_step(
 
 
 @pytest.mark.slurm
+@pytest.mark.timeout(1200)
 def test_a_cancelled_run_is_resumed(
     local_slurm: LocalSlurm, command_line: CommandLine, method_file: MethodFile, fits: Path, tmp_path: Path
 ) -> None:

@@ -595,6 +595,7 @@ def test_ctrl_c_ends_the_process_with_130_and_keeps_whole_groups(
     process = subprocess.Popen(
         [sys.executable, "-m", "harness", *call], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "PUDNET_BENCH_CACHE": str(cache_dir), "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )  # fmt: skip
     ends = time.monotonic() + 60
     while time.monotonic() < ends and (not fits.exists() or len(fits.read_text().splitlines()) < 6):
