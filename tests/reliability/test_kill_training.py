@@ -153,7 +153,7 @@ def test_twenty_kills_change_nothing(tmp_path: Path) -> None:
     where: Counter[str] = Counter()
     for _ in range(KILLS):
         before = len(killed.happened())
-        wanted = before + rng.randint(0, 2 * total // KILLS)
+        wanted = before + rng.randint(0, total // KILLS)
         process = killed.begin(0.01)
         ends = time.monotonic() + 120
         while len(killed.happened()) < wanted and process.poll() is None:
