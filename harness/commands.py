@@ -50,6 +50,10 @@ CacheOption = Annotated[
 SourceOption = Annotated[
     list[str] | None, typer.Option("--source", help="NAME=DIR: an image folder of your own; repeatable.")
 ]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or a suite.")]
+PaperOption = Annotated[bool, typer.Option("--paper", help="Set the paper's numbers beside the measured ones.")]
+ShardOption = Annotated[int | None, typer.Option(min=1, help="For slurm: groups measured by one job.")]
+WaitOption = Annotated[bool, typer.Option("--wait", help="For slurm: follow the jobs to their end.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -169,15 +173,15 @@ def run(
         Path | None,
         typer.Option(help="For slurm: a TOML file that says how jobs are submitted; examples in slurm/clusters."),
     ] = None,
-    shard: Annotated[int | None, typer.Option(min=1, help="For slurm: groups measured by one job.")] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="For slurm: follow the jobs to their end.")] = False,
+    shard: ShardOption = None,
+    wait: WaitOption = False,
     data: DataOption = None,
     cache: CacheOption = None,
     source: SourceOption = None,
     out: Annotated[
         Path | None, typer.Option(help="The run's folder (several suites: a folder for each inside it).")
     ] = None,
-    paper: Annotated[bool, typer.Option("--paper", help="Set the paper's numbers beside the measured ones.")] = False,
+    paper: PaperOption = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only print the plan, with estimates of time and disk.")
     ] = False,
@@ -259,18 +263,16 @@ def run(
 
 @app.command()
 def status(
-    reference: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or a suite.")],
+    reference: RunArgument,
     debug: DebugOption = False,
 ) -> None:
     """What a run has measured so far, cell by cell; on a cluster, what Slurm says and where the logs are."""
     with plain_errors(debug):
-        from harness.cluster import standings
+        from harness.standing import standings
 
         found = _find_run(reference)
         standing = standings(found)
-        grid = Table(
-            "cell", "family", "target", "seed", "groups", "state", "reason", box=None, header_style="bold"
-        )  # fmt: skip
+        grid = Table("cell", "family", "target", "seed", "groups", "state", "reason", box=None, header_style="bold")
         for cell in found.manifest["plan"]["cells"]:
             done, here = len(found.groups_done(cell["key"])), standing[cell["key"]]
             state = "partly measured" if here.state == "pending" and done and not here.reason else here.state
@@ -295,12 +297,12 @@ def status(
 
 @app.command()
 def cancel(
-    reference: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or a suite.")],
+    reference: RunArgument,
     debug: DebugOption = False,
 ) -> None:
     """Cancel the jobs of a run on a cluster; what is measured stays."""
     with plain_errors(debug):
-        from harness.cluster import cancel as cancel_jobs
+        from harness.standing import cancel as cancel_jobs
 
         found = _find_run(reference)
         jobs = cancel_jobs(found)
@@ -309,10 +311,10 @@ def cancel(
 
 @app.command()
 def resume(
-    reference: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or a suite.")],
-    shard: Annotated[int | None, typer.Option(min=1, help="For slurm: groups measured by one job.")] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="For slurm: follow the jobs to their end.")] = False,
-    paper: Annotated[bool, typer.Option("--paper", help="Set the paper's numbers beside the measured ones.")] = False,
+    reference: RunArgument,
+    shard: ShardOption = None,
+    wait: WaitOption = False,
+    paper: PaperOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Go on with a run where it is, as it was asked for: submit or measure what is missing."""
@@ -345,8 +347,8 @@ def resume(
 
 @app.command()
 def collect(
-    reference: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or a suite.")],
-    paper: Annotated[bool, typer.Option("--paper", help="Set the paper's numbers beside the measured ones.")] = False,
+    reference: RunArgument,
+    paper: PaperOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Write a run's tables and figures from what is measured so far; cells that are not finished carry their n."""
@@ -362,7 +364,7 @@ def table(
         str, typer.Argument(metavar="RUN_OR_SUITE", help="A run's folder, or a suite (its latest run).")
     ],
     format: Annotated[TableFormat, typer.Option(help="latex, markdown or csv.")] = TableFormat.markdown,
-    paper: Annotated[bool, typer.Option("--paper", help="Set the paper's numbers beside the measured ones.")] = False,
+    paper: PaperOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Print a run's table."""
@@ -447,8 +449,8 @@ def doctor(data: DataOption = None, cache: CacheOption = None) -> None:
 
 def _follow(folder: Path, paper: bool) -> int:
     """Wait for a run's jobs, write its tables, and return how many cells are not done."""
-    from harness.cluster import follow, standings
     from harness.output import show
+    from harness.standing import follow, standings
 
     found = _find_run(str(folder))
     follow(found, lambda line: print(line, file=sys.stderr, flush=True))

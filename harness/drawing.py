@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +51,8 @@ def _lines(run: Run, x_label: str, log_x: bool, with_paper: bool) -> dict[str, b
     devices = list(dict.fromkeys(points["device"]))  # of a cluster's nodes; a figure has one
     for number, device in enumerate(devices, 1):
         shown = points[points["device"] == device]
-        for format in ("pdf", "png"):
-            name = f".{format}" if len(devices) == 1 else f"-{number}.{format}"
-            files[name] = figures.draw_panels(shown, x_label, format, log_x=log_x, printed=printed)
+        draw = partial(figures.draw_panels, shown, x_label, log_x=log_x, printed=printed)
+        files |= _pictures(draw, f"-{number}" if len(devices) > 1 else "")
     return files
 
 
@@ -78,11 +79,8 @@ def _losses(run: Run) -> dict[str, bytes]:
     if not parts:
         return {}
     losses = pd.concat(parts, ignore_index=True)
-    files = {".csv": losses.to_csv(index=False).encode()}
     shown = _labelled(plan, losses[losses["seed"] == losses["seed"].min()])
-    for format in ("pdf", "png"):
-        files[f".{format}"] = figures.draw_losses(shown, format)
-    return files
+    return {".csv": losses.to_csv(index=False).encode(), **_pictures(partial(figures.draw_losses, shown))}
 
 
 def _correlations(run: Run) -> dict[str, bytes]:
@@ -108,10 +106,12 @@ def _correlations(run: Run) -> dict[str, bytes]:
     if not tables:
         return {}
     rows = pd.concat([table.assign(family=label) for label, table in tables.items()], ignore_index=True)
-    files = {".csv": rows.to_csv(index=False).encode()}
-    for format in ("pdf", "png"):
-        files[f".{format}"] = correlation.draw(tables, format)
-    return files
+    return {".csv": rows.to_csv(index=False).encode(), **_pictures(partial(correlation.draw, tables))}
+
+
+def _pictures(draw: Callable[[str], bytes], stem: str = "") -> dict[str, bytes]:
+    """What ``draw`` makes in each format, by the end of its file's name."""
+    return {f"{stem}.{format}": draw(format) for format in ("pdf", "png")}
 
 
 def _labelled(plan: dict[str, Any], frame: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,8 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.jobs import Job, Workshop
+from harness.job import Job
+from harness.jobs import Workshop
 from harness.progress import Display
 from harness.recipe import Recipe
 from suites.family import FamilyError

@@ -17,7 +17,8 @@ from harness.artifacts import ArtifactStore
 from harness.compute import Compute
 from harness.estimate import Estimate, estimate, training_estimate
 from harness.executors import Executor, Local
-from harness.jobs import Workshop, cells_behind, family_images, missing_jobs, with_bases
+from harness.job import cells_behind
+from harness.jobs import Workshop, family_images, missing_jobs, with_bases
 from harness.output import show
 from harness.plan import Plan
 from harness.progress import Display, duration

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,31 +9,12 @@ from harness.artifacts import ArtifactStore
 from harness.compute import Compute
 from harness.execution import ImagesOf, Workbench, obtain_artifact, run_cell
 from harness.interruption import Interruption
+from harness.job import Job
 from harness.plan import Cell, Plan
 from harness.progress import Display
 from harness.recipe import Recipe
 from results.store import Run
 from suites.groups import FamilyImages
-
-
-@dataclass(frozen=True)
-class Job:
-    """Meta-train what ``cell`` needs (``training`` is its key), or measure its groups from ``first`` up to ``end``.
-
-    ``cell`` is the key of a cell of the plan, or of the cell of a method that one builds on. ``needs`` are the keys of the
-    trainings that must be over.
-    """
-
-    cell: str
-    training: str = ""
-    first: int = 0
-    end: int = 0
-    needs: tuple[str, ...] = ()
-
-    @property
-    def title(self) -> str:
-        """For people, and for names of files: what it works on."""
-        return f"train-{self.training}" if self.training else f"{self.cell}.{self.first}-{self.end - 1}"
 
 
 def missing_jobs(plan: Plan, run: Run, store: ArtifactStore, shard: int | None = None) -> list[Job]:
@@ -113,8 +92,3 @@ def family_images(plan: Plan, compute: Compute) -> ImagesOf:
         return FamilyImages(family, source, compute.device, images_of(family.trained_on) if family.trained_on else None)
 
     return images_of
-
-
-def cells_behind(jobs: Sequence[Job]) -> int:
-    """How many cells the jobs measure."""
-    return len({job.cell for job in jobs if not job.training})

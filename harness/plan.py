@@ -265,9 +265,8 @@ def _variants(suite: Suite, choice: Choice) -> tuple[list[Variant], dict[str, ty
             )
         files[method.name] = method
     names = list(own if choice.methods is None else choice.methods)
-    shown = {
-        own[name].method for name in names if name in own
-    }  # a suite of the user's may have rows of a file's method
+    # A suite of the user's may have rows of a file's method; it gets no other then.
+    shown = {own[name].method for name in names if name in own}
     names += [name for name in files if name not in names and name not in shown]
     for name in names:
         if name not in own and name not in files:

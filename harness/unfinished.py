@@ -6,7 +6,6 @@ safetensors with the numbers as JSON in their header, followed by 32 bytes, the 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import time
@@ -21,7 +20,7 @@ import safetensors
 import safetensors.torch
 
 from methods.base import Progress
-from results.store import locked, write_atomically
+from results.store import holding, write_atomically
 
 SECONDS_BETWEEN = 30.0  # of training that a kill loses at most, where saving is quick
 SAVING_SHARE = 20  # a save is followed by at least so many times its own duration of training
@@ -70,15 +69,9 @@ class UnfinishedTraining:
 
     @contextmanager
     def alone(self, waiting: Callable[[], None]) -> Iterator[None]:
-        """Hold this training for this process. ``waiting()`` is called once where another has it and is waited for.
-
-        The lock is the kernel's (flock): it ends with the process that holds it, however that ends.
-        """
+        """Hold this training for this process. ``waiting()`` is called once where another has it and is waited for."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        with self.folder.with_name(f"{self.folder.name}.lock").open("a") as file:
-            if not locked(file):
-                waiting()
-                fcntl.flock(file, fcntl.LOCK_EX)
+        with holding(self.folder.with_name(f"{self.folder.name}.lock"), waiting):
             yield
 
     def _path(self, part: str) -> Path:

@@ -17,7 +17,7 @@ import re
 import socket
 import uuid
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -254,9 +254,7 @@ class Run:
         """Hold one cell, waiting for whoever has it: of several processes that measured its groups, one finishes it."""
         folder = self.folder / ".locks"
         folder.mkdir(exist_ok=True)
-        with (folder / _checked(key)).open("a") as file:
-            if not locked(file):
-                fcntl.flock(file, fcntl.LOCK_EX)
+        with holding(folder / _checked(key)):
             yield
 
     def update_manifest(self, **fields: Any) -> None:
@@ -318,6 +316,19 @@ class Run:
             warnings.warn(f"{path} is damaged ({reason}). {outcome}; run again to measure it anew.", stacklevel=3)
             return None
         return table.replace_schema_metadata(None)
+
+
+@contextmanager
+def holding(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold the lock of the file ``path``; ``waiting()`` is called once where another process has it and is waited for.
+
+    The lock is the kernel's (flock): it ends with the process that holds it, however that ends.
+    """
+    with path.open("a") as file:
+        if not locked(file):
+            waiting()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def locked(file: IO[str]) -> bool:

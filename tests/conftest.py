@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from slurm.testing.fixtures import local_slurm, slurm_daemons
+
+__all__ = ["local_slurm", "slurm_daemons"]
+
 # Two xdist workers of two threads each would wait for one another inside every parallel region.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -98,6 +98,13 @@ def test_listing_loads_no_array_library(arguments: list[str]) -> None:
     assert not loaded & {"torch", "torchvision", "pandas", "numpy", "scipy", "sklearn", "pyarrow"}
 
 
+def test_reading_a_run_loads_no_torch() -> None:
+    """`status`, `cancel`, `collect` and `table` answer at once."""
+    loaded = imported_by("-c", "import harness.standing, harness.output, harness.rendering")
+    assert "pyarrow" in loaded
+    assert "torch" not in loaded
+
+
 def test_results_never_load_torch() -> None:
     modules = sorted(module for module in MODULES if module.split(".")[0] == "results")
     assert len(modules) > 3

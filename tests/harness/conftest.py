@@ -12,13 +12,10 @@ from typer.testing import CliRunner
 from harness import commands
 from harness.compute import Compute, choose
 from harness.plan import Choice, Plan, make_plan
-from slurm.testing.fixtures import local_slurm, slurm_daemons
 from suites.catalog import PROFILES, SUITES
 from suites.families import FAMILIES
 from suites.groups import FamilyImages
 from suites.sources.loading import Source, load
-
-__all__ = ["local_slurm", "slurm_daemons"]
 
 CENTROIDS = '''
 import time

@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 from click.testing import Result
 
-from harness.cluster import Submitted, standings, submitted
+from harness.job import Job
+from harness.standing import Submitted, keep_submitted, standings, submitted
 from results.store import Run
 from slurm import queue
 from slurm.testing import LocalSlurm
@@ -240,12 +241,9 @@ def test_recipes_that_cannot_be_read_are_named(
 
 
 def test_what_was_submitted_comes_back_as_it_was(tmp_path: Path) -> None:
-    from harness.cluster import _keep
-    from harness.jobs import Job
-
     run = Run(tmp_path, {})
     entries = [Submitted("12", Job("c", "t")), Submitted("13_1", Job("c", first=2, end=4, needs=("t",)))]
-    _keep(run, entries)
+    keep_submitted(run, entries)
     assert submitted(run) == entries
     (tmp_path / "jobs.json").write_text(json.dumps([{"job_id": "1"}]))
     with pytest.raises(Exception, match="cannot be read"):

@@ -13,7 +13,8 @@ from harness.artifacts import ArtifactStore
 from harness.compute import Compute
 from harness.executors import ExecutorError, Local, LocalProcesses, executor_named
 from harness.invocation import open_run
-from harness.jobs import Job, missing_jobs
+from harness.job import Job
+from harness.jobs import missing_jobs
 from harness.plan import Choice, Plan
 from harness.recipe import Recipe
 from results.store import Run, StoreError

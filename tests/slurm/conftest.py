@@ -1,4 +1,4 @@
-"""A real Slurm for the tests that need one, and stand-ins for Slurm's commands for the others."""
+"""Stand-ins for Slurm's commands; the real Slurm is in tests/conftest.py."""
 
 from __future__ import annotations
 
@@ -7,10 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from slurm.testing.fixtures import local_slurm, slurm_daemons
-
-__all__ = ["local_slurm", "slurm_daemons"]
 
 FakeCommand = Callable[..., Path]
 
