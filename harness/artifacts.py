@@ -12,7 +12,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -28,13 +28,14 @@ from harness.clock import Clock
 from harness.compute import Compute
 from harness.interruption import Interruption
 from harness.unfinished import Schedule, UnfinishedTraining
-from methods.base import Budget, Method, Progress, Session
+from methods.base import ALONE, Budget, Method, Progress, Ranks, Session
 from suites.groups import FamilyImages, TrainingStream
 from suites.learn2learn_episodes import training_stream
 
 SAFETENSORS, META, CURVE = "weights.safetensors", "meta.json", "curve.parquet"
 
 SaveState = Callable[[int, dict[str, Tensor], float], None]  # groups seen, state, seconds of training so far
+Watch = Callable[[str, int, int, dict[str, float]], None]  # phase, groups seen, groups at most, metrics
 
 
 @dataclass(frozen=True)
@@ -170,12 +171,13 @@ def meta_train(
     images: FamilyImages,
     training: Training,
     compute: Compute,
-    watch: Callable[[str, int, int, dict[str, float]], None],
+    watch: Watch,
     base: Artifact | None = None,
     make_base: Callable[[], Method] | None = None,
     keep: Callable[[int, Trained], None] = lambda groups_seen, trained: None,
     unfinished: UnfinishedTraining | None = None,
     interruption: Interruption | None = None,
+    ranks: Ranks = ALONE,
 ) -> Trained:
     """Meta-train, first to choose the number of groups on held-out training classes, then on all training classes.
 
@@ -186,7 +188,7 @@ def meta_train(
     that nothing has seen the held-out classes. ``watch(phase, groups_seen, groups_at_most, metrics)`` is called as training
     reports, ``keep`` at each milestone with what the training leaves if it ends there. With ``unfinished``, progress is
     saved there now and then, and before ``interruption`` leaves; a training that was stopped goes on from what is there,
-    with the same outcome.
+    with the same outcome. Of several ``ranks`` all call this and the first saves and keeps.
     """
     clock = Clock(compute.device)
     base_seconds = base.seconds if base else 0.0
@@ -197,7 +199,7 @@ def meta_train(
     ) -> tuple[Method, Session, float]:
         torch.manual_seed(training.seed)
         method = make_method()
-        done = unfinished.load(f"{phase}, done") if unfinished else None
+        done = _load(unfinished, f"{phase}, done", ranks)
         if done is not None:
             method.load_state_dict({name: tensor.to(compute.device) for name, tensor in done.tensors.items()})
             curve.extend(done.numbers["curve"])
@@ -207,7 +209,7 @@ def meta_train(
             begun = make_base()
             begun.load_state_dict({name: tensor.to(compute.device) for name, tensor in begin.items()})
             method.start_from(begun)
-        saved = unfinished.load(phase) if unfinished else None
+        saved = _load(unfinished, phase, ranks)
         seconds = saved.numbers["seconds"] if saved else 0.0
         schedule = Schedule()
 
@@ -221,7 +223,7 @@ def meta_train(
         def save_progress(progress: Progress) -> None:
             nonlocal seconds
             seconds += clock.stop().seconds
-            if unfinished is not None:
+            if unfinished is not None and ranks.rank == 0:
                 began = time.monotonic()
                 numbers = {"method": progress.numbers, "seconds": seconds, "curve": session.curve}
                 unfinished.save(phase, Progress(numbers, progress.tensors))
@@ -237,7 +239,11 @@ def meta_train(
             pause,
             Progress(saved.numbers["method"], saved.tensors) if saved else None,
             save_progress,
-            lambda: schedule.due() or (interruption is not None and interruption.wanted),
+            lambda: ranks.any(
+                ranks.rank == 0 and (schedule.due() or (interruption is not None and interruption.wanted))
+            ),
+            ranks,
+            training.seed,
             saved.numbers["curve"] if saved else [],
         )
         clock.start()
@@ -245,7 +251,7 @@ def meta_train(
         seconds += clock.stop().seconds
         rows = [{"phase": phase, **row} for row in session.curve]
         curve.extend(rows)
-        if unfinished is not None and save is None:
+        if unfinished is not None and save is None and ranks.rank == 0:
             told = {"chosen_groups": session.chosen_groups, "seconds": seconds, "curve": rows}
             unfinished.save(f"{phase}, done", Progress(told, method.state_dict()))
             unfinished.forget(phase)
@@ -271,16 +277,26 @@ def meta_train(
             "base_seconds": base_seconds,
             "search_seconds": search_seconds,
             "final_seconds": seconds,
+            "processes": ranks.count,
         }
 
     def save(groups_seen: int, state: dict[str, Tensor], seconds: float) -> None:
         keep(groups_seen, Trained(state, (), pd.DataFrame(curve), told(groups_seen, seconds)))
 
     groups = median_low(chosen) if chosen else training.budget.max_groups
-    budget = Budget(groups, training.budget.check_every, training.budget.patience)
+    budget = replace(training.budget, max_groups=groups)
     stream = training_stream(training.episodes, images, training.seed, 0)
     method, _, seconds = train("final", stream, budget, base.state if base else None, save)
     return Trained(method.state_dict(), tuple(search_states), pd.DataFrame(curve), told(groups, seconds))
+
+
+def _load(unfinished: UnfinishedTraining | None, part: str, ranks: Ranks) -> Progress | None:
+    """What was saved of ``part``; read by the first rank first, which may set a damaged file aside."""
+    if unfinished is None:
+        return None
+    progress = unfinished.load(part) if ranks.rank == 0 else None
+    ranks.any(False)
+    return progress if ranks.rank == 0 else unfinished.load(part)
 
 
 def _checked_state(folder: Path, name: str, checksum: str) -> dict[str, Tensor]:
@@ -290,7 +306,5 @@ def _checked_state(folder: Path, name: str, checksum: str) -> dict[str, Tensor]:
     return safetensors.torch.load(weights)
 
 
-def _watcher(
-    watch: Callable[[str, int, int, dict[str, float]], None], phase: str, at_most: int
-) -> Callable[[int, dict[str, float]], None]:
+def _watcher(watch: Watch, phase: str, at_most: int) -> Callable[[int, dict[str, float]], None]:
     return lambda seen, metrics: watch(phase, seen, at_most, metrics)

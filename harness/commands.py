@@ -105,6 +105,7 @@ def _sentence(error: Exception) -> str | None:
         ("results.store", "StoreError"),
         ("harness.compute", "ComputeError"),
         ("harness.executors", "ExecutorError"),
+        ("harness.ranks", "RankError"),
         ("slurm.cluster", "ClusterError"),
         ("slurm.queue", "SlurmError"),
         ("harness.commands", "UsageError"),
@@ -163,7 +164,20 @@ def run(
     episodes: Annotated[str, typer.Option(help="Who draws the training episodes: own or learn2learn.")] = "own",
     training_groups: Annotated[
         str | None,
-        typer.Option(help="Meta-train for these many groups (100,1000), without validation, and measure at each."),
+        typer.Option(
+            help="Meta-train for so many groups, without validation; several (100,1000) give a row after each."
+        ),
+    ] = None,
+    groups_per_step: Annotated[
+        int, typer.Option(min=1, help="Groups whose mean gradient makes a step of meta-training; the paper's is one.")
+    ] = 1,
+    training_processes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes that share the groups of a step, with the same outcome; without, one for each GPU, and one "
+            "on a CPU.",
+        ),
     ] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16 (autocast).")] = "auto",
     executor: Annotated[
@@ -213,6 +227,7 @@ def run(
         from harness.invocation import dry_run as print_plan
         from harness.invocation import run_plan
         from harness.plan import Choice
+        from harness.ranks import gpu_count, rank_count
         from harness.recipe import Recipe
 
         if (executor == "slurm") != (cluster is not None):
@@ -227,17 +242,18 @@ def run(
         else:
             performs = executor_named(executor)
             compute = choose(device, precision)
+            rank_count(training_processes or 0, groups_per_step, gpu_count(compute.device))
         cache_dir = _cache(cache)
         choice = Choice(
             _names(methods), tuple(_method_file(file) for file in method or ()), _names(families), _names(targets),
             _numbers("--seeds", seeds, 0), groups, episodes, weights.expanduser().absolute() if weights else None,
-            _numbers("--training-groups", training_groups, 1) or (),
+            _numbers("--training-groups", training_groups, 1) or (), groups_per_step,
         )  # fmt: skip
         recipes = [
             Recipe(
                 str(Path(name).expanduser().absolute()) if name.endswith(".py") else name, profile, choice, compute.device.type,
                 compute.precision, str(cache_dir.absolute()), str(data.expanduser().absolute()) if data else None,
-                {source: str(folder.absolute()) for source, folder in folders.items()},
+                {source: str(folder.absolute()) for source, folder in folders.items()}, training_processes or 0,
             )
             for name in (list(SUITES) if suites == ["all"] else suites)
         ]  # fmt: skip

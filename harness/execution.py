@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
-from harness.artifacts import Artifact, ArtifactSpec, ArtifactStore, Trained, meta_train
+from harness.artifacts import Artifact, ArtifactSpec, ArtifactStore, Trained, Watch, meta_train
 from harness.clock import Clock, PeakMemory, timed
 from harness.compute import Compute
 from harness.interruption import Interruption
 from harness.plan import Cell
 from harness.progress import Display
-from harness.unfinished import UnfinishedTraining
-from methods.base import Classifier, Dataset, Method, MethodError
+from methods.base import ALONE, Classifier, Dataset, Method, MethodError, Ranks
 from results.store import Run
 from suites.groups import FamilyImages
 
@@ -32,13 +31,17 @@ ImagesOf = Callable[[str], FamilyImages]
 
 @dataclass(frozen=True)
 class Workbench:
-    """What cells are worked on with: images on the device, artifacts, the device, what the person sees, a way to stop."""
+    """What cells are worked on with: images on the device, artifacts, the device, what the person sees, a way to stop.
+
+    ``together(cell)`` gives the processes that share the cell's meta-training with this one, while it lasts.
+    """
 
     images_of: ImagesOf
     store: ArtifactStore
     compute: Compute
     display: Display
     interruption: Interruption = field(default_factory=Interruption)
+    together: Callable[[Cell], AbstractContextManager[Ranks]] = lambda cell: nullcontext(ALONE)
 
 
 def run_cell(cell: Cell, run: Run, bench: Workbench, groups: range | None = None) -> None:
@@ -199,16 +202,22 @@ def obtain_artifact(cell: Cell, bench: Workbench) -> Artifact | None:
         found = bench.store.load(spec)
         if found is not None:
             return found
-        artifact = _trained(cell, spec, title, unfinished, bench)
+        artifact = _trained(cell, spec, title, bench)
         unfinished.remove()
     return artifact
 
 
-def _trained(cell: Cell, spec: ArtifactSpec, title: str, unfinished: UnfinishedTraining, bench: Workbench) -> Artifact:
+def accompany(cell: Cell, bench: Workbench, ranks: Ranks) -> None:
+    """Share the cell's meta-training as one of ``ranks`` that is not the first, which keeps what comes out."""
+    base = bench.store.load(cell.base.artifact) if cell.base and cell.base.artifact else None
+    _meta_train(cell, bench, ranks, base, lambda *_: None, lambda *_: None)
+
+
+def _trained(cell: Cell, spec: ArtifactSpec, title: str, bench: Workbench) -> Artifact:
     """The artifact, trained now, from where an earlier process was stopped, and stored."""
-    training, base_cell = cell.training, cell.base
-    base = obtain_artifact(base_cell, bench) if base_cell else None
-    with bench.display.task(title, training.budget.max_groups, "groups") as task:
+    training = cell.training
+    base = obtain_artifact(cell.base, bench) if cell.base else None
+    with bench.display.task(title, training.budget.max_groups, "groups") as task, bench.together(cell) as ranks:
         latest: dict[str, float] = {}
 
         def watch(phase: str, seen: int, at_most: int, metrics: dict[str, float]) -> None:
@@ -222,18 +231,7 @@ def _trained(cell: Cell, spec: ArtifactSpec, title: str, unfinished: UnfinishedT
         def keep(groups_seen: int, trained: Trained) -> None:
             bench.store.save(cell.artifact_after(groups_seen), trained)
 
-        trained = meta_train(
-            lambda: _ready(cell, bench.compute),
-            bench.images_of(cell.trained_on.name),
-            training,
-            bench.compute,
-            watch,
-            base,
-            (lambda: _ready(base_cell, bench.compute)) if base_cell else None,
-            keep,
-            unfinished,
-            bench.interruption,
-        )
+        trained = _meta_train(cell, bench, ranks, base, watch, keep)
     artifact = bench.store.load(spec) if training.milestones else bench.store.save(spec, trained)
     if artifact is None:
         raise MethodError(
@@ -246,6 +244,30 @@ def _trained(cell: Cell, spec: ArtifactSpec, title: str, unfinished: UnfinishedT
         + (f", validation accuracy {', '.join(f'{a:.2%}' for a in accuracies if a is not None)}" if accuracies else "")
     )
     return artifact
+
+
+def _meta_train(
+    cell: Cell,
+    bench: Workbench,
+    ranks: Ranks,
+    base: Artifact | None,
+    watch: Watch,
+    keep: Callable[[int, Trained], None],
+) -> Trained:
+    base_cell = cell.base
+    return meta_train(
+        lambda: _ready(cell, bench.compute),
+        bench.images_of(cell.trained_on.name),
+        cell.training,
+        bench.compute,
+        watch,
+        base,
+        (lambda: _ready(base_cell, bench.compute)) if base_cell else None,
+        keep,
+        bench.store.unfinished(cell.training_key),
+        bench.interruption,
+        ranks,
+    )
 
 
 def _ready(cell: Cell, compute: Compute) -> Method:

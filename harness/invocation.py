@@ -47,7 +47,7 @@ def run_plan(
     with run.alone():
         record(plan, run, recipe)
         with Display() as display:
-            workshop = Workshop(plan, run, compute, cache_dir, display)
+            workshop = Workshop(plan, run, compute, cache_dir, display, recipe=recipe)
             jobs = missing_jobs(plan, run, workshop.bench.store)
             failed = (executor or Local()).perform(jobs, workshop, recipe)
         run.update_manifest(ended=provenance.now())

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 
 from harness.artifacts import ArtifactStore
 from harness.compute import Compute
-from harness.execution import ImagesOf, Workbench, obtain_artifact, run_cell
+from harness.execution import ImagesOf, Workbench, accompany, obtain_artifact, run_cell
 from harness.interruption import Interruption
 from harness.job import Job
 from harness.plan import Cell, Plan
 from harness.progress import Display
+from harness.ranks import gpu_count, rank_count, together
 from harness.recipe import Recipe
+from methods.base import ALONE, Ranks
 from results.store import Run
 from suites.groups import FamilyImages
 
@@ -59,18 +62,33 @@ class Workshop:
         cache_dir: Path,
         display: Display,
         interruption: Interruption | None = None,
+        recipe: Recipe | None = None,
     ) -> None:
+        """With ``recipe``, from which other processes make the plan, several of them may share a meta-training."""
         self.run = run
         self.cells = {each.key: each for cell in plan.cells for each in with_bases(cell)}
+
+        def others(cell: Cell) -> AbstractContextManager[Ranks]:
+            if recipe is None:
+                return nullcontext(ALONE)
+            groups = cell.training.budget.groups_per_step
+            count = rank_count(recipe.training_processes, groups, gpu_count(compute.device))
+            return together(count, compute.device, _accompany, (recipe, run.folder, cell.key))
+
         self.bench = Workbench(
-            family_images(plan, compute), ArtifactStore(cache_dir), compute, display, interruption or Interruption()
+            family_images(plan, compute),
+            ArtifactStore(cache_dir),
+            compute,
+            display,
+            interruption or Interruption(),
+            others,
         )
 
     @classmethod
     def of(cls, recipe: Recipe, folder: Path, display: Display, interruption: Interruption | None = None) -> Workshop:
         """For a process that is given no more than a recipe and the run's folder."""
         compute = recipe.compute()
-        return cls(recipe.plan(compute), Run.open(folder), compute, Path(recipe.cache), display, interruption)
+        return cls(recipe.plan(compute), Run.open(folder), compute, Path(recipe.cache), display, interruption, recipe)
 
     def perform(self, job: Job) -> None:
         """Do the job; what was done of it before counts. Raises whatever the method or the images raise."""
@@ -79,6 +97,12 @@ class Workshop:
             obtain_artifact(cell, self.bench)
         else:
             run_cell(cell, self.run, self.bench, range(job.first, job.end))
+
+
+def _accompany(recipe: Recipe, folder: Path, cell: str, ranks: Ranks) -> None:
+    """In a process that shares the meta-training of the cell of that key."""
+    workshop = Workshop.of(recipe, folder, Display())
+    accompany(workshop.cells[cell], workshop.bench, ranks)
 
 
 def family_images(plan: Plan, compute: Compute) -> ImagesOf:

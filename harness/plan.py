@@ -37,6 +37,7 @@ class Choice:
     episodes: str = "own"
     weights: Path | None = None
     training_groups: tuple[int, ...] = ()
+    groups_per_step: int = 1
 
 
 @dataclass(frozen=True)
@@ -179,9 +180,12 @@ def make_plan(
         for target in target_names:
             counts = profile.for_target(target)
             longest = _meta_groups(counts, trained_on)
-            ladder = tuple(sorted(choice.training_groups)) or scaled(suite.milestones, longest)
-            budget = Budget(ladder[-1] if ladder else longest, counts.check_every, counts.patience)
-            validation_groups = 0 if ladder else counts.validation_groups
+            lengths = tuple(sorted(choice.training_groups)) or scaled(suite.milestones, longest)
+            # One length makes rows of their own name; several, or a suite about lengths, rows for each.
+            ladder = lengths if suite.milestones or len(lengths) > 1 else ()
+            most = lengths[-1] if lengths else longest
+            budget = Budget(most, counts.check_every, counts.patience, choice.groups_per_step)
+            validation_groups = 0 if lengths else counts.validation_groups
             for seed in choice.seeds or profile.seeds:
                 for variant in _at_milestones(base_variants, classes, ladder):
                     method = classes[variant.row or variant.name]
@@ -205,7 +209,7 @@ def make_plan(
     variants = sorted(
         dict.fromkeys(c.variant for c in cells), key=lambda v: (order[v.row or v.name], v.training_groups)
     )
-    figure = "groups" if choice.training_groups else suite.figure
+    figure = "groups" if len(choice.training_groups) > 1 else suite.figure
     return Plan(suite, profile, tuple(families), tuple(variants), tuple(target_names), tuple(cells), figure)
 
 

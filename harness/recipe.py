@@ -25,7 +25,8 @@ FILE = "recipes.json"
 class Recipe:
     """The arguments of one ``run`` of one suite. Paths are absolute; ``device`` and ``precision`` are resolved, not "auto".
 
-    ``suite`` is a name of the catalog or the path of a suite file.
+    ``suite`` is a name of the catalog or the path of a suite file. ``training_processes`` share a meta-training, 0 for one
+    on each GPU; they are not part of what is measured.
     """
 
     suite: str
@@ -36,6 +37,7 @@ class Recipe:
     cache: str
     data: str | None = None
     sources: dict[str, str] = field(default_factory=dict)
+    training_processes: int = 0
 
     def compute(self, here: bool = True) -> Compute:
         """The device. With ``here`` False it need not be in this machine, and has no name."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -99,13 +99,13 @@ class GroupStream(Protocol):
     support_per_class: int
     queries_per_group: int
 
-    def episodes(self, first: int = 0) -> Iterator[Episode]:
-        """Episode after episode from number ``first`` on, endlessly; the same sequence on every call."""
+    def episodes(self, first: int = 0, stride: int = 1) -> Iterator[Episode]:
+        """Every ``stride``-th episode from number ``first`` on, endlessly; the same sequence on every call."""
 
-    def batches(self, images: int, first: int = 0) -> Iterator[Dataset]:
+    def batches(self, images: int, first: int = 0, stride: int = 1) -> Iterator[Dataset]:
         """Batches of ``images`` images drawn from all training classes, endlessly; labels are global class ids.
 
-        The same sequence on every call, from number ``first`` on.
+        The same sequence on every call: every ``stride``-th batch from number ``first`` on.
         """
 
     def validation_groups(self) -> Iterator[Group]:
@@ -120,11 +120,14 @@ class Budget:
     """When meta-training ends: after ``max_groups``, or ``patience`` checks in a row without a better validation.
 
     A check comes after every ``check_every`` groups. Without validation groups there is none, and ``max_groups`` decides.
+    An optimiser step takes the mean gradient of ``groups_per_step`` groups (1 in the paper), or of the fewer that are left
+    before a check, a milestone or the end.
     """
 
     max_groups: int
     check_every: int
     patience: int
+    groups_per_step: int = 1
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,30 @@ class Progress:
     tensors: dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that share one meta-training: this one is number ``rank`` of ``count``.
+
+    ``add`` replaces each tensor by its sum over all of them, in place and bit for bit the same in each. They must all call
+    it, in the same order, with tensors of the same shapes.
+    """
+
+    rank: int = 0
+    count: int = 1
+    add: Callable[[Sequence[Tensor]], None] = lambda tensors: None
+
+    def any(self, flag: bool) -> bool:
+        """Whether ``flag`` is true in one of them; they must all ask."""
+        if self.count == 1:
+            return flag
+        votes = torch.tensor(float(flag))
+        self.add([votes])
+        return bool(votes)
+
+
+ALONE = Ranks()
+
+
 @dataclass
 class Session:
     """What a method may use while it meta-trains, and where it leaves what it learned about its own training.
@@ -145,7 +172,9 @@ class Session:
     ``watch(groups_seen, metrics)`` shows numbers to the person waiting. ``chosen_groups`` is set by the method: after
     how many groups validation was best. ``keep(groups_seen, state)`` takes what has been learned after each number of
     groups in ``milestones``: the learning curve of one training. ``saved`` is the progress of a training that was stopped,
-    to go on from; ``save`` takes progress whenever ``due()`` says so.
+    to go on from; ``save`` takes progress whenever ``due()`` says so, which is asked after every step. ``ranks`` are the
+    processes that share the training, each of which has a session and does the same but for its share of the groups;
+    ``seed`` is the training's.
     """
 
     budget: Budget
@@ -155,6 +184,8 @@ class Session:
     saved: Progress | None = None
     save: Callable[[Progress], None] = lambda progress: None
     due: Callable[[], bool] = lambda: False
+    ranks: Ranks = ALONE
+    seed: int = 0
     curve: list[dict[str, float]] = field(default_factory=list)
     chosen_groups: int = 0
 

@@ -38,6 +38,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from functools import partial
 from typing import ClassVar
 
@@ -181,6 +182,8 @@ class Stage(Session):
             saved=saved if saved is not None and saved.numbers["chosen_before"] == chosen_before else None,
             save=lambda progress: whole.save(Progress(progress.numbers | told, progress.tensors)),
             due=whole.due,
+            ranks=whole.ranks,
+            seed=whole.seed,
         )
         self.whole, self.groups_before = whole, groups_before
         self.groups_seen = groups_before + (self.saved.numbers["seen"] if self.saved else 0)
@@ -228,7 +231,7 @@ class MetaDeepBDC(FeatureLearner):
 
     def meta_train(self, groups: GroupStream, session: Session) -> None:
         budget = session.budget
-        first = Stage(session, Budget(budget.max_groups // 2, budget.check_every, budget.patience), 0)
+        first = Stage(session, replace(budget, max_groups=budget.max_groups // 2), 0)
         if session.saved is not None and first.saved is None:  # stopped in the second stage
             first.chosen_groups = session.saved.numbers["chosen_before"]
             first.groups_seen = session.saved.numbers["groups_before"]
@@ -238,7 +241,7 @@ class MetaDeepBDC(FeatureLearner):
         # Without a choice, an odd group goes to the second stage. Its patience has no end: its length is given.
         chosen = length < first.budget.max_groups
         rest = length if chosen else budget.max_groups - length
-        second = Stage(session, Budget(rest, budget.check_every, rest + 1), first.groups_seen, length)
+        second = Stage(session, replace(budget, max_groups=rest, patience=rest + 1), first.groups_seen, length)
         super().meta_train(groups, second)
         session.chosen_groups = length + rest
 
@@ -250,13 +253,10 @@ class MetaDeepBDC(FeatureLearner):
         optimizer = torch.optim.Adam([*self.module.parameters(), *head.parameters()], lr=LEARNING_RATE, fused=True)
         images_per_step = groups.ways * groups.support_per_class + groups.queries_per_group
 
-        def step(batch: Dataset) -> dict[str, Tensor]:
-            loss = F.cross_entropy(head(F.dropout(self.features(batch.images), self.dropout)), batch.labels)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            return {"pretraining_loss": loss.detach()}
+        def losses(batch: Dataset) -> dict[str, Tensor]:
+            logits = head(F.dropout(self.features(batch.images), self.dropout))
+            return {"pretraining_loss": F.cross_entropy(logits, batch.labels)}
 
         train_until_converged(
-            self, self.module, optimizer, partial(groups.batches, images_per_step), step, groups, session
+            self, self.module, optimizer, partial(groups.batches, images_per_step), losses, groups, session
         )

@@ -91,17 +91,13 @@ class FeatureLearner(Method):
     def meta_train(self, groups: GroupStream, session: Session) -> None:
         optimizer = torch.optim.Adam(self.modules.parameters(), lr=LEARNING_RATE, fused=True)
 
-        def step(episode: Episode) -> dict[str, Tensor]:
+        def losses(episode: Episode) -> dict[str, Tensor]:
             n_support = len(episode.support)
             features = self.features(torch.cat((episode.support.images, episode.query.images)))
             classify = self.classifier(features[:n_support], episode.support.labels, episode.support.n_classes)
-            loss = F.cross_entropy(classify(features[n_support:]), episode.query.labels)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            return {"loss": loss.detach()}
+            return {"loss": F.cross_entropy(classify(features[n_support:]), episode.query.labels)}
 
-        train_until_converged(self, self.modules, optimizer, groups.episodes, step, groups, session)
+        train_until_converged(self, self.modules, optimizer, groups.episodes, losses, groups, session)
 
     @torch.no_grad()
     def fit(self, dataset: Dataset) -> Iterator[Snapshot]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from methods.base import Group, GroupStream, Method, Progress, Session
+from methods.base import ALONE, Group, GroupStream, Method, Progress, Ranks, Session
 
 LEARNING_RATE = 1e-3  # of every method, with Adam (the paper, section 4.3)
 REPORT_EVERY = 10  # groups between two reports; each costs one synchronisation with the device
@@ -19,46 +18,63 @@ Input = TypeVar("Input")
 
 
 @torch.no_grad()
-def validation_accuracy(method: Method, groups: Iterable[Group]) -> float:
-    """Mean accuracy (0..1) of ``method`` over ``groups``, fitted and tested as unseen groups are."""
-    accuracies = []
-    for group in groups:
-        *_, snapshot = method.fit(group.fit)
-        accuracies.append((snapshot.classifier(group.test.images).argmax(-1) == group.test.labels).float().mean())
-    return float(torch.stack(accuracies).mean())
+def validation_accuracy(method: Method, groups: Sequence[Group], ranks: Ranks = ALONE) -> float:
+    """Mean accuracy (0..1) of ``method`` over ``groups``, fitted and tested as unseen groups are, each by one of ``ranks``.
+
+    A group's random draws are its own, and the training's go on as if there had been no validation.
+    """
+    accuracies = torch.zeros(len(groups), device=groups[0].test.labels.device)
+    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
+        for place in range(ranks.rank, len(groups), ranks.count):
+            torch.manual_seed(place)
+            *_, snapshot = method.fit(groups[place].fit)
+            test = groups[place].test
+            accuracies[place] = (snapshot.classifier(test.images).argmax(-1) == test.labels).float().mean()
+    ranks.add([accuracies])
+    return float(accuracies.mean())
 
 
 def train_until_converged(
     method: Method,
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
-    inputs: Callable[[int], Iterable[Input]],
-    step: Callable[[Input], dict[str, Tensor]],
+    inputs: Callable[[int, int], Iterable[Input]],
+    losses: Callable[[Input], dict[str, Tensor]],
     groups: GroupStream,
     session: Session,
+    updates: int = 1,
 ) -> None:
-    """Call ``step`` on one input after the other until the session's budget ends, and leave the best state in place.
+    """Minimise ``losses`` of one input after the other until the session's budget ends, and leave the best state in place.
 
-    ``module`` is put into training mode; ``step`` updates what ``optimizer`` holds and returns scalar tensors to report.
-    ``inputs(n)`` begins after the first n. With validation groups, the state with the best validation accuracy is kept and
-    ``session.chosen_groups`` says when it was reached; without, the last state is kept. With ``session.saved`` the
-    training goes on from there, bit for bit as if it had not stopped.
+    ``module`` is put into training mode; ``optimizer`` holds what is learned. ``losses`` returns scalar tensors: the first is
+    minimised, all are reported. ``inputs(n, stride)`` gives every ``stride``-th from number n on. With validation groups,
+    the state with the best validation accuracy is kept and ``session.chosen_groups`` says when it was reached; without,
+    the last state is kept. With ``session.saved`` the training goes on from there, bit for bit as if it had not stopped.
+
+    ``updates`` optimiser steps are taken on each input. Where ``Budget.groups_per_step`` is more than one, each group of a
+    step is computed from the same parameters and buffers, with random numbers of its own, and gradients and buffers are
+    averaged: how many of ``session.ranks`` share the groups changes nothing but the order of floating-point sums.
     """
-    budget, validation = session.budget, list(groups.validation_groups())
-    best = Best()
-    begun = 0
-    if session.saved is not None:
-        begun, best = _restore(session.saved, module, optimizer)
-    seen = begun
+    budget, ranks, validation = session.budget, session.ranks, list(groups.validation_groups())
+    step = _Step(losses, module, optimizer, session)
+    seen, best = (0, Best()) if session.saved is None else _restore(session.saved, module, optimizer)
     module.train()
-    for seen, item in enumerate(islice(inputs(begun), budget.max_groups - begun), begun + 1):
-        metrics = step(item)
-        last = seen == budget.max_groups
-        check = bool(validation) and (seen % budget.check_every == 0 or last)
-        if check or last or seen % REPORT_EVERY == 0:
+    stream = iter(inputs(seen, 1))
+    while seen < budget.max_groups:
+        if budget.groups_per_step == 1:
+            metrics = step.on_one(next(stream), updates)
+            end = seen + 1
+        else:
+            end = min(seen + budget.groups_per_step, _next_stop(seen, session, bool(validation)))
+            metrics = step.on_many(seen, end, inputs, updates)
+        last = end == budget.max_groups
+        check = bool(validation) and (end % budget.check_every == 0 or last)
+        report_now = check or last or end // REPORT_EVERY > seen // REPORT_EVERY
+        seen = end
+        if report_now:
             report = {name: float(value) for name, value in metrics.items()}
             if check:
-                report["validation_accuracy"] = validation_accuracy(method, validation)
+                report["validation_accuracy"] = validation_accuracy(method, validation, ranks)
                 module.train()
             session.report(seen, report)
         if seen in session.milestones:
@@ -78,6 +94,72 @@ def train_until_converged(
         method.load_state_dict(best.state)
     else:
         session.chosen_groups = seen
+
+
+def _next_stop(seen: int, session: Session, checks: bool) -> int:
+    """The next number of groups after ``seen`` at which something is done that a step must not pass."""
+    budget = session.budget
+    stops = [budget.max_groups, *(milestone for milestone in session.milestones if milestone > seen)]
+    if checks:
+        stops.append((seen // budget.check_every + 1) * budget.check_every)
+    return min(stops)
+
+
+@dataclass(frozen=True)
+class _Step(Generic[Input]):
+    """Optimiser steps on one group, or on several at once."""
+
+    losses: Callable[[Input], dict[str, Tensor]]
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    session: Session
+
+    def on_one(self, item: Input, updates: int) -> dict[str, Tensor]:
+        """Returns the losses, of the last update."""
+        for _ in range(updates):
+            losses = self.losses(item)
+            self.optimizer.zero_grad(set_to_none=True)
+            next(iter(losses.values())).backward()
+            self.optimizer.step()
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def on_many(
+        self, first: int, end: int, inputs: Callable[[int, int], Iterable[Input]], updates: int
+    ) -> dict[str, Tensor]:
+        """On the groups from number ``first`` up to ``end``, of which each rank computes every so-manieth."""
+        ranks = self.session.ranks
+        own = range(first + ranks.rank, end, ranks.count)
+        # A rank that has none computes the first, to know what is reported, and counts it as nothing.
+        numbers = own or range(first, first + 1)
+        items = list(zip(numbers, inputs(numbers.start, ranks.count), strict=False))
+        buffers = list(self.module.buffers())
+        for _ in range(updates):
+            begin = [buffer.clone() for buffer in buffers]
+            changes = [torch.zeros_like(buffer) for buffer in buffers]
+            reported: list[Tensor] = []
+            self.optimizer.zero_grad(set_to_none=True)
+            for number, item in items:
+                torch.manual_seed(self.session.seed * 1_000_003 + number)
+                for buffer, value in zip(buffers, begin, strict=True):
+                    buffer.copy_(value)
+                losses = self.losses(item)
+                next(iter(losses.values())).backward()
+                reported.append(torch.stack([loss.detach() for loss in losses.values()]))
+                for change, buffer, value in zip(changes, buffers, begin, strict=True):
+                    change.add_(buffer - value)
+            gradients = [p.grad for p in _parameters(self.optimizer) if p.grad is not None]
+            total = torch.stack(reported).sum(0)
+            shared = [*gradients, *changes, total]
+            if not own:
+                for tensor in shared:
+                    tensor.zero_()
+            ranks.add(shared)
+            for tensor in (*gradients, total):
+                tensor.div_(end - first)
+            for buffer, value, change in zip(buffers, begin, changes, strict=True):
+                buffer.copy_(value + (change / (end - first) if change.is_floating_point() else change))
+            self.optimizer.step()
+        return dict(zip(losses, total, strict=True))
 
 
 @dataclass(frozen=True)

@@ -281,18 +281,11 @@ class MUSML(Method):
         subspaces = self._subspaces_for(groups.ways)
         optimizer = torch.optim.Adam(subspaces.parameters(), lr=LEARNING_RATE, fused=True)
 
-        def step(numbered: tuple[int, Episode]) -> dict[str, Tensor]:
-            groups_seen, episode = numbered
-            temperature = temperature_at(groups_seen, *self.gamma, self.anneal_groups)
-            loss = meta_loss(*self.episode_losses(episode), temperature)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            return {"loss": loss.detach()}
+        def losses(episode: Episode) -> dict[str, Tensor]:
+            temperature = temperature_at(episode.index, *self.gamma, self.anneal_groups)
+            return {"loss": meta_loss(*self.episode_losses(episode), temperature)}
 
-        train_until_converged(
-            self, subspaces, optimizer, lambda first: enumerate(groups.episodes(first), first), step, groups, session
-        )
+        train_until_converged(self, subspaces, optimizer, groups.episodes, losses, groups, session)
 
     def adapted(self, dataset: Dataset) -> list[tuple[Tensor, dict[str, Tensor], Tensor]]:
         """For each subspace: parameters w [d], BatchNorm's buffers and loss on the fit images, after the inner steps."""

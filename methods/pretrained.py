@@ -44,13 +44,9 @@ class Pretrained(FeatureLearner):
         optimizer = torch.optim.Adam(self.modules.parameters(), lr=LEARNING_RATE, fused=True)
         images_per_step = groups.ways * groups.support_per_class + groups.queries_per_group
 
-        def step(batch: Dataset) -> dict[str, Tensor]:
-            loss = F.cross_entropy(self.modules["head"](self.features(batch.images)), batch.labels)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            return {"loss": loss.detach()}
+        def losses(batch: Dataset) -> dict[str, Tensor]:
+            return {"loss": F.cross_entropy(self.modules["head"](self.features(batch.images)), batch.labels)}
 
         train_until_converged(
-            self, self.modules, optimizer, partial(groups.batches, images_per_step), step, groups, session
+            self, self.modules, optimizer, partial(groups.batches, images_per_step), losses, groups, session
         )

@@ -79,7 +79,8 @@ class Profile:
     ``groups`` unseen groups are tested, ``iterative_groups`` for methods that train on each. Meta-training ends at
     ``max_meta_groups`` (None: the paper's count for the family), or after ``patience`` checks without a better accuracy
     on ``validation_groups`` groups of held-out classes, one check every ``check_every`` groups. For the ResNets, a
-    hundred times as large as ConvNet-3, these counts but ``iterative_groups`` are divided by ``resnet_divisor``.
+    hundred times as large as ConvNet-3, these counts are divided by ``resnet_divisor``; two iterative groups remain, as an
+    interval needs.
     """
 
     name: str
@@ -103,7 +104,7 @@ class Profile:
             for name in ("groups", "max_meta_groups", "check_every", "validation_groups")
             if (count := getattr(self, name)) is not None
         }
-        return replace(self, **smaller)
+        return replace(self, iterative_groups=max(2, self.iterative_groups // self.resnet_divisor), **smaller)
 
 
 def scaled(milestones: tuple[int, ...], most: int) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ FAMILIES = {
             test_images=2_000, trained_on="cifar100", most_groups=5,
         ),
         Family(
-            "digits-4", "Digits, 4 unseen classes", "digits", 6, 4, 4, 400, 2, 2_000,
+            "digits-4", "Digits, 4 unseen classes", "digits", 6, 4, 4, 200, 2, 2_000,
             test_images=200, trained_on="digits", most_groups=5,
         ),
         # Tables 3, 6 and 7: another source, whole, at the size of the images trained on.

@@ -216,9 +216,9 @@ class TrainingStream:
         self.split: Split = "search" if validation else "training"
         self.classes: tuple[int, ...] = getattr(images.split, self.split)
 
-    def episodes(self, first: int = 0) -> Iterator[Episode]:
+    def episodes(self, first: int = 0, stride: int = 1) -> Iterator[Episode]:
         images = self.images
-        for index in count(first):
+        for index in count(first, stride):
             drawn = draw_group(images.family, self.classes, images.ranges, self.split, self.seed, index)
             yield self.episode(index, drawn.classes, drawn.fit)
 
@@ -233,9 +233,9 @@ class TrainingStream:
             lambda: images.dataset(fit, ways),
         )
 
-    def batches(self, images: int, first: int = 0) -> Iterator[Dataset]:
+    def batches(self, images: int, first: int = 0, stride: int = 1) -> Iterator[Dataset]:
         ranges, classes = self.images.ranges, np.array(self.classes)
-        for index in count(first):
+        for index in count(first, stride):
             rng = np.random.default_rng((self.seed, len(SPLITS), index))
             labels = rng.integers(0, len(classes), images)
             chosen = classes[labels]

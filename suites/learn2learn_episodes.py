@@ -9,6 +9,7 @@ import contextlib
 import io
 import random
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import count
 from typing import Any
 
@@ -39,18 +40,18 @@ class Learn2LearnStream(TrainingStream):
     afterwards: an episode is a pure function of its index here too. Raises MethodError where learn2learn is missing.
     """
 
-    def episodes(self, first: int = 0) -> Iterator[Episode]:
-        tasks = self._tasks()
-        for index in count(first):
+    def episodes(self, first: int = 0, stride: int = 1) -> Iterator[Episode]:
+        for index in count(first, stride):
             state = random.getstate()
             random.seed(f"{self.seed} {self.split} {index}")
-            positions, labels = tasks.sample()
+            positions, labels = self._tasks.sample()
             random.setstate(state)
             order = torch.argsort(labels, stable=True)
             drawn = positions[order].view(self.ways, -1).numpy()
             places = [self.classes.index(int(c)) for c in labels[order].view(self.ways, -1)[:, 0]]
             yield self.episode(index, np.array(places), drawn)
 
+    @cached_property
     def _tasks(self) -> Any:
         with contextlib.redirect_stderr(io.StringIO()):
             try:

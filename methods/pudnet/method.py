@@ -196,16 +196,13 @@ class PudNet(Method):
         parameters = [*self.modules.parameters(), self.temperature]
         optimizer = torch.optim.Adam([p for p in parameters if p.requires_grad], lr=LEARNING_RATE, fused=True)
 
-        def step(episode: Episode) -> dict[str, Tensor]:
-            for _ in range(self.steps_per_group):
-                parts = self.episode_losses(episode)
-                optimizer.zero_grad(set_to_none=True)
-                loss = self.loss_terms(parts)
-                loss.backward()
-                optimizer.step()
-            return {"loss": loss.detach(), **{f"{k}_loss": v.detach() for k, v in parts._asdict().items()}}
+        def losses(episode: Episode) -> dict[str, Tensor]:
+            parts = self.episode_losses(episode)
+            return {"loss": self.loss_terms(parts), **{f"{name}_loss": loss for name, loss in parts._asdict().items()}}
 
-        train_until_converged(self, self.modules, optimizer, groups.episodes, step, groups, session)
+        train_until_converged(
+            self, self.modules, optimizer, groups.episodes, losses, groups, session, self.steps_per_group
+        )
 
     @torch.no_grad()
     def fit(self, dataset: Dataset) -> Iterator[Snapshot]:

@@ -50,17 +50,13 @@ class Patient(Method):
     def meta_train(self, groups, session):
         optimizer = torch.optim.Adam(self.module.parameters(), lr=1e-3)
 
-        def step(number):
+        def losses(number):
             with Path({steps!r}).open("a") as log:
                 log.write(f"{{number}}\\n")
             time.sleep(0.2)
-            loss = (self.module(torch.randn(4, 1)) - number).square().mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            return {{"loss": loss.detach()}}
+            return {{"loss": (self.module(torch.randn(4, 1)) - number).square().mean()}}
 
-        train_until_converged(self, self.module, optimizer, itertools.count, step, groups, session)
+        train_until_converged(self, self.module, optimizer, itertools.count, losses, groups, session)
 
     def fit(self, dataset):
         weight = self.module.weight.detach()

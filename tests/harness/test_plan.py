@@ -29,7 +29,8 @@ def only(plan: Plan) -> Cell:
 def test_cells_of_the_quick_profile(plan_of: PlanOf, suite: str, target: str) -> None:
     plan = plan_of(suite)
     found = [(c.suite, c.variant.name, c.family.name, c.target.name, c.seed, c.groups) for c in plan.cells]
-    counts, others = {"adam": 3, "gc": 3}, 50 if target == "convnet3" else 12  # a quarter for a ResNet
+    small = target == "resnet18"  # a quarter for a ResNet, but two at least
+    counts, others = dict.fromkeys(("adam", "gc"), 2 if small else 3), 12 if small else 50
     assert found == [(suite, name, "digits", target, 0, counts.get(name, others)) for name in METHODS]
     assert len({cell.key for cell in plan.cells}) == len(plan.cells)
     assert {cell.target.image_shape for cell in plan.cells} == {(1, 8, 8)}
@@ -214,6 +215,17 @@ def test_the_ablations_share_the_default_pudnet_with_table1(plan_of: PlanOf) -> 
     assert len(cells) == 6
     assert len({cell.artifact.key for cell in cells.values() if cell.artifact}) == 6
     assert cells["pudnet"].artifact == main.artifact
+
+
+def test_one_length_keeps_the_suite_as_it_is(plan_of: PlanOf) -> None:
+    plan = plan_of("figure8", targets=("convnet3",), training_groups=(30,))
+    assert plan.variants == plan_of("figure8").variants
+    assert plan.figure == "eta"
+    budgets = {(cell.training.budget.max_groups, cell.training.validation_groups) for cell in plan.cells}
+    assert budgets == {(30, 0)}
+    assert not any(cell.training.milestones or cell.training_groups for cell in plan.cells)
+    (point,) = plan_of("figure6", training_groups=(30,)).cells
+    assert (point.variant.label, point.variant.x) == ("PudNet, 30 groups", 30)
 
 
 def test_milestones_make_a_cell_each_and_build_on_the_last_of_the_base(plan_of: PlanOf) -> None:

@@ -33,7 +33,7 @@ def test_the_readmes_suite_runs_as_it_stands(command_line: Callable[..., Result]
     done = command_line("run", "sketch_size.py", "--groups", 2, "--training-groups", 1)
     assert done.exit_code == 0, done.output
     frame = Run.open(tmp_path / "runs" / "sketch-size-quick-cpu").frame()
-    assert set(frame["method"]) == {"pudnet-32-1-groups", "pudnet-128-1-groups", "protonet-1-groups"}
+    assert set(frame["method"]) == {"pudnet-32", "pudnet-128", "protonet"}
     assert "PudNet, 32" in done.stdout
 
 

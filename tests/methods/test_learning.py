@@ -148,8 +148,8 @@ def test_a_last_batch_of_one_image_is_no_obstacle(make_dataset) -> None:
 # --- the loop of meta-training ---
 
 
-def from_one(first: int) -> Iterator[int]:
-    return itertools.count(first + 1)
+def from_one(first: int, stride: int) -> Iterator[int]:
+    return itertools.count(first + 1, stride)
 
 
 class Threshold(Method):
@@ -192,13 +192,13 @@ def train_with_thresholds(
     """Step i sets the threshold to ``thresholds(i)``; also says whether the module was in training mode at each step."""
     method, session, modes = Threshold(), Session(budget), []
 
-    def step(i: int) -> dict[str, Tensor]:
+    def losses(i: int) -> dict[str, Tensor]:
         modes.append(method.module.training)
         method.module.bias.data.fill_(thresholds(i))
-        return {"loss": torch.tensor(float(i))}
+        return {"loss": 0 * method.module.bias.sum() + i}
 
     optimizer = torch.optim.SGD(method.module.parameters())
-    train_until_converged(method, method.module, optimizer, from_one, step, Stream(validation), session)  # type: ignore[arg-type]
+    train_until_converged(method, method.module, optimizer, from_one, losses, Stream(validation), session)  # type: ignore[arg-type]
     return method, session, modes
 
 
@@ -253,12 +253,12 @@ def test_without_validation_all_groups_are_trained_on_and_the_last_state_stays()
 def test_a_loss_that_is_not_finite_ends_the_training(bad: float) -> None:
     method, session = Threshold(), Session(Budget(100, 50, 3))
 
-    def step(i: int) -> dict[str, Tensor]:
-        return {"loss": torch.tensor(bad if i >= 15 else 1.0)}
+    def losses(i: int) -> dict[str, Tensor]:
+        return {"loss": 0 * method.module.bias.sum() + (bad if i >= 15 else 1.0)}
 
     optimizer = torch.optim.SGD(method.module.parameters())
     with pytest.raises(DivergenceError, match=r"loss is .*(nan|inf) after 20 groups"):
-        train_until_converged(method, method.module, optimizer, from_one, step, Stream(1), session)  # type: ignore[arg-type]
+        train_until_converged(method, method.module, optimizer, from_one, losses, Stream(1), session)  # type: ignore[arg-type]
     assert [row["groups"] for row in session.curve] == [10, 20]
 
 
@@ -276,4 +276,4 @@ def test_pudnet_chooses_its_length_on_held_out_digits(digits: FamilyImages) -> N
     method.meta_train(stream, session)
     checks = {row["groups"]: row["validation_accuracy"] for row in session.curve if "validation_accuracy" in row}
     assert session.chosen_groups == max(checks, key=lambda groups: checks[groups])  # the first of the best
-    assert validation_accuracy(method, stream.validation_groups()) == pytest.approx(checks[session.chosen_groups])
+    assert validation_accuracy(method, list(stream.validation_groups())) == pytest.approx(checks[session.chosen_groups])

@@ -321,7 +321,9 @@ def test_the_best_state_of_a_search_is_kept(digits: FamilyImages) -> None:
     learner.meta_train(stream, session)
     checks = {row["groups"]: row["validation_accuracy"] for row in session.curve if "validation_accuracy" in row}
     assert session.chosen_groups == max(checks, key=lambda groups: checks[groups])
-    assert validation_accuracy(learner, stream.validation_groups()) == pytest.approx(checks[session.chosen_groups])
+    assert validation_accuracy(learner, list(stream.validation_groups())) == pytest.approx(
+        checks[session.chosen_groups]
+    )
 
 
 # --- memory ---

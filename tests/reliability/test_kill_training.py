@@ -59,16 +59,12 @@ class Patient(Method):
     def meta_train(self, groups, session):
         optimizer = torch.optim.Adam(self.module.parameters(), lr=self.rate, fused=True)
 
-        def step(episode):
+        def losses(episode):
             note(f"step {self.rate} {episode.index}")
             features = self.module(episode.query.images.flatten(1) + torch.randn(1))
-            loss = features.square().mean() - features.var(0).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            return {"loss": loss.detach()}
+            return {"loss": features.square().mean() - features.var(0).mean()}
 
-        train_until_converged(self, self.module, optimizer, groups.episodes, step, groups, session)
+        train_until_converged(self, self.module, optimizer, groups.episodes, losses, groups, session)
 
     @torch.no_grad()
     def fit(self, dataset):
