@@ -28,7 +28,8 @@ from harness.clock import Clock
 from harness.compute import Compute
 from harness.interruption import Interruption
 from harness.unfinished import Schedule, UnfinishedTraining
-from methods.base import ALONE, Budget, Method, Progress, Ranks, Session
+from methods.base import ALONE, Budget, DivergenceError, Method, Progress, Ranks, Session
+from results.store import sealed_json, unsealed_json
 from suites.groups import FamilyImages, TrainingStream
 from suites.learn2learn_episodes import training_stream
 
@@ -99,9 +100,11 @@ class ArtifactStore:
         if not folder.exists():
             return None
         try:
-            meta = json.loads((folder / META).read_text())
-            state, *search = (_checked_state(folder, name, checksum) for name, checksum in meta["sha256"].items())
-            return Artifact(spec.key, state, tuple(search), pd.read_parquet(folder / CURVE), meta)
+            meta = unsealed_json((folder / META).read_bytes())
+            files = {name: _checked_bytes(folder / name, checksum) for name, checksum in meta["sha256"].items()}
+            curve = pd.read_parquet(io.BytesIO(files.pop(CURVE)))
+            state, *search = (safetensors.torch.load(weights) for weights in files.values())
+            return Artifact(spec.key, state, tuple(search), curve, meta)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             aside = folder.with_name(f"{folder.name}.corrupt")
             shutil.rmtree(aside, ignore_errors=True)
@@ -120,11 +123,12 @@ class ArtifactStore:
                 *((f"search-{fold}.safetensors", state) for fold, state in enumerate(trained.search_states)),
             )
         }
-        checksums = {name: sha256(weights).hexdigest() for name, weights in files.items()}
-        meta = {"inputs": spec.inputs, "sha256": checksums, **trained.told}
         buffer = io.BytesIO()
         trained.curve.to_parquet(buffer)
-        files |= {CURVE: buffer.getvalue(), META: json.dumps(meta, indent=1).encode()}
+        files[CURVE] = buffer.getvalue()
+        checksums = {name: sha256(content).hexdigest() for name, content in files.items()}
+        meta = {"inputs": spec.inputs, "sha256": checksums, **trained.told}
+        files[META] = sealed_json(meta)
         folder = self.folder(spec)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unfinished-") as unfinished:
@@ -247,7 +251,14 @@ def meta_train(
             saved.numbers["curve"] if saved else [],
         )
         clock.start()
-        method.meta_train(stream, session)
+        try:
+            method.meta_train(stream, session)
+        except DivergenceError as error:
+            if not session.good or unfinished is None or ranks.rank > 0:
+                raise
+            groups_seen, state = session.good
+            path = unfinished.save(f"{phase}, before it diverged", Progress({"groups": groups_seen}, state))
+            raise DivergenceError(f"{error}; what was best before, after {groups_seen} groups, is in {path}") from error
         seconds += clock.stop().seconds
         rows = [{"phase": phase, **row} for row in session.curve]
         curve.extend(rows)
@@ -299,11 +310,11 @@ def _load(unfinished: UnfinishedTraining | None, part: str, ranks: Ranks) -> Pro
     return progress if ranks.rank == 0 else unfinished.load(part)
 
 
-def _checked_state(folder: Path, name: str, checksum: str) -> dict[str, Tensor]:
-    weights = (folder / name).read_bytes()
-    if sha256(weights).hexdigest() != checksum:
-        raise ValueError(f"the checksum of {name} does not match")
-    return safetensors.torch.load(weights)
+def _checked_bytes(path: Path, checksum: str) -> bytes:
+    content = path.read_bytes()
+    if sha256(content).hexdigest() != checksum:
+        raise ValueError(f"the checksum of {path.name} does not match")
+    return content
 
 
 def _watcher(watch: Watch, phase: str, at_most: int) -> Callable[[int, dict[str, float]], None]:

@@ -19,6 +19,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from harness.plain_text import printable
+
 if TYPE_CHECKING:
     from results.store import Run
 
@@ -59,7 +61,7 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback o
 
 def main() -> None:
     """Run the command line."""
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {printable(str(message))}\n"
     app()
 
 
@@ -77,7 +79,7 @@ def plain_errors(debug: bool) -> Iterator[None]:
             raise
         if debug:
             traceback.print_exc()
-        print(f"error: {sentence}", file=sys.stderr)
+        print(f"error: {printable(sentence)}", file=sys.stderr)
         raise typer.Exit(USAGE) from None
 
 
@@ -90,6 +92,7 @@ def _sentence(error: Exception) -> str | None:
         errno.ENOSPC,
         errno.ENOTDIR,
         errno.EEXIST,
+        errno.ENAMETOOLONG,
     ):
         where = f"'{error.filename}'" if error.filename else "the output folder"
         return (

@@ -49,9 +49,9 @@ def run_cell(cell: Cell, run: Run, bench: Workbench, groups: range | None = None
 
     An interrupt or a failure keeps whole groups measured.
     """
-    done = run.groups_done(cell.key)
-    missing = [index for index in groups or range(cell.groups) if index not in done]
-    if not missing and run.finished(cell.key):
+    all_missing = missing_groups(cell, run)
+    missing = [index for index in all_missing if groups is None or index in groups]
+    if not missing and is_complete(cell, run):
         return
     method, artifact = prepare(cell, bench)
     images = bench.images_of(cell.family.name)
@@ -61,8 +61,9 @@ def run_cell(cell: Cell, run: Run, bench: Workbench, groups: range | None = None
         warm_up(method, images, cell.seed)
     title = f"{cell.variant.name} · {cell.family.name} · {cell.target.name}"
     with _shards(run, cell.key) as keep, bench.display.task(title, cell.groups, "groups") as task:
-        task.update(len(done))
-        for count, index in enumerate(missing, len(done) + 1):
+        done = cell.groups - len(all_missing)
+        task.update(done)
+        for count, index in enumerate(missing, done + 1):
             if bench.interruption.wanted:
                 break
             rows, network = measure_group(cell, method, images, index, bench.compute, artifact)
@@ -74,6 +75,21 @@ def run_cell(cell: Cell, run: Run, bench: Workbench, groups: range | None = None
     with run.holding(cell.key):  # another process may have measured the other groups
         if run.groups_done(cell.key) >= set(range(cell.groups)):
             run.finish(cell.key)
+
+
+def missing_groups(cell: Cell, run: Run) -> list[int]:
+    """Groups of the cell that are to be measured; a group whose parameters are lost counts as one, where they are kept."""
+    done = run.groups_done(cell.key)
+    return [
+        index
+        for index in range(cell.groups)
+        if index not in done or (cell.keeps_parameters and not run.keeps_parameters(cell.key, index))
+    ]
+
+
+def is_complete(cell: Cell, run: Run) -> bool:
+    """Whether all is there, once no group is missing: the finished file, and the curve of a meta-training."""
+    return run.finished(cell.key) and (cell.artifact is None or run.curve(cell.key) is not None)
 
 
 def measure_group(

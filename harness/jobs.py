@@ -8,7 +8,15 @@ from pathlib import Path
 
 from harness.artifacts import ArtifactStore
 from harness.compute import Compute
-from harness.execution import ImagesOf, Workbench, accompany, obtain_artifact, run_cell
+from harness.execution import (
+    ImagesOf,
+    Workbench,
+    accompany,
+    is_complete,
+    missing_groups,
+    obtain_artifact,
+    run_cell,
+)
 from harness.interruption import Interruption
 from harness.job import Job
 from harness.plan import Cell, Plan
@@ -28,9 +36,8 @@ def missing_jobs(plan: Plan, run: Run, store: ArtifactStore, shard: int | None =
     jobs: list[Job] = []
     planned: set[str] = set()
     for cell in plan.cells:
-        done = run.groups_done(cell.key)
-        missing = [index for index in range(cell.groups) if index not in done]
-        if not missing and run.finished(cell.key):
+        missing = missing_groups(cell, run)
+        if not missing and is_complete(cell, run):
             continue
         needs: tuple[str, ...] = ()
         for needing in with_bases(cell):

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from harness.plain_text import printable
+
 PLAIN_INTERVAL = 30.0  # seconds
 
 
@@ -80,6 +82,7 @@ class Display:
 
     def say(self, line: str) -> None:
         """One line that stays."""
+        line = printable(line)
         if self.progress is not None:
             self.progress.console.print(line, highlight=False, markup=False)
         else:

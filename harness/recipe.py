@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from harness.compute import Compute, choose
 from harness.plan import Choice, Plan, make_plan
 from harness.suite_file import suite_in_file
-from results.store import Run, StoreError, write_atomically
+from results.store import Run, sealed_json, set_aside, unsealed_json, write_atomically
 from suites.catalog import PROFILES, SUITES
 from suites.declaration import Suite, pick
 from suites.sources.loading import Source, load
@@ -80,17 +79,18 @@ def find_suite(name: str) -> Suite:
 
 
 def kept(run: Run) -> list[Recipe]:
-    """The recipes of a run, in the order in which they were last asked for. Raises StoreError where they cannot be read."""
+    """The recipes of a run, in the order in which they were last asked for; none where they were damaged, with a warning."""
     path = run.folder / FILE
     if not path.exists():
         return []
     try:
-        return [Recipe.from_json(values) for values in json.loads(path.read_text())]
+        return [Recipe.from_json(values) for values in unsealed_json(path.read_bytes())["recipes"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(f"{path} cannot be read ({error}): remove it and give the `run` command again.") from error
+        set_aside(path, str(error))
+        return []
 
 
 def keep(run: Run, recipe: Recipe) -> None:
     """Add ``recipe`` to those of the run, once."""
     recipes = [other.to_json() for other in kept(run) if other != recipe] + [recipe.to_json()]
-    write_atomically(run.folder / FILE, json.dumps(recipes, indent=1).encode())
+    write_atomically(run.folder / FILE, sealed_json({"recipes": recipes}))

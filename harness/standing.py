@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from harness.job import Job
-from results.store import Run, StoreError, write_atomically
+from results.store import Run, sealed_json, set_aside, unsealed_json, write_atomically
 from slurm import queue
 
 JOBS, OUTCOMES = "jobs.json", "outcomes"
@@ -27,23 +27,24 @@ class Submitted:
 
 
 def submitted(run: Run) -> list[Submitted]:
-    """Every job that was submitted for the run, in order."""
+    """Every job that was submitted for the run, in order; none where that was damaged, with a warning."""
     path = run.folder / JOBS
     if not path.exists():
         return []
     try:
         return [
             Submitted(e["job_id"], Job(**{**e["job"], "needs": tuple(e["job"]["needs"])}))
-            for e in json.loads(path.read_text())
+            for e in unsealed_json(path.read_bytes())["jobs"]
         ]
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} cannot be read ({error}): remove it; what is measured is kept.") from error
+        set_aside(path, str(error))
+        return []
 
 
 def keep_submitted(run: Run, entries: Sequence[Submitted]) -> None:
     """Write down what ``submitted`` reads."""
     content = [{"job_id": entry.job_id, "job": asdict(entry.job)} for entry in entries]
-    write_atomically(run.folder / JOBS, json.dumps(content, indent=1).encode())
+    write_atomically(run.folder / JOBS, sealed_json({"jobs": content}))
 
 
 def outcome_path(folder: Path, title: str) -> Path:

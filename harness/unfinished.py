@@ -1,7 +1,7 @@
 """What a meta-training that was stopped leaves, so that the next process goes on from there.
 
 ``<cache>/unfinished/<key>/`` holds one file for each finished part of a training and one for the part that was running:
-safetensors with the numbers as JSON in their header, followed by 32 bytes, the SHA-256 of all before.
+safetensors with the numbers as JSON in their header, sealed (``results.store.sealed``).
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
 
 from methods.base import Progress
-from results.store import holding, write_atomically
+from results.store import holding, sealed, unsealed, write_atomically
 
 SECONDS_BETWEEN = 30.0  # of training that a kill loses at most, where saving is quick
 SAVING_SHARE = 20  # a save is followed by at least so many times its own duration of training
@@ -36,13 +35,11 @@ class UnfinishedTraining:
         """What was saved of ``part``, on the CPU; None if nothing. A damaged file is set aside with a warning."""
         path = self._path(part)
         try:
-            content = path.read_bytes()
+            data = path.read_bytes()
         except FileNotFoundError:
             return None
         try:
-            body, digest = content[:-32], content[-32:]
-            if sha256(body).digest() != digest:
-                raise ValueError("its checksum does not match")
+            body = unsealed(data)
             numbers = json.loads(_header(body)["numbers"])
             return Progress(numbers, safetensors.torch.load(body))
         except (ValueError, KeyError, safetensors.SafetensorError) as error:
@@ -53,12 +50,14 @@ class UnfinishedTraining:
             )
             return None
 
-    def save(self, part: str, progress: Progress) -> None:
-        """Keep ``progress``; once this returns it survives a crash. Raises OSError where the cache cannot be written."""
+    def save(self, part: str, progress: Progress) -> Path:
+        """Keep ``progress`` in the file returned; it survives a crash. Raises OSError where the cache cannot be written."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in progress.tensors.items()}
         body = safetensors.torch.save(tensors, {"numbers": json.dumps(progress.numbers)})
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._path(part), body + sha256(body).digest())
+        path = self._path(part)
+        write_atomically(path, sealed(body))
+        return path
 
     def forget(self, part: str) -> None:
         self._path(part).unlink(missing_ok=True)
@@ -75,7 +74,7 @@ class UnfinishedTraining:
             yield
 
     def _path(self, part: str) -> Path:
-        return self.folder / f"{part.replace(' ', '-')}.progress"
+        return self.folder / f"{part.replace(',', '').replace(' ', '-')}.progress"
 
 
 class Schedule:

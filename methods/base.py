@@ -174,7 +174,7 @@ class Session:
     groups in ``milestones``: the learning curve of one training. ``saved`` is the progress of a training that was stopped,
     to go on from; ``save`` takes progress whenever ``due()`` says so, which is asked after every step. ``ranks`` are the
     processes that share the training, each of which has a session and does the same but for its share of the groups;
-    ``seed`` is the training's.
+    ``seed`` is the training's. ``good`` is set by the method: the number of groups and the state that were best so far.
     """
 
     budget: Budget
@@ -188,6 +188,7 @@ class Session:
     seed: int = 0
     curve: list[dict[str, float]] = field(default_factory=list)
     chosen_groups: int = 0
+    good: tuple[int, dict[str, Tensor]] | None = None
 
     def report(self, groups_seen: int, metrics: dict[str, float]) -> None:
         """Record and show ``metrics`` (floats by name). Raises DivergenceError if one of them is not finite."""

@@ -190,6 +190,7 @@ class Stage(Session):
 
     def report(self, groups_seen: int, metrics: dict[str, float]) -> None:
         self.groups_seen = self.groups_before + groups_seen
+        self.whole.good = self.good
         self.whole.report(self.groups_seen, metrics)
 
 

@@ -83,6 +83,7 @@ def train_until_converged(
             if report["validation_accuracy"] > best.accuracy:
                 state = {name: value.detach().clone() for name, value in method.state_dict().items()}
                 best = Best(report["validation_accuracy"], seen, 0, state)
+                session.good = (seen, state)
             else:
                 best = replace(best, checks_since=best.checks_since + 1)
             if best.checks_since == budget.patience:

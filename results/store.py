@@ -30,8 +30,8 @@ import pyarrow.parquet as pq
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = 1
-"""Version of the layout on disk; raised when a column changes its name or meaning."""
+FORMAT = 2
+"""Version of the layout on disk; raised when a column changes its name or meaning. From 2 on JSON files have a checksum."""
 
 ROW_SCHEMA = pa.schema(
     [
@@ -88,7 +88,8 @@ class Run:
         """Start a run in `folder`, or go on with the run that is there.
 
         `manifest` has at least suite, profile, device, command, git_commit, versions and started. A run that is there
-        keeps its manifest, its first `started` included; the new call is appended to its `invocations`.
+        keeps its manifest, its first `started` included; the new call is appended to its `invocations`. A damaged manifest
+        is set aside, with a warning, and begun again: the cells do not need it.
 
         Raises StoreError if the folder holds a run of another suite, profile or device, or something else altogether;
         OSError if it cannot be written.
@@ -98,7 +99,13 @@ class Run:
         if missing:
             raise ValueError(f"the manifest lacks {', '.join(missing)}")
         invocation = {name: manifest[name] for name in _INVOCATION}
-        if not (folder / _MANIFEST).exists():
+        path = folder / _MANIFEST
+        if path.exists() and (folder / "cells").is_dir():
+            try:
+                unsealed_json(path.read_bytes())
+            except ValueError as error:
+                set_aside(path, str(error))
+        if not path.exists():
             _refuse_foreign_folder(folder)
             folder.mkdir(parents=True, exist_ok=True)
             run = cls(folder, {"format": FORMAT, **manifest, "invocations": [invocation]})
@@ -121,14 +128,14 @@ class Run:
         folder = Path(folder)
         path = folder / _MANIFEST
         try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
+            manifest = unsealed_json(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             raise StoreError(f"There is no run in {folder}: it has no {_MANIFEST}. Give the folder of a run.") from None
         except (OSError, ValueError) as error:
             raise StoreError(
-                f"{path} cannot be read ({error}): restore it or give another folder; its cells are untouched."
+                f"{path} cannot be read ({error}): give the `run` command again, or another folder; its cells are untouched."
             ) from error
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        if manifest.get("format") != FORMAT:
             raise StoreError(
                 f"{path} is not the manifest of a run in format {FORMAT}: give another folder, or read this one with "
                 f"the version of pudnet-bench that wrote it."
@@ -196,39 +203,60 @@ class Run:
 
     def keep_curve(self, key: str, curve: pd.DataFrame) -> None:
         """Keep what the meta-training behind a cell reported: any columns, a row for each report."""
-        self._keep(f"curves/{_checked(key)}.parquet", _parquet(pa.Table.from_pandas(curve, preserve_index=False)))
+        path = self._curve_path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Column by column: from_pandas would turn NaN into null, whose bytes are not defined.
+        _write_table(path, pa.table({name: pa.array(column.to_numpy()) for name, column in curve.items()}))
 
     def curve(self, key: str) -> pd.DataFrame | None:
-        """What ``keep_curve`` kept, or None."""
-        path = self.folder / "curves" / f"{_checked(key)}.parquet"
-        return pq.read_table(path).to_pandas() if path.exists() else None
+        """What ``keep_curve`` kept; None if nothing, or if it was damaged and is now set aside, with a warning."""
+        table = self._read(self._curve_path(key), None)
+        return None if table is None else table.to_pandas()
 
     def keep_parameters(self, key: str, group: int, arrays: Mapping[str, np.ndarray]) -> None:
-        """Keep arrays of the network that was fitted to a group (safetensors)."""
+        """Keep arrays of the network that was fitted to a group (safetensors, sealed)."""
         from safetensors.numpy import save
 
-        self._keep(f"parameters/{_checked(key)}/{group}.safetensors", save(dict(arrays)))
+        path = self._parameters_path(key, group)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, sealed(save(dict(arrays))))
+
+    def keeps_parameters(self, key: str, group: int) -> bool:
+        """Whether the arrays of the group are there and undamaged."""
+        return self._unsealed(self._parameters_path(key, group)) is not None
 
     def parameters(self, key: str, groups: Collection[int]) -> dict[str, np.ndarray]:
         """What ``keep_parameters`` kept for ``groups``, stacked in their order: [n, ...] by name.
 
-        Raises StoreError if one is missing.
+        Raises StoreError if one is missing or damaged.
         """
-        from safetensors.numpy import load_file
+        from safetensors.numpy import load
 
-        folder = self.folder / "parameters" / _checked(key)
-        try:
-            kept = [load_file(folder / f"{group}.safetensors") for group in groups]
-        except OSError as error:
-            raise StoreError(
-                f"{folder} lacks the parameters of a measured group ({error}); measure the cell anew."
-            ) from error
+        kept = []
+        for group in groups:
+            path = self._parameters_path(key, group)
+            data = self._unsealed(path)
+            if data is None:
+                raise StoreError(f"{path} is not there, and its group is measured; give the `run` command again.")
+            kept.append(load(data))
         return {name: np.stack([arrays[name] for arrays in kept]) for name in (kept[0] if kept else ())}
 
-    def _keep(self, name: str, data: bytes) -> None:
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, data)
+    def _curve_path(self, key: str) -> Path:
+        return self.folder / "curves" / f"{_checked(key)}.parquet"
+
+    def _parameters_path(self, key: str, group: int) -> Path:
+        return self.folder / "parameters" / _checked(key) / f"{group}.safetensors.sealed"
+
+    def _unsealed(self, path: Path) -> bytes | None:
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            return unsealed(data)
+        except ValueError as error:
+            set_aside(path, str(error))
+            return None
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -267,8 +295,7 @@ class Run:
         return self.folder / "cells"
 
     def _write_manifest(self) -> None:
-        text = json.dumps(self.manifest, indent=2, ensure_ascii=False, default=str)
-        write_atomically(self.folder / _MANIFEST, (text + "\n").encode())
+        write_atomically(self.folder / _MANIFEST, sealed_json(self.manifest))
 
     def _finished_path(self, key: str) -> Path:
         return self._cells / f"{_checked(key)}.parquet"
@@ -293,29 +320,72 @@ class Run:
         tables.insert(0, self._read(self._finished_path(key)))
         return _merged([table for table in tables if table is not None])
 
-    def _read(self, path: Path) -> pa.Table | None:
-        """The file's rows; None if it is not there, or was damaged and is now set aside as `*.corrupt`."""
+    def _read(self, path: Path, schema: pa.Schema | None = ROW_SCHEMA) -> pa.Table | None:
+        """The file's rows; None if it is not there, or was damaged and is now set aside as `*.corrupt`.
+
+        Without `schema` any columns will do.
+        """
         try:
             data = path.read_bytes()  # here an OSError is the folder's fault, below it is pyarrow's word for damage
         except FileNotFoundError:
             return None
         try:
             table = pq.read_table(io.BytesIO(data))
-            if not table.schema.equals(ROW_SCHEMA):
+            if schema is not None and not table.schema.equals(schema):
                 raise ValueError("its columns are not those of a row")
             if (table.schema.metadata or {}).get(_CHECKSUM) != _checksum(table):
                 raise ValueError("its checksum does not match")
         except (pa.ArrowException, OSError, ValueError) as error:
-            aside = path.with_name(path.name + ".corrupt")
-            try:
-                path.replace(aside)
-                outcome = f"It is set aside as {aside.name}"
-            except OSError:  # a run that may only be read
-                outcome = "It is skipped"
-            reason = str(error).splitlines()[0]
-            warnings.warn(f"{path} is damaged ({reason}). {outcome}; run again to measure it anew.", stacklevel=3)
+            set_aside(path, str(error).splitlines()[0])
             return None
         return table.replace_schema_metadata(None)
+
+
+def set_aside(path: Path, reason: str) -> None:
+    """Rename a damaged file of a run to `*.corrupt`, with a warning that names both and says what is wrong."""
+    aside = path.with_name(path.name + ".corrupt")
+    try:
+        path.replace(aside)
+        outcome = f"It is set aside as {aside.name}"
+    except OSError:  # a run that may only be read
+        outcome = "It is skipped"
+    warnings.warn(
+        f"{path} is damaged ({reason}). {outcome}; give the `run` command again to make it anew.", stacklevel=4
+    )
+
+
+def sealed(data: bytes) -> bytes:
+    """``data`` followed by its SHA-256, 32 bytes: whoever reads it knows that it is what was written."""
+    return data + hashlib.sha256(data).digest()
+
+
+def unsealed(data: bytes) -> bytes:
+    """What ``sealed`` was given. Raises ValueError where it is not what was written."""
+    content, digest = data[:-32], data[-32:]
+    if hashlib.sha256(content).digest() != digest:
+        raise ValueError("its checksum does not match")
+    return content
+
+
+def sealed_json(value: Mapping[str, Any]) -> bytes:
+    """``value`` as JSON for people and for ``unsealed_json``: with a ``checksum`` beside its own fields."""
+    plain = json.loads(json.dumps(value, default=str))
+    text = json.dumps({**plain, "checksum": _json_checksum(plain)}, indent=2, ensure_ascii=False)
+    return (text + "\n").encode()
+
+
+def unsealed_json(data: bytes) -> dict[str, Any]:
+    """What ``sealed_json`` was given. Raises ValueError where it is not what was written."""
+    value = json.loads(data)
+    if not isinstance(value, dict) or "checksum" not in value:
+        raise ValueError("it has no checksum")
+    if value.pop("checksum") != _json_checksum(value):
+        raise ValueError("its checksum does not match")
+    return value
+
+
+def _json_checksum(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
@@ -370,8 +440,10 @@ def write_atomically(path: Path, data: bytes) -> None:
 def _refuse_foreign_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise StoreError(f"{folder} is a file, not a folder: give another folder with --out.")
-    # A run killed while its first manifest was written leaves a temporary file, and is still ours.
-    if folder.exists() and any(not path.name.startswith(f".{_MANIFEST}.") for path in folder.iterdir()):
+    # A run killed while its first manifest was written leaves a temporary file, and is still ours; one whose manifest was
+    # damaged has it set aside.
+    names = [path.name for path in folder.iterdir()] if folder.exists() else []
+    if f"{_MANIFEST}.corrupt" not in names and any(not name.startswith(f".{_MANIFEST}.") for name in names):
         raise StoreError(
             f"{folder} is not empty and holds no run (no {_MANIFEST}): give a new or empty folder with --out."
         )
@@ -428,9 +500,14 @@ def _parquet(table: pa.Table) -> bytes:
 
 
 def _checksum(table: pa.Table) -> bytes:
-    """SHA-256 over the values, in hex: the footer's own checks do not cover the pages."""
+    """SHA-256 over the values, in hex: the footer's own checks do not cover the pages.
+
+    Over the names of the columns too where they are not those of a row.
+    """
     digest = hashlib.sha256()
-    for name in ROW_SCHEMA.names:
+    if table.column_names != ROW_SCHEMA.names:
+        digest.update(json.dumps(table.column_names).encode())
+    for name in table.column_names:
         column = table[name]
         text = pa.types.is_string(column.type)
         digest.update(json.dumps(column.to_pylist()).encode() if text else column.to_numpy().tobytes())

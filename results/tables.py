@@ -147,12 +147,17 @@ def render(frame: pd.DataFrame, layout: TableLayout, format: Format, paper: pd.D
 
 def escape_latex(text: str) -> str:
     """`text` with nothing in it that LaTeX would act on; line breaks become spaces."""
-    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+    return "".join(_LATEX.get(character, character) for character in _one_line(text))
 
 
 def escape_markdown(text: str) -> str:
     """`text` fit for a cell of a Markdown table; line breaks become spaces."""
-    return re.sub(r"([\\`*_{}\[\]<>|~$&#])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_{}\[\]<>|~$&#])", r"\\\1", _one_line(text))
+
+
+def _one_line(text: str) -> str:
+    """Without line breaks, and with a question mark for what a terminal or a viewer would obey and not show."""
+    return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
 
 
 def format_seconds(seconds: float) -> str:

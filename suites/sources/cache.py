@@ -59,10 +59,10 @@ def recall(cache_dir: Path, key: str, name: str) -> Source | None:
     return None
 
 
-def store(cache_dir: Path, key: str, name: str, size: int | None, content: Content, *, check: bool = False) -> Source:
+def store(cache_dir: Path, key: str, name: str, size: int | None, content: Content) -> Source:
     """Write ``content`` to the cache, note it in the index and return it memory-mapped.
 
-    Where the same content is there already, that is used; with ``check`` all its bytes are read and compared first.
+    Where the same content is there already, that is used.
     Raises ``SourceError`` if the cache cannot be written, and whatever decoding raises.
     """
     sources = cache_dir / "sources"
@@ -72,7 +72,7 @@ def store(cache_dir: Path, key: str, name: str, size: int | None, content: Conte
         _sweep(sources)
         digest = _write(unfinished, content, name)
         folder = sources / (f"{name}-{digest[:16]}" + (f"-{size}" if size else ""))
-        source = _publish(unfinished, folder, name, check)
+        source = _publish(unfinished, folder, name)
         _write_json(_index_file(cache_dir, key), {"folder": folder.name})
         return source
     except OSError as error:
@@ -84,11 +84,11 @@ def store(cache_dir: Path, key: str, name: str, size: int | None, content: Conte
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _publish(unfinished: Path, folder: Path, name: str, check: bool) -> Source:
+def _publish(unfinished: Path, folder: Path, name: str) -> Source:
     """Give a finished folder its name; if that is taken, use what is there unless it is damaged."""
     if folder.exists():
         try:
-            return _open(folder, name, check=check)
+            return _open(folder, name)
         except _DamagedError as error:
             _set_aside(folder, str(error))
     try:
@@ -129,10 +129,10 @@ def _write(folder: Path, content: Content, name: str) -> str:
     return digest
 
 
-def _open(folder: Path, name: str, *, check: bool = False) -> Source:
-    """Map a cache folder. Raises ``_DamagedError`` if it is not what it was when it was written.
+def _open(folder: Path, name: str) -> Source:
+    """Map a cache folder. Raises ``_DamagedError`` if a byte is not what it was when it was written.
 
-    Sizes and the checksum of meta.json are always checked, the bytes of the images only with ``check``.
+    All images are read for that, a gigabyte in about a second: a number from a damaged image would be a wrong one.
     """
     file = folder / "meta.json"
     try:
@@ -151,10 +151,9 @@ def _open(folder: Path, name: str, *, check: bool = False) -> Source:
         raise _DamagedError(f"{file}: {error}") from error
     if list(images.shape) != meta["shape"] or images.dtype != np.uint8 or labels.shape != images.shape[:1]:
         raise _DamagedError(f"{folder} holds arrays of another shape than its meta.json says")
-    if check:
-        blocks = (images[start : start + BLOCK] for start in range(0, len(images), BLOCK))
-        if fingerprint(images.shape, blocks, labels, meta["class_names"]) != meta["fingerprint"]:
-            raise _DamagedError(f"{folder}: the images were changed after they were written")
+    blocks = (images[start : start + BLOCK] for start in range(0, len(images), BLOCK))
+    if fingerprint(images.shape, blocks, labels, meta["class_names"]) != meta["fingerprint"]:
+        raise _DamagedError(f"{folder}: the images were changed after they were written")
     return Source(name, images, labels, tuple(meta["class_names"]), meta["fingerprint"])
 
 

@@ -144,7 +144,7 @@ def _load(
         content = listing.decode(size)
         if spec:
             _check_complete(spec, content, place.path)
-        stored = cache.store(cache_dir, key, name, size, content, check=check)
+        stored = cache.store(cache_dir, key, name, size, content)
     return stored, place.path
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from harness.execution import WARM_UPS, Workbench, measure_group, run_cell
 from harness.execution import test_accuracy as accuracy_on_test
 from harness.plan import Plan
 from harness.progress import Display
+from harness.unfinished import UnfinishedTraining
 from results.store import Run
 from suites.groups import FamilyImages
 from suites.sources.loading import Source
@@ -152,6 +154,33 @@ def test_a_diverging_meta_training_fails_its_cell_and_leaves_no_artifact(
     done = command_line(*call, "--groups", "2", "--cache", tmp_path / "cache")
     assert done.exit_code == 1
     assert "meta-training diverged: loss is nan after 3 groups" in done.stderr
+    assert not (tmp_path / "cache/artifacts").exists()
+
+
+def test_what_was_best_before_a_divergence_is_kept(command_line: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "diverging.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "from methods.base import Snapshot\n"
+        "from methods.protonet import ProtoNet\n"
+        "class Diverging(ProtoNet):\n"
+        "    name = 'diverging'\n"
+        "    steps = 0\n"
+        "    def features(self, images):\n"
+        "        self.steps += self.modules.training\n"
+        "        return super().features(images) * (float('nan') if self.steps > 35 else 1.0)\n"
+    )
+    call = ("run", "table1", "--methods", "diverging", "--method", "diverging.py:Diverging", "--out", "out")
+    done = command_line(*call, "--groups", "2", "--cache", tmp_path / "cache")
+    assert done.exit_code == 1
+    said = re.search(r"loss is nan after 40 groups; what was best before, after 20 groups, is in (\S+)", done.stderr)
+    assert said is not None
+    path = Path(said[1])
+    kept = UnfinishedTraining(path.parent).load("search 1, before it diverged")
+    assert kept is not None
+    assert kept.numbers == {"groups": 20}
+    assert kept.tensors
+    assert all(tensor.isfinite().all() for tensor in kept.tensors.values())
     assert not (tmp_path / "cache/artifacts").exists()
 
 

@@ -3,6 +3,8 @@ import os
 import pickle
 import subprocess
 import sys
+import uuid
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,7 @@ def measured(run: Run) -> list[tuple[int, str]]:
 def test_a_second_call_keeps_the_start_and_adds_an_invocation(run: Run) -> None:
     again = Run.create_or_open(run.folder, MANIFEST | {"started": "later", "command": "again", "git_commit": "def"})
     manifest = json.loads((run.folder / "manifest.json").read_text())
+    del manifest["checksum"]
     assert manifest == again.manifest == Run.open(run.folder).manifest
     assert manifest["started"] == "2025-01-01T00:00:00"
     assert manifest["versions"] == {"numpy": "2"}
@@ -87,10 +90,35 @@ def test_folders_that_are_not_runs_are_refused(tmp_path: Path) -> None:
 def test_an_unreadable_manifest_is_named_and_kept(run: Run, text: str) -> None:
     path = run.folder / "manifest.json"
     path.write_bytes(text.encode("latin-1"))
-    for go in (lambda: Run.open(run.folder), lambda: Run.create_or_open(run.folder, MANIFEST)):
-        with pytest.raises(StoreError, match=r"manifest\.json"):
-            go()
+    with pytest.raises(StoreError, match=r"manifest\.json cannot be read .*give the `run` command again"):
+        Run.open(run.folder)
     assert path.read_bytes() == text.encode("latin-1")
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"suite": "table1"}', "\xff"])
+def test_a_damaged_manifest_is_begun_again_and_the_cells_are_kept(run: Run, make_row: MakeRow, text: str) -> None:
+    run.write_shard(KEY, [make_row(group=0)])
+    path = run.folder / "manifest.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.warns(UserWarning, match=r"manifest\.json is damaged .*set aside as manifest\.json\.corrupt"):
+        again = Run.create_or_open(run.folder, MANIFEST)
+    assert again.groups_done(KEY) == {0}
+    assert again.manifest == Run.open(run.folder).manifest == run.manifest
+    assert path.with_name("manifest.json.corrupt").read_bytes() == text.encode("latin-1")
+
+
+def test_a_changed_character_of_a_manifest_is_found(run: Run) -> None:
+    path = run.folder / "manifest.json"
+    path.write_text(path.read_text().replace('"quick"', '"quack"'))
+    with pytest.raises(StoreError, match="its checksum does not match"):
+        Run.open(run.folder)
+
+
+def test_a_manifest_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"name": "an app"}')
+    with pytest.raises(StoreError, match=r"manifest\.json cannot be read \(it has no checksum\)"):
+        Run.create_or_open(tmp_path, MANIFEST)
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 
 
 def test_a_run_killed_while_its_manifest_was_written_can_start_again(tmp_path: Path) -> None:
@@ -416,10 +444,33 @@ def test_parameters_come_back_stacked_in_the_order_asked_for(run: Run) -> None:
     assert found["w"].tolist() == [[2.0] * 4, [0.0] * 4]
     assert found["mean_image"].shape == (2, 2)
     assert run.parameters("a", []) == {}
-    with pytest.raises(StoreError, match="lacks the parameters of a measured group"):
+    with pytest.raises(StoreError, match=r"3\.safetensors.* is not there, and its group is measured"):
         run.parameters("a", [0, 3])
     with pytest.raises(StoreError, match="cannot name a cell"):
         run.keep_parameters("../a", 0, {"w": np.zeros(1)})
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(where=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255), cut=st.booleans())
+def test_a_damaged_curve_or_network_is_never_taken_for_what_was_kept(
+    tmp_path: Path, where: float, flip: int, cut: bool
+) -> None:
+    run = Run.create_or_open(tmp_path / uuid.uuid4().hex, MANIFEST)
+    curve = pd.DataFrame({"phase": ["search 1", "final"], "groups": [10, 20], "loss": [0.5, float("nan")]})
+    run.keep_curve("a", curve)
+    run.keep_parameters("a", 0, {"w": np.arange(20, dtype=np.float32)})
+    for path in (run.folder / "curves" / "a.parquet", run.folder / "parameters" / "a" / "0.safetensors.sealed"):
+        data = bytearray(path.read_bytes())
+        place = int(where * len(data))
+        data[place] ^= flip
+        path.write_bytes(bytes(data[:place]) if cut else bytes(data))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found, kept = run.curve("a"), run.keeps_parameters("a", 0)
+    if found is not None:  # a byte that no value depends on
+        pd.testing.assert_frame_equal(found, curve)
+    assert not kept
+    assert sum("set aside" in str(warning.message) for warning in told) == 1 + (found is None)
 
 
 def test_importing_the_room_is_instant_and_without_torch() -> None:
