@@ -100,7 +100,7 @@ def rows(folder: Path) -> pd.DataFrame:
 
 
 @pytest.mark.slurm
-def test_a_table_through_arrays_is_that_of_one_process(
+def test_a_table_through_arrays_is_that_of_one_process_and_of_two(
     local_slurm: LocalSlurm, command_line: CommandLine, method_file: MethodFile, tmp_path: Path
 ) -> None:
     call = ("--methods", "own,protonet,adam", "--method", method_file(NOISY), "--groups", 5, "--training-groups", "2,3")
@@ -115,7 +115,14 @@ def test_a_table_through_arrays_is_that_of_one_process(
         "run", "table1", *call, "--precision", "fp32", "--out", "near", PUDNET_BENCH_CACHE=str(tmp_path / "cache-near")
     )
     assert near.exit_code == 0, near.output
-    pd.testing.assert_frame_equal(rows(tmp_path / "far"), rows(tmp_path / "near"))
+    both = command_line(
+        "run", "table1", *call, "--precision", "fp32", "--out", "both", "--executor", "local-processes:2",
+        PUDNET_BENCH_CACHE=str(tmp_path / "cache-both"),
+    )  # fmt: skip
+    assert both.exit_code == 0, both.output
+    for other in ("near", "both"):
+        pd.testing.assert_frame_equal(rows(tmp_path / "far"), rows(tmp_path / other))
+    assert rows(tmp_path / "far")["accuracy"].nunique() > 10
     jobs = tmp_path / "far/jobs"
     assert stat.S_IMODE(jobs.stat().st_mode) == 0o700
     ids = {entry.job_id.split("_")[0] for entry in submitted(Run.open(tmp_path / "far"))}
