@@ -18,7 +18,7 @@ import socket
 import uuid
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -100,26 +100,30 @@ class Run:
             raise ValueError(f"the manifest lacks {', '.join(missing)}")
         invocation = {name: manifest[name] for name in _INVOCATION}
         path = folder / _MANIFEST
-        if path.exists() and (folder / "cells").is_dir():
+        if not path.exists():
+            _refuse_foreign_folder(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+        elif (folder / "cells").is_dir():
             try:
                 unsealed_json(path.read_bytes())
             except ValueError as error:
                 set_aside(path, str(error))
-        if not path.exists():
-            _refuse_foreign_folder(folder)
-            folder.mkdir(parents=True, exist_ok=True)
-            run = cls(folder, {"format": FORMAT, **manifest, "invocations": [invocation]})
         else:
-            run = cls.open(folder)
-            for name in _IDENTITY:
-                if run.manifest.get(name) != manifest[name]:
-                    raise StoreError(
-                        f"{folder} holds a run of {name} {run.manifest.get(name)!r}, not {manifest[name]!r}: "
-                        f"give another folder with --out."
-                    )
-            run.manifest["invocations"] = [*run.manifest.get("invocations", []), invocation]
-        run._write_manifest()
-        run._cells.mkdir(exist_ok=True)
+            cls.open(folder)  # says what is wrong with another program's manifest, before a file is made beside it
+        with _alone(folder):
+            if not path.exists():
+                run = cls(folder, {"format": FORMAT, **manifest, "invocations": [invocation]})
+            else:
+                run = cls.open(folder)
+                for name in _IDENTITY:
+                    if run.manifest.get(name) != manifest[name]:
+                        raise StoreError(
+                            f"{folder} holds a run of {name} {run.manifest.get(name)!r}, not {manifest[name]!r}: "
+                            f"give another folder with --out."
+                        )
+                run.manifest["invocations"] = [*run.manifest.get("invocations", []), invocation]
+            run._write_manifest()
+            run._cells.mkdir(exist_ok=True)
         return run
 
     @classmethod
@@ -258,24 +262,13 @@ class Run:
             set_aside(path, str(error))
             return None
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> AbstractContextManager[None]:
         """Hold the run for this process, so that no other measures it or changes its manifest meanwhile.
 
         The lock is the kernel's (flock): it ends with the process that holds it, however that ends. Raises StoreError
         naming the process that has it.
         """
-        with (self.folder / ".lock").open("a+") as file:
-            if not locked(file):
-                file.seek(0)
-                raise StoreError(
-                    f"{self.folder} is in use by {file.read().strip() or 'another process'}: wait for it, or give another "
-                    "folder with --out."
-                )
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
-            yield
+        return _alone(self.folder)
 
     @contextmanager
     def holding(self, key: str) -> Iterator[None]:
@@ -339,6 +332,21 @@ class Run:
             set_aside(path, str(error).splitlines()[0])
             return None
         return table.replace_schema_metadata(None)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    with (folder / ".lock").open("a+") as file:
+        if not locked(file):
+            file.seek(0)
+            raise StoreError(
+                f"{folder} is in use by {file.read().strip() or 'another process'}: wait for it, or give another folder with "
+                "--out."
+            )
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
 
 
 def set_aside(path: Path, reason: str) -> None:
@@ -442,7 +450,7 @@ def _refuse_foreign_folder(folder: Path) -> None:
         raise StoreError(f"{folder} is a file, not a folder: give another folder with --out.")
     # A run killed while its first manifest was written leaves a temporary file, and is still ours; one whose manifest was
     # damaged has it set aside.
-    names = [path.name for path in folder.iterdir()] if folder.exists() else []
+    names = {path.name for path in folder.iterdir()} - {".lock"} if folder.exists() else set()
     if f"{_MANIFEST}.corrupt" not in names and any(not name.startswith(f".{_MANIFEST}.") for name in names):
         raise StoreError(
             f"{folder} is not empty and holds no run (no {_MANIFEST}): give a new or empty folder with --out."

@@ -311,7 +311,7 @@ def test_a_failed_write_leaves_nothing_under_a_final_name(
             with pytest.raises(OSError, match="No space left"):
                 write()
     assert names(run) == [f"{KEY}.0-0.parquet"]
-    assert sorted(path.name for path in run.folder.iterdir()) == ["cells", "manifest.json"]
+    assert sorted(path.name for path in run.folder.iterdir()) == [".lock", "cells", "manifest.json"]
     assert (run.folder / "manifest.json").read_bytes() == manifest
     assert measured(run) == [(0, "")]
 
