@@ -393,6 +393,20 @@ def table(
         print(table_text(_find_run(reference), format.value, paper), end="")
 
 
+@app.command()
+def compare(
+    run_a: Annotated[str, typer.Argument(metavar="RUN_A", help="A run's folder, or a suite (its latest run).")],
+    run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="The run that is held against it.")],
+    format: Annotated[TableFormat, typer.Option(help="latex, markdown or csv.")] = TableFormat.markdown,
+    debug: DebugOption = False,
+) -> None:
+    """Two runs of one suite, on two devices, commits or settings: differences, intervals and a verdict for each cell."""
+    with plain_errors(debug):
+        from harness.rendering import comparison_text
+
+        print(comparison_text(_find_run(run_a), _find_run(run_b), format.value), end="")
+
+
 @data_app.command("list")
 def data_list(data: DataOption = None, source: SourceOption = None, debug: DebugOption = False) -> None:
     """Every image source, and where it was found."""

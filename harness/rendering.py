@@ -8,9 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from results import costs, paper
+from results import comparison, costs, paper
+from results.escaping import Format
 from results.store import Run, StoreError, write_atomically
-from results.tables import Format, TableLayout, TableRow, render
+from results.tables import TableLayout, TableRow, render
 
 EXTENSIONS: dict[Format, str] = {"latex": "tex", "markdown": "md", "csv": "csv"}
 RUNS = Path("runs")
@@ -73,6 +74,27 @@ def table_text(run: Run, format: Format, with_paper: bool) -> str:
     frame = measured(run)
     numbers = paper.load(run.manifest["suite"]) if with_paper else None
     return "\n".join(render(frame, layout, format, numbers) for layout in layouts(run))
+
+
+def comparison_text(a: Run, b: Run, format: Format) -> str:
+    """Run ``b`` against run ``a``, cell by cell. Raises StoreError where they have nothing to compare."""
+    if a.manifest["suite"] != b.manifest["suite"]:
+        raise StoreError(
+            f"{a.folder} is a run of {a.manifest['suite']} and {b.folder} of {b.manifest['suite']}; give two of one suite"
+        )
+    table = comparison.compare(measured(a), measured(b))
+    if table.empty:
+        raise StoreError(
+            f"{a.folder} and {b.folder} have measured no method on the same family and target; nothing to compare"
+        )
+    return comparison.text(table, {"A": provenance_line(a), "B": provenance_line(b)}, format)
+
+
+def provenance_line(run: Run) -> str:
+    """Where a run's numbers come from, in one line."""
+    manifest = run.manifest
+    commit = str(manifest["git_commit"] or "")[:12] or "no commit"
+    return f"{run.folder}: {manifest['suite']}, {manifest['profile']}, {manifest['device']}, {commit}, {manifest['command']}"
 
 
 def write_tables(run: Run, with_paper: bool) -> list[Path]:

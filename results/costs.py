@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
+from results.escaping import escape_markdown
 from results.statistics import break_even_count, break_even_epoch, paired
-from results.tables import escape_markdown
 
 _SETTING = ["family", "target", "device"]
 _PAIR = ["seed", "group"]

@@ -13,14 +13,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from results.comparison import Rank, ranks
+from results.escaping import Format, escape_latex, escape_markdown
 from results.statistics import mean_ci
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Format = Literal["latex", "markdown", "csv"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class TableCell:
     """One row and column on one device. Accuracies in percent, times in seconds; NaN (and n = 0) if not measured.
 
     `n` counts groups over all seeds, `seeds` the seeds; `finished` is False while a cell behind it is being measured.
+    `rank` is that of `results.comparison.ranks`.
     """
 
     row: TableRow
@@ -65,6 +66,7 @@ class TableCell:
     seconds_mean: float = math.nan
     seconds_median: float = math.nan
     finished: bool = True
+    rank: Rank = ""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ def summarise(frame: pd.DataFrame, layout: TableLayout) -> list[TableCell]:
     measured goes unseen. Without any measurement there is one device, "".
     """
     frame = frame[frame["target"] == layout.target]
+    ranked = {str(device): ranks(rows) for device, rows in frame.groupby("device", sort=False)}
     measured: dict[tuple[str, str, str, str], dict[str, Any]] = {}
     for keys, rows in frame.groupby(["device", "method", "snapshot", "family"], sort=False):
         device, method, snapshot, family = map(str, keys)
@@ -113,6 +116,7 @@ def summarise(frame: pd.DataFrame, layout: TableLayout) -> list[TableCell]:
             "seconds_mean": float(rows["seconds"].mean()),
             "seconds_median": float(rows["seconds"].median()),
             "finished": bool(rows["finished"].all()) if "finished" in rows else True,
+            "rank": ranked[device][method, snapshot, family],
         }
     shown = [*layout.rows, *_extra_rows(layout, measured)]
     columns = [family for family, _ in _columns(layout, {keys[3] for keys in measured})]
@@ -145,40 +149,9 @@ def render(frame: pd.DataFrame, layout: TableLayout, format: Format, paper: pd.D
     return "\n".join(write(part, layout, numbers, len(by_device) > 1) for part in by_device.values())
 
 
-def escape_latex(text: str) -> str:
-    """`text` with nothing in it that LaTeX would act on; line breaks become spaces."""
-    return "".join(_LATEX.get(character, character) for character in _one_line(text))
-
-
-def escape_markdown(text: str) -> str:
-    """`text` fit for a cell of a Markdown table; line breaks become spaces."""
-    return re.sub(r"([\\`*_{}\[\]<>|~$&#])", r"\\\1", _one_line(text))
-
-
-def _one_line(text: str) -> str:
-    """Without line breaks, and with a question mark for what a terminal or a viewer would obey and not show."""
-    return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
-
-
 def format_seconds(seconds: float) -> str:
     """Three significant digits without an exponent: 0.0312, 26.0, 1230."""
     return f"{Decimal(f'{seconds:.2e}'):f}"
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",  # < > and | come out as other signs in LaTeX's default font encoding
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "[": "{[}",  # at the start of a row [ and * would be read as arguments of the \\ before it
-    "*": "{*}",
-    "→": r"$\rightarrow$",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-    **{character: "\\" + character for character in "&%$#_{}"},
-}
 
 
 def _extra_rows(layout: TableLayout, measured: Iterable[tuple[str, str, str, str]]) -> list[TableRow]:
@@ -237,6 +210,10 @@ def _caption(cells: list[TableCell], layout: TableLayout) -> tuple[str, str]:
     note += f", on {full.device}."
     if any(_marked(cell, full.n) for cell in cells):
         note += " A cell with an n is over n groups, or not finished."
+    if sum(cell.n > 0 for cell in cells) > 1:
+        note += (
+            " Bold: the best of a column, and what is not told apart from it (Wilcoxon on the same groups, Holm, 5%)."
+        )
     return title, note
 
 
@@ -263,18 +240,13 @@ def _latex(
     several_devices: bool,
 ) -> str:
     full = max(cell.n for cell in cells)
-    best = {
-        column: max(round(cell.accuracy_mean, 2) for cell in cells if cell.column == column and cell.n)
-        for column in {cell.column for cell in cells if cell.n}
-    }
 
     def accuracy(cell: TableCell) -> str:
         if not cell.n:
             return "--"
         text = _accuracy(cell.accuracy_mean, cell.accuracy_ci, r"\pm")
-        if round(cell.accuracy_mean, 2) == best[cell.column]:
-            text = rf"\mathbf{{{text}}}"
-        return f"${text}$" + (rf" {{\tiny ($n={cell.n}$)}}" if _marked(cell, full) else "")
+        text = {"best": rf"$\mathbf{{{text}}}$", "second": rf"\underline{{${text}$}}", "": f"${text}$"}[cell.rank]
+        return text + (rf" {{\tiny ($n={cell.n}$)}}" if _marked(cell, full) else "")
 
     def line(front: list[str], values: list[str]) -> str:
         return "    " + " & ".join(front + values) + r" \\"
@@ -285,6 +257,8 @@ def _latex(
     title, note = _caption(cells, layout)
     if numbers:
         note += " Below each row, in italics, what the paper prints."
+    if any(cell.rank == "second" for cell in cells):
+        note += " Underlined: the best of the rest."
     label = f"tab:{_slug(layout.name)}" + (f"-{_slug(cells[0].device)}" if several_devices else "")
     blank = [""] * (lead - 1)
 
@@ -349,11 +323,9 @@ def _markdown(
     def values(cell: TableCell) -> list[str]:
         shown = ["—", "—"]
         if cell.n:
+            text = _accuracy(cell.accuracy_mean, cell.accuracy_ci, "±")
             mark = f" (n={cell.n})" if _marked(cell, full) else ""
-            shown = [
-                _accuracy(cell.accuracy_mean, cell.accuracy_ci, "±") + mark,
-                format_seconds(cell.seconds_mean),
-            ]
+            shown = [(f"**{text}**" if cell.rank == "best" else text) + mark, format_seconds(cell.seconds_mean)]
         if numbers is not None:
             shown.append(_markdown_paper(numbers.get((cell.row.id, cell.column))))
         return shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -502,6 +503,28 @@ class Instant(Method):
 
     def fit(self, dataset: Dataset) -> Iterator[Snapshot]:
         yield Snapshot(lambda images: images.new_zeros(len(images), dataset.n_classes))
+
+
+def test_two_runs_are_held_against_each_other(
+    own_run: CommandLine, command_line: CommandLine, method_file: MethodFile, tmp_path: Path
+) -> None:
+    assert own_run("--groups", 8, "--out", "a").exit_code == 0
+    method_file("yield Snapshot(lambda images: classifier(images) + 50 * torch.randn(dataset.n_classes))")
+    assert own_run("--groups", 8, "--out", "b").exit_code == 0
+    same = command_line("compare", "a", "a")
+    assert same.exit_code == 0
+    assert "| own | digits | convnet3 | 8 | " in same.stdout
+    assert "no difference shown" in same.stdout
+    worse = command_line("compare", "a", "b", "--format", "csv")
+    (row,) = csv.DictReader(worse.stdout.splitlines())
+    assert row["verdict"] == "worse"
+    assert float(row["p_holm"]) == pytest.approx(2**-7)
+    assert command_line("compare", "a", "b").stdout.startswith("A: a: table1, quick, ")
+    assert r"\begin{tabular}" in command_line("compare", "a", "b", "--format", "latex").stdout
+    assert own_run("--groups", 1, "--out", "c", suites=("table2",)).exit_code == 0
+    other = command_line("compare", "a", "c")
+    assert other.exit_code == 2
+    assert "a is a run of table1 and c of table2; give two of one suite" in other.stderr
 
 
 @pytest.mark.real_data

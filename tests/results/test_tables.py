@@ -17,14 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from results import paper
+from results.escaping import Format, escape_latex, escape_markdown
 from results.statistics import mean_ci
 from results.tables import (
     CSV_COLUMNS,
-    Format,
     TableLayout,
     TableRow,
-    escape_latex,
-    escape_markdown,
     format_seconds,
     render,
     summarise,

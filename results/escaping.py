@@ -1,0 +1,38 @@
+"""Names of people's own as plain text in LaTeX and Markdown: nothing in them acts."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+Format = Literal["latex", "markdown", "csv"]
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",  # < > and | come out as other signs in LaTeX's default font encoding
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "[": "{[}",  # at the start of a row [ and * would be read as arguments of the \\ before it
+    "*": "{*}",
+    "→": r"$\rightarrow$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    **{character: "\\" + character for character in "&%$#_{}"},
+}
+
+
+def escape_latex(text: str) -> str:
+    """`text` with nothing in it that LaTeX would act on; line breaks become spaces."""
+    return "".join(_LATEX.get(character, character) for character in _one_line(text))
+
+
+def escape_markdown(text: str) -> str:
+    """`text` fit for a cell of a Markdown table; line breaks become spaces."""
+    return re.sub(r"([\\`*_{}\[\]<>|~$&#])", r"\\\1", _one_line(text))
+
+
+def _one_line(text: str) -> str:
+    """Without line breaks, and with a question mark for what a terminal or a viewer would obey and not show."""
+    return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
