@@ -58,6 +58,8 @@ def train_until_converged(
     budget, ranks, validation = session.budget, session.ranks, list(groups.validation_groups())
     step = _Step(losses, module, optimizer, session)
     seen, best = (0, Best()) if session.saved is None else _restore(session.saved, module, optimizer)
+    if best.state:
+        session.good = (best.groups, best.state)
     module.train()
     stream = iter(inputs(seen, 1))
     while seen < budget.max_groups:
@@ -127,7 +129,7 @@ class _Step(Generic[Input]):
     def on_many(
         self, first: int, end: int, inputs: Callable[[int, int], Iterable[Input]], updates: int
     ) -> dict[str, Tensor]:
-        """On the groups from number ``first`` up to ``end``, of which each rank computes every so-manieth."""
+        """On the groups from number ``first`` up to ``end``, of which each rank computes its share."""
         ranks = self.session.ranks
         own = range(first + ranks.rank, end, ranks.count)
         # A rank that has none computes the first, to know what is reported, and counts it as nothing.
