@@ -664,7 +664,7 @@ def test_fine_tuning_runs_from_the_command_line(command_line: CommandLine, tmp_p
     frame = Run.open(tmp_path / "runs" / "table5-quick-cpu").frame()
     assert set(frame["method"]) == {"scratch", "finetune-pretrained", "finetune-meta-deepbdc", "finetune-pudnet"}
     assert (frame["accuracy"] > 0.9).all()
-    assert set(frame["n_fit"]) == {400}
+    assert set(frame["n_fit"]) == {200}
     assert set(frame["n_test"]) == {200}
     trained = frame.set_index("method")["training_groups"]
     assert trained.isna().to_dict()["scratch"]
