@@ -75,12 +75,14 @@ def chart(
     y_label: str,
     *,
     log_x: bool = False,
+    whole_x: bool = False,
     levels: Sequence[Level] = (),
     front: Sequence[tuple[float, float]] = (),
 ) -> Markup:
     """A plot named `name` for those who cannot see it, and its legend.
 
-    Values in percent, so the axis stays within 0 to 100. `front` is drawn as steps between its points, in order of x.
+    Values in percent, so the axis stays within 0 to 100. `whole_x`: x counts something, and has no ticks between whole
+    numbers. `front` is drawn as steps between its points, in order of x.
     Raises ValueError without a point, and on a logarithmic axis for an x that is not positive.
     """
     points = [point for one in series for point in one.points]
@@ -88,7 +90,9 @@ def chart(
         raise ValueError("no points to draw")
     if log_x and min(point.x for point in points) <= 0:
         raise ValueError("a logarithmic axis takes positive numbers only")
-    x_axis = _Axis.of([value for p in points for value in _reach(p.x, p.x_half)], LEFT, WIDTH - RIGHT, log_x)
+    x_axis = _Axis.of(
+        [value for p in points for value in _reach(p.x, p.x_half)], LEFT, WIDTH - RIGHT, log_x, whole=whole_x
+    )
     heights = [value for p in points for value in _reach(p.y, p.y_half)]
     heights += [value for level in levels for value in _reach(level.y, level.half)]
     y_axis = _Axis.of(
@@ -116,6 +120,7 @@ class _Axis:
     start: float
     end: float
     log: bool
+    whole: bool
 
     @classmethod
     def of(
@@ -124,12 +129,14 @@ class _Axis:
         start: float,
         end: float,
         log: bool,
+        *,
         bounds: tuple[float, float] = (-math.inf, math.inf),
+        whole: bool = False,
     ) -> _Axis:
         kept = [math.log10(value) if log else value for value in values if value > 0 or not log]
         low, high = min(kept), max(kept)
         margin = 0.06 * (high - low) or (0.5 if log else 1.0)
-        return cls(max(low - margin, bounds[0] - 1), min(high + margin, bounds[1] + 1), start, end, log)
+        return cls(max(low - margin, bounds[0] - 1), min(high + margin, bounds[1] + 1), start, end, log, whole)
 
     def at(self, value: float) -> float:
         shown = math.log10(value) if self.log else value
@@ -145,7 +152,7 @@ class _Axis:
     def ticks(self) -> list[float]:
         """Round numbers on the axis, at most `MOST_TICKS` of them."""
         if not self.log:
-            return _round_numbers(self.low, self.high)
+            return _round_numbers(self.low, self.high, 1.0 if self.whole else 0.0)
         decades = range(math.floor(self.low), math.ceil(self.high) + 1)
         for digits in ((1, 2, 5), (1, 3), (1,)):
             found = [d * 10.0**e for e in decades for d in digits if self.low <= math.log10(d) + e <= self.high]
@@ -156,8 +163,8 @@ class _Axis:
         return found[:: -(-len(found) // MOST_TICKS)]
 
 
-def _round_numbers(low: float, high: float) -> list[float]:
-    rough = (high - low) / MOST_TICKS
+def _round_numbers(low: float, high: float, smallest_step: float = 0.0) -> list[float]:
+    rough = max((high - low) / MOST_TICKS, smallest_step)
     step = 10.0 ** math.floor(math.log10(rough))
     step *= next(factor for factor in (1, 2, 5, 10) if step * factor >= rough * (1 - 1e-9))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)

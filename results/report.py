@@ -128,6 +128,7 @@ class Section:
     name: str
     summary: str
     panels: tuple[Panel, ...]
+    learning_title: str
     learning: tuple[Plot, ...]
     break_evens: PageTable | None
     costs: PageTable | None
@@ -198,6 +199,7 @@ def _section(number: int, run: ReportedRun, data: dict[str, Any]) -> Section:
             str(manifest.get(part) or "") for part in ("suite", "profile", "device") if manifest.get(part)
         ),
         panels=panels,
+        learning_title=f"Accuracy against {run.curve.x_label}" if run.curve else "",
         learning=tuple(_learning_plots(run, families)),
         break_evens=_break_even_table(run, break_evens, keys) if break_evens is not None and len(break_evens) else None,
         costs=_cost_table(run, keys) if len(frame) else None,
@@ -222,13 +224,18 @@ def _facts(run: ReportedRun) -> list[tuple[str, str]]:
     """What all numbers of a run have in common."""
     manifest = run.manifest
     calls = list(manifest.get("invocations", []))
-    commits = list(dict.fromkeys(str(call["git_commit"] or "none") for call in calls))
+    made = {
+        part: list(dict.fromkeys(str(call.get(part) or "none") for call in calls)) or [manifest.get(part) or "none"]
+        for part in ("git_commit", "command")
+    }
+    # The rows do not say which of several commands measured them.
+    several = {part: ", one of" if len(values) > 1 else "" for part, values in made.items()}
     facts = [
         ("run", run.name),
         ("suite", manifest.get("suite")),
         ("profile", manifest.get("profile")),
-        ("commit", ", ".join(commits) or manifest.get("git_commit") or "none"),
-        ("command", "; ".join(dict.fromkeys(str(call["command"]) for call in calls)) or manifest.get("command")),
+        (f"commit{several['git_commit']}", "; ".join(made["git_commit"])),
+        (f"command{several['command']}", "; ".join(made["command"])),
         ("device of the run", manifest.get("device")),
         ("precision", manifest.get("precision")),
         ("threads", manifest.get("threads")),
@@ -468,8 +475,9 @@ def _break_even_table(run: ReportedRun, table: pd.DataFrame, keys: Mapping[_Plac
         Head("PudNet fit (s)"), Head("n"),
     )  # fmt: skip
     note = (
-        "Over the n groups that both measured. Epoch: from there on training from scratch is at least as accurate as PudNet. "
-        "Datasets: after so many, PudNet's meta-training and predictions have taken no longer than fitting each of them."
+        "Over the n groups that both measured. Epoch: where training from scratch becomes at least as accurate as PudNet; "
+        "if it is the first measured one, that may be late. Datasets: after so many, PudNet's meta-training and "
+        "predictions have taken no longer than fitting each of them."
     )
     return PageTable("Break-even with PudNet", note, (*_SETTING_HEADS, *heads), tuple(rows))
 
@@ -562,8 +570,10 @@ def _epoch_plots(
             told = f"{names[REFERENCE]}: {format_accuracy(level.mean, level.half_width, '±')} % (n = {level.n})"
             levels.append(Level(told, level.mean, level.half_width, styles[REFERENCE]))
         title = f"Accuracy against epochs, {label}"
-        note = "Means with 95% intervals. PudNet's level is over the groups that were also trained on."
-        plots.append(Plot(title, chart(title, series, "epochs", ACCURACY, levels=levels), note))
+        note = "Means with 95% intervals."
+        if levels:
+            note += " PudNet's level is over the groups that were also trained on."
+        plots.append(Plot(title, chart(title, series, "epochs", ACCURACY, whole_x=True, levels=levels), note))
     return plots
 
 
