@@ -407,6 +407,24 @@ def compare(
         print(comparison_text(_find_run(run_a), _find_run(run_b), format.value), end="")
 
 
+@app.command()
+def report(
+    references: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Runs' folders, or suites (the latest run of each).")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="The page's file; without, report.html in the folder of the first run.")
+    ] = None,
+    debug: DebugOption = False,
+) -> None:
+    """Everything about one or more runs on one page for a browser, which needs no network: tables, plots, provenance."""
+    with plain_errors(debug):
+        from harness.reporting import write_report
+
+        path = write_report([_find_run(reference) for reference in references], out)
+        print(f"{path}: {path.stat().st_size / 1000:,.0f} kB")
+
+
 @data_app.command("list")
 def data_list(data: DataOption = None, source: SourceOption = None, debug: DebugOption = False) -> None:
     """Every image source, and where it was found."""

@@ -46,7 +46,7 @@ def _lines(run: Run, x_label: str, log_x: bool, with_paper: bool) -> dict[str, b
     points = _labelled(plan, curves.points(measured(run), places))
     if points.empty:
         return {}
-    printed = _printed(run) if with_paper else None
+    printed = printed_points(run) if with_paper else None
     files = {".csv": points.to_csv(index=False).encode()}
     devices = list(dict.fromkeys(points["device"]))  # of a cluster's nodes; a figure has one
     for number, device in enumerate(devices, 1):
@@ -56,7 +56,7 @@ def _lines(run: Run, x_label: str, log_x: bool, with_paper: bool) -> dict[str, b
     return files
 
 
-def _printed(run: Run) -> pd.DataFrame:
+def printed_points(run: Run) -> pd.DataFrame:
     """The paper's numbers at their place: those of the figure, or else a table's at the groups that the paper trains on."""
     plan, suite = run.manifest["plan"], run.manifest["suite"]
     points = paper.load_points(suite)

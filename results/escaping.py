@@ -25,14 +25,14 @@ _LATEX = {
 
 def escape_latex(text: str) -> str:
     """`text` with nothing in it that LaTeX would act on; line breaks become spaces."""
-    return "".join(_LATEX.get(character, character) for character in _one_line(text))
+    return "".join(_LATEX.get(character, character) for character in one_line(text))
 
 
 def escape_markdown(text: str) -> str:
     """`text` fit for a cell of a Markdown table; line breaks become spaces."""
-    return re.sub(r"([\\`*_{}\[\]<>|~$&#])", r"\\\1", _one_line(text))
+    return re.sub(r"([\\`*_{}\[\]<>|~$&#])", r"\\\1", one_line(text))
 
 
-def _one_line(text: str) -> str:
-    """Without line breaks, and with a question mark for what a terminal or a viewer would obey and not show."""
+def one_line(text: str) -> str:
+    """`text` without line breaks, and with a question mark for what a terminal or a viewer would obey and not show."""
     return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))

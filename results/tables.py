@@ -10,7 +10,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -193,7 +193,8 @@ def _grid(cells: list[TableCell]) -> list[tuple[TableRow, str, list[TableCell]]]
     return lines
 
 
-def _heads(cells: list[TableCell], layout: TableLayout) -> list[str]:
+def column_labels(cells: Sequence[TableCell], layout: TableLayout) -> list[str]:
+    """Labels of the columns of `cells`, in the order of `summarise`: the layout's, and names of families it does not know."""
     return [label for _, label in _columns(layout, {cell.column for cell in cells})]
 
 
@@ -221,14 +222,15 @@ def _marked(cell: TableCell, full: int) -> bool:
     return cell.n > 0 and (cell.n < full or not cell.finished)
 
 
-def _accuracy(mean: float, half_width: float, plus_minus: str) -> str:
+def format_accuracy(mean: float, half_width: float, plus_minus: str) -> str:
+    """Percent with two decimals, and the half-width of the interval where there is one (not NaN)."""
     return f"{mean:.2f}" if math.isnan(half_width) else f"{mean:.2f} {plus_minus} {half_width:.2f}"
 
 
 def _markdown_paper(number: PaperNumber | None) -> str:
     if number is None:
         return "—"
-    text = _accuracy(number.accuracy, number.ci, "±")
+    text = format_accuracy(number.accuracy, number.ci, "±")
     # The paper prints every number with two decimals.
     return text if math.isnan(number.seconds) else f"{text} / {number.seconds:.2f} s"
 
@@ -244,14 +246,14 @@ def _latex(
     def accuracy(cell: TableCell) -> str:
         if not cell.n:
             return "--"
-        text = _accuracy(cell.accuracy_mean, cell.accuracy_ci, r"\pm")
+        text = format_accuracy(cell.accuracy_mean, cell.accuracy_ci, r"\pm")
         text = {"best": rf"$\mathbf{{{text}}}$", "second": rf"\underline{{${text}$}}", "": f"${text}$"}[cell.rank]
         return text + (rf" {{\tiny ($n={cell.n}$)}}" if _marked(cell, full) else "")
 
     def line(front: list[str], values: list[str]) -> str:
         return "    " + " & ".join(front + values) + r" \\"
 
-    heads = _heads(cells, layout)
+    heads = column_labels(cells, layout)
     grouped = any(cell.row.group_label for cell in cells)
     lead = 2 if grouped else 1
     title, note = _caption(cells, layout)
@@ -303,7 +305,7 @@ def _latex(
 def _latex_paper(number: PaperNumber | None) -> tuple[str, str]:
     if number is None:
         return "", ""
-    accuracy = _accuracy(number.accuracy, number.ci, r"$\pm$")
+    accuracy = format_accuracy(number.accuracy, number.ci, r"$\pm$")
     seconds = "--" if math.isnan(number.seconds) else f"{number.seconds:.2f}"
     return rf"\scriptsize\textit{{{accuracy}}}", rf"\scriptsize\textit{{{seconds}}}"
 
@@ -323,14 +325,14 @@ def _markdown(
     def values(cell: TableCell) -> list[str]:
         shown = ["—", "—"]
         if cell.n:
-            text = _accuracy(cell.accuracy_mean, cell.accuracy_ci, "±")
+            text = format_accuracy(cell.accuracy_mean, cell.accuracy_ci, "±")
             mark = f" (n={cell.n})" if _marked(cell, full) else ""
             shown = [(f"**{text}**" if cell.rank == "best" else text) + mark, format_seconds(cell.seconds_mean)]
         if numbers is not None:
             shown.append(_markdown_paper(numbers.get((cell.row.id, cell.column))))
         return shown
 
-    heads = [escape_markdown(head) for head in _heads(cells, layout)]
+    heads = [escape_markdown(head) for head in column_labels(cells, layout)]
     grouped = any(cell.row.group_label for cell in cells)
     kinds = ["ACC (%)", "time (s)", *(["paper"] if numbers is not None else [])]
     head = ["Method", *([""] if grouped else []), *(f"{name} {kind}" for name in heads for kind in kinds)]

@@ -1,0 +1,54 @@
+"""From runs on disk to one page that shows them. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.drawing import AXES, TARGET_LABELS, printed_points
+from harness.rendering import layouts, measured
+from results import paper
+from results.report import LearningCurve, ReportedRun, page
+from results.store import Run, StoreError, write_atomically
+
+PLAIN_AXES = {**AXES, "eta": "share of the sketch in the initial residual, η"}  # a page knows no TeX
+
+
+def write_report(runs: Sequence[Run], out: Path | None) -> Path:
+    """Write the page of ``runs`` to ``out``, or to ``report.html`` in the first run's folder, and return the file.
+
+    Raises StoreError where ``out`` is a folder, OSError where it cannot be written.
+    """
+    path = out if out is not None else runs[0].folder / "report.html"
+    if path.is_dir():
+        raise StoreError(f"'{path}' is a folder; give the name of a file, such as --out {path / 'report.html'}")
+    text = page([reported(run) for run in runs])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text.encode())
+    return path
+
+
+def reported(run: Run) -> ReportedRun:
+    """What the page needs of a run. Raises StoreError for a run without a plan."""
+    if "plan" not in run.manifest:
+        raise StoreError(f"{run.folder} does not say what was planned; give its `run` command again")
+    suite = run.manifest["suite"]
+    return ReportedRun(
+        str(run.folder),
+        run.manifest,
+        measured(run),
+        layouts(run),
+        paper.load(suite),
+        TARGET_LABELS,
+        learning_curve(run),
+    )
+
+
+def learning_curve(run: Run) -> LearningCurve | None:
+    """The curve that the run's plan draws; None where it has none."""
+    plan = run.manifest["plan"]
+    kind = plan.get("figure", "")
+    places = {v["name"]: (v["curve"], float(v["x"])) for v in plan["variants"] if v.get("curve")}
+    if kind not in AXES or not places:
+        return None
+    return LearningCurve(PLAIN_AXES[kind], kind == "groups", places, printed_points(run))
