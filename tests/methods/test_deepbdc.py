@@ -271,7 +271,7 @@ class OneStageTwice(TrainingStream):
 def test_a_run_of_the_chosen_length_repeats_the_schedule_of_the_search(digits: FamilyImages, monkeypatch) -> None:
     # The first stage is best at its fourth check: 4 x 5 groups, and 20 on episodes, two checks without gain or not.
     told = iter([0.6, 0.7, 0.8, 0.9, 0.8, 0.8, 0.6, 0.5, 0.5, 0.7])
-    monkeypatch.setattr("methods.meta_training.validation_accuracy", lambda method, groups: next(told))
+    monkeypatch.setattr("methods.meta_training.validation_accuracy", lambda *_: next(told))
     torch.manual_seed(0)
     search, session = MetaDeepBDC(TARGET, 6), Session(Budget(100, 5, 2))
     search.meta_train(TrainingStream(digits, seed=0, validation=1), session)
