@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shlex
 import sys
@@ -10,9 +11,10 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -57,6 +59,7 @@ PaperOption = Annotated[bool, typer.Option("--paper", help="Set the paper's numb
 ShardOption = Annotated[int | None, typer.Option(min=1, help="For slurm: groups measured by one job.")]
 WaitOption = Annotated[bool, typer.Option("--wait", help="For slurm: follow the jobs to their end.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 def main() -> None:
@@ -121,12 +124,25 @@ class UsageError(Exception):
 
 
 @app.command("list")
-def list_everything() -> None:
+def list_everything(as_json: JsonOption = False) -> None:
     """Suites, methods, families, targets and profiles, a line each."""
     from methods.registry import entries
     from suites.catalog import PROFILES, SUITES
     from suites.families import FAMILIES
 
+    if as_json:
+        _print_json(
+            {
+                "suites": [
+                    {"name": s.name, "title": s.title, "targets": s.targets, "families": s.families, "figure": s.figure}
+                    for s in SUITES.values()
+                ],
+                "methods": [{"name": m.name, "description": m.description} for m in entries().values()],
+                "families": [asdict(f) for f in FAMILIES.values()],
+                "profiles": [asdict(p) for p in PROFILES.values()],
+            }
+        )
+        return
     sections: dict[str, list[tuple[str, str]]] = {
         "suites": [(s.name, f"{s.title}; {', '.join(s.families)}") for s in SUITES.values()],
         "methods": [(m.name, m.description) for m in entries().values()],
@@ -283,6 +299,7 @@ def run(
 @app.command()
 def status(
     reference: RunArgument,
+    as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """What a run has measured so far, cell by cell; on a cluster, what Slurm says and where the logs are."""
@@ -290,22 +307,35 @@ def status(
         from harness.standing import standings
 
         found = _find_run(reference)
-        standing = standings(found)
-        grid = Table("cell", "family", "target", "seed", "groups", "state", "reason", box=None, header_style="bold")
-        for cell in found.manifest["plan"]["cells"]:
+        manifest, standing = found.manifest, standings(found)
+        cells: list[dict[str, Any]] = []
+        for cell in manifest["plan"]["cells"]:
             done, here = len(found.groups_done(cell["key"])), standing[cell["key"]]
             state = "partly measured" if here.state == "pending" and done and not here.reason else here.state
+            cells.append(
+                {**cell, "done": done, "state": state, "reason": here.reason, "logs": list(map(str, here.logs))}
+            )
+        if as_json:
+            _print_json(
+                {
+                    "run": str(found.folder),
+                    **{name: manifest[name] for name in ("suite", "profile", "device")},
+                    "cells": cells,
+                }
+            )
+            return
+        grid = Table("cell", "family", "target", "seed", "groups", "state", "reason", box=None, header_style="bold")
+        for cell in cells:
             grid.add_row(
                 escape(cell["method"]),
                 escape(cell["family"]),
                 cell["target"],
                 str(cell["seed"]),
-                f"{done}/{cell['groups']}",
-                state,
-                escape(here.reason),
+                f"{cell['done']}/{cell['groups']}",
+                cell["state"],
+                escape(cell["reason"]),
             )
         console = Console()
-        manifest = found.manifest
         console.print(
             escape(f"{found.folder}: {manifest['suite']}, {manifest['profile']}, {manifest['device']}"), highlight=False
         )
@@ -384,13 +414,18 @@ def table(
     ],
     format: Annotated[TableFormat, typer.Option(help="latex, markdown or csv.")] = TableFormat.markdown,
     paper: PaperOption = False,
+    as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Print a run's table."""
     with plain_errors(debug):
-        from harness.rendering import table_text
+        from harness.rendering import table_records, table_text
 
-        print(table_text(_find_run(reference), format.value, paper), end="")
+        found = _find_run(reference)
+        if as_json:
+            _print_json(table_records(found, paper))
+        else:
+            print(table_text(found, format.value, paper), end="")
 
 
 @app.command()
@@ -496,6 +531,10 @@ def doctor(data: DataOption = None, cache: CacheOption = None) -> None:
     for name, text in examine(data, _cache(cache)):
         grid.add_row(name, escape(text))
     Console().print(grid)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
 
 
 def _follow(folder: Path, paper: bool) -> int:

@@ -11,7 +11,7 @@ import pandas as pd
 from results import comparison, costs, paper
 from results.escaping import Format
 from results.store import Run, StoreError, write_atomically
-from results.tables import TableLayout, TableRow, render
+from results.tables import TableLayout, TableRow, records, render
 
 EXTENSIONS: dict[Format, str] = {"latex": "tex", "markdown": "md", "csv": "csv"}
 RUNS = Path("runs")
@@ -74,6 +74,13 @@ def table_text(run: Run, format: Format, with_paper: bool) -> str:
     frame = measured(run)
     numbers = paper.load(run.manifest["suite"]) if with_paper else None
     return "\n".join(render(frame, layout, format, numbers) for layout in layouts(run))
+
+
+def table_records(run: Run, with_paper: bool) -> list[dict[str, str | int | float | None]]:
+    """The run's tables for programs: a record for each cell (``results.tables.records``)."""
+    frame = measured(run)
+    numbers = paper.load(run.manifest["suite"]) if with_paper else None
+    return [record for layout in layouts(run) for record in records(frame, layout, numbers)]
 
 
 def comparison_text(a: Run, b: Run, format: Format) -> str:

@@ -128,6 +128,14 @@ def summarise(frame: pd.DataFrame, layout: TableLayout) -> list[TableCell]:
     ]
 
 
+def records(
+    frame: pd.DataFrame, layout: TableLayout, paper: pd.DataFrame | None = None
+) -> list[dict[str, str | int | float | None]]:
+    """The table for programs: for each cell its values by the names of `CSV_COLUMNS`, None where there is none."""
+    numbers = None if paper is None else _paper_numbers(paper, layout.target)
+    return _records(summarise(frame, layout), layout, numbers or {})
+
+
 def render(frame: pd.DataFrame, layout: TableLayout, format: Format, paper: pd.DataFrame | None = None) -> str:
     """The table as text, ending in a newline. `paper` is `results.paper.load(layout.name)`, or None to leave it out.
 
@@ -355,12 +363,20 @@ def _pipes(cells: list[str]) -> str:
 
 def _csv(cells: list[TableCell], layout: TableLayout, numbers: dict[tuple[str, str], PaperNumber]) -> str:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
+    writer = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_records(cells, layout, numbers))
+    return text.getvalue()
+
+
+def _records(
+    cells: list[TableCell], layout: TableLayout, numbers: dict[tuple[str, str], PaperNumber]
+) -> list[dict[str, str | int | float | None]]:
     nothing = PaperNumber(math.nan, math.nan, math.nan)
+    found = []
     for cell in cells:
         number = numbers.get((cell.row.id, cell.column), nothing)
-        values = [
+        values: list[str | int | float | None] = [
             layout.name,
             cell.row.id,
             cell.column,
@@ -375,8 +391,9 @@ def _csv(cells: list[TableCell], layout: TableLayout, numbers: dict[tuple[str, s
             number.ci,
             number.seconds,
         ]
-        writer.writerow(["" if isinstance(value, float) and math.isnan(value) else value for value in values])
-    return text.getvalue()
+        known = [None if isinstance(value, float) and math.isnan(value) else value for value in values]
+        found.append(dict(zip(CSV_COLUMNS, known, strict=True)))
+    return found
 
 
 def _slug(text: str) -> str:

@@ -505,6 +505,23 @@ class Instant(Method):
         yield Snapshot(lambda images: images.new_zeros(len(images), dataset.n_classes))
 
 
+def test_list_status_and_table_for_programs(own_run: CommandLine, command_line: CommandLine, tmp_path: Path) -> None:
+    listed = json.loads(command_line("list", "--json").stdout)
+    assert "figure9" in [suite["name"] for suite in listed["suites"]]
+    assert {"name", "description"} == set(listed["methods"][0])
+    assert [family["ways"] for family in listed["families"] if family["name"] == "cifar100"] == [5]
+    assert [profile["name"] for profile in listed["profiles"]] == ["quick", "standard", "paper"]
+    assert own_run("--out", "out").exit_code == 0
+    status = json.loads(command_line("status", "out", "--json").stdout)
+    assert (status["run"], status["suite"], status["profile"]) == ("out", "table1", "quick")
+    (cell,) = status["cells"]
+    assert (cell["method"], cell["done"], cell["groups"], cell["state"], cell["logs"]) == ("own", 3, 3, "done", [])
+    records = json.loads(command_line("table", "out", "--json", "--paper").stdout)
+    (own,) = [record for record in records if record["row"] == "own"]
+    assert (own["n"], own["column"], own["paper_accuracy"]) == (3, "digits", None)
+    assert own["accuracy_mean"] == pytest.approx(100 * Run.open(tmp_path / "out").frame()["accuracy"].mean())
+
+
 def test_two_runs_are_held_against_each_other(
     own_run: CommandLine, command_line: CommandLine, method_file: MethodFile, tmp_path: Path
 ) -> None:
