@@ -134,6 +134,11 @@ class Subject:
         return method, asked
 
     @cached_property
+    def trained_on_all(self) -> Method:
+        """An instance meta-trained for a few groups without validation: the last state is the one that counts."""
+        return self.train(Session(budget(), seed=SEED), validation_groups=0)
+
+    @cached_property
     def stored(self) -> dict[str, Tensor]:
         """The state after that meta-training, through the format of artifacts."""
         state = self.trained[0].state_dict()
@@ -141,9 +146,9 @@ class Subject:
             safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})
         )
 
-    @cached_property
+    @property
     def datasets(self) -> tuple[Dataset, Dataset]:
-        """The images to fit and those to test of an unseen group."""
+        """The images to fit and those to test of an unseen group; new tensors, which a method may have changed before."""
         group = self.images.group("unseen", SEED, 0)
         return group.fit, group.test
 
@@ -213,10 +218,11 @@ def learns_a_state(subject: Subject) -> Outcome:
     """A short meta-training leaves a ``state_dict`` that is not empty and of tensors only."""
     if not subject.learns:
         return not_learning(subject)
+    if wrong := not_tensors(subject.make().state_dict()):  # asked first: the training itself copies states
+        return failed(wrong)
     method, _ = subject.trained
     state = method.state_dict()
-    wrong = not_tensors(state)
-    if wrong:
+    if wrong := not_tensors(state):
         return failed(wrong)
     if not state:
         return failed("meta_train learned, and state_dict is empty: implement state_dict and load_state_dict")
@@ -262,20 +268,25 @@ def resumes(subject: Subject) -> Outcome:
     """A meta-training stopped after its first step, or before its last, ends bit for bit as one that was not."""
     if not subject.learns:
         return not_learning(subject)
-    method, asked = subject.trained
+    validated, asked = subject.trained
     if asked < 2:
         return skipped("it never asks session.due, so a stopped meta-training starts again from the beginning")
-    for stop in dict.fromkeys((1, asked - 1)):
-        progress = stopped_after(subject, stop)
+    # Without validation every step shows in the end; with it, the best state so far must be saved, too.
+    for whole, validation_groups, stop in (
+        (subject.trained_on_all, 0, 1),
+        (subject.trained_on_all, 0, asked - 1),
+        (validated, VALIDATION_GROUPS, asked - 1),
+    ):
+        progress = stopped_after(subject, stop, validation_groups)
         if progress is None:
             return failed("session.due said yes, and session.save was not called with the progress")
-        if not_tensors(progress.tensors):
-            return failed(not_tensors(progress.tensors).replace("state_dict", "what session.save was given"))
+        if wrong := not_tensors(progress.tensors):
+            return failed(wrong.replace("state_dict holds", "session.save was given"))
         # As the harness keeps it: numbers as JSON, tensors in a file that forgets their layout in memory.
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in progress.tensors.items()}
         saved = Progress(json.loads(json.dumps(progress.numbers)), tensors)
-        name = differing(method.state_dict(), subject.train(Session(budget(), saved=saved, seed=SEED)).state_dict())
-        if name:
+        resumed = subject.train(Session(budget(), saved=saved, seed=SEED), validation_groups)
+        if name := differing(whole.state_dict(), resumed.state_dict()):
             return failed(
                 f"stopped after step {stop} of {asked} and resumed, it ends with another '{name}'; save all that the next "
                 "step depends on, random state included, and go on from session.saved"
@@ -283,7 +294,7 @@ def resumes(subject: Subject) -> Outcome:
     return Outcome("ok", "stopped after the first step, and before the last")
 
 
-def stopped_after(subject: Subject, stop: int) -> Progress | None:
+def stopped_after(subject: Subject, stop: int, validation_groups: int) -> Progress | None:
     """The progress that is saved when the harness asks for it at the ``stop``-th question; None where none is saved."""
     asked = 0
     kept: list[Progress] = []
@@ -299,7 +310,7 @@ def stopped_after(subject: Subject, stop: int) -> Progress | None:
         raise _Stopped
 
     with suppress(_Stopped):
-        subject.train(Session(budget(), due=due, save=save, seed=SEED))
+        subject.train(Session(budget(), due=due, save=save, seed=SEED), validation_groups)
     return kept[0] if kept else None
 
 
@@ -335,10 +346,10 @@ def keeps_milestones(subject: Subject) -> Outcome:
 
 def fits_the_same_twice(subject: Subject) -> Outcome:
     """The same seed gives the same logits bit for bit, whatever was fitted before."""
-    method, (fit, test) = subject.ready(), subject.datasets
-    first = logits_of(method, fit, test)
-    if not _all_same(first, logits_of(method, fit, test)):
-        if _all_same(first, logits_of(subject.ready(), fit, test)):
+    method = subject.ready()
+    first = logits_of(method, *subject.datasets)
+    if not _all_same(first, logits_of(method, *subject.datasets)):
+        if _all_same(first, logits_of(subject.ready(), *subject.datasets)):
             return failed(
                 "a second fit of one instance has other logits than the first; fit must not change the method"
             )
@@ -347,7 +358,7 @@ def fits_the_same_twice(subject: Subject) -> Outcome:
         )
     other = subject.images.group("unseen", SEED, 1)
     logits_of(method, other.fit, other.test)
-    if not _all_same(first, logits_of(method, fit, test)):
+    if not _all_same(first, logits_of(method, *subject.datasets)):
         return failed("a group's logits depend on the group fitted before; fit must not change the method")
     return OK
 
@@ -407,8 +418,7 @@ def peeking(classifier: Classifier, images: Tensor) -> str:
 
 def leaves_all_as_it_was(subject: Subject) -> Outcome:
     """``fit`` and its classifiers change neither images nor labels nor torch's global settings."""
-    originals = subject.datasets
-    fit, test = (Dataset(d.images.clone(), d.labels.clone(), d.n_classes) for d in originals)
+    fit, test = subject.datasets
     before = settings()
     torch.manual_seed(SEED)
     try:
@@ -424,7 +434,7 @@ def leaves_all_as_it_was(subject: Subject) -> Outcome:
         torch.set_grad_enabled(before["torch.is_grad_enabled()"])
         torch.set_default_dtype(before["torch.get_default_dtype()"])
         torch.set_num_threads(before["torch.get_num_threads()"])
-    for name, now, then in zip(("fit", "test"), (fit, test), originals, strict=True):
+    for name, now, then in zip(("fit", "test"), (fit, test), subject.datasets, strict=True):
         for what in ("images", "labels"):
             if not torch.equal(getattr(now, what), getattr(then, what)):
                 return failed(f"the {what} of the {name} dataset were changed; work on a copy")
@@ -520,8 +530,10 @@ def speed(subject: Subject) -> Outcome:
     times = []
     for _repeat in range(1 + (1 if method.iterative else FITS)):
         torch.manual_seed(SEED)
-        *_, (_, elapsed) = timed(iter(method.fit(fit)), clock)
-        times.append(elapsed.seconds)
+        passed = [elapsed.seconds for _, elapsed in timed(iter(method.fit(fit)), clock)]
+        if not passed:
+            return skipped("fit yields no snapshot")
+        times.append(passed[-1])
     own = median(times[1:])  # the first warms up
     bare = forward_seconds(subject, fit)
     return Outcome(
@@ -556,10 +568,10 @@ CHECKS: dict[str, Check] = {
     "meta-training is reproducible": trains_the_same_twice,
     "meta-training can be resumed": resumes,
     "milestones are kept": keeps_milestones,
-    "the state is all that was learned": state_round_trip,
     "logits have their shape and are finite": logits_are_sound,
-    "fit is reproducible": fits_the_same_twice,
+    "the state is all that was learned": state_round_trip,
     "test images are classified one by one": does_not_peek,
+    "fit is reproducible": fits_the_same_twice,
     "nothing else is changed": leaves_all_as_it_was,
     "snapshots have names, and hold": snapshots_hold,
     "groups of other sizes": takes_other_groups,
