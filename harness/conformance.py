@@ -53,10 +53,12 @@ OK = Outcome("ok")
 
 
 def failed(reason: str) -> Outcome:
+    """The method breaks the contract; ``reason`` says how, and what to do."""
     return Outcome("failed", reason)
 
 
 def skipped(reason: str) -> Outcome:
+    """The check does not apply, or cannot be made here."""
     return Outcome("skipped", reason)
 
 
@@ -203,6 +205,9 @@ def not_tensors(state: Mapping[Any, Any]) -> str:
     return ""
 
 
+NOT_LEARNING = skipped("no meta-training of its own")
+
+
 # --- The checks, in the order of the report ---------------------------------------------------------------------------
 
 
@@ -217,7 +222,7 @@ def can_be_made(subject: Subject) -> Outcome:
 def learns_a_state(subject: Subject) -> Outcome:
     """A short meta-training leaves a ``state_dict`` that is not empty and of tensors only."""
     if not subject.learns:
-        return not_learning(subject)
+        return NOT_LEARNING
     if wrong := not_tensors(subject.make().state_dict()):  # asked first: the training itself copies states
         return failed(wrong)
     method, _ = subject.trained
@@ -236,7 +241,7 @@ def learns_a_state(subject: Subject) -> Outcome:
 def trains_the_same_twice(subject: Subject) -> Outcome:
     """The same seed leaves the same state, bit for bit."""
     if not subject.learns:
-        return not_learning(subject)
+        return NOT_LEARNING
     again = subject.train(Session(budget(), seed=SEED)).state_dict()
     name = differing(subject.trained[0].state_dict(), again)
     if name:
@@ -249,7 +254,7 @@ def trains_the_same_twice(subject: Subject) -> Outcome:
 def state_round_trip(subject: Subject) -> Outcome:
     """A fresh instance with the stored state has the same logits as the one that was trained."""
     if not subject.learns:
-        return not_learning(subject)
+        return NOT_LEARNING
     before = logits_of(subject.trained[0], *subject.datasets)
     after = logits_of(subject.ready(), *subject.datasets)
     if len(before) != len(after):
@@ -267,7 +272,7 @@ def state_round_trip(subject: Subject) -> Outcome:
 def resumes(subject: Subject) -> Outcome:
     """A meta-training stopped after its first step, or before its last, ends bit for bit as one that was not."""
     if not subject.learns:
-        return not_learning(subject)
+        return NOT_LEARNING
     validated, asked = subject.trained
     if asked < 2:
         return skipped("it never asks session.due, so a stopped meta-training starts again from the beginning")
@@ -321,7 +326,7 @@ def _copied(value: Any) -> Any:
 def keeps_milestones(subject: Subject) -> Outcome:
     """``session.keep`` is called with a state of tensors at each milestone, the last being what is left in the end."""
     if not subject.learns:
-        return not_learning(subject)
+        return NOT_LEARNING
     milestones = (GROUPS // 2, GROUPS)
     kept: dict[int, dict[str, Tensor]] = {}
 
@@ -399,9 +404,10 @@ def does_not_peek(subject: Subject) -> Outcome:
     return OK
 
 
+@torch.no_grad()
 def peeking(classifier: Classifier, images: Tensor) -> str:
     """How the logits of an image depend on its company, in words; "" where they do not."""
-    together = classifier(images).detach().clone()
+    together = classifier(images).clone()
     half = len(images) // 2
     halves = torch.cat([classifier(part) for part in (images[:half], images[half:])])
     if apart := difference(together, halves):
@@ -463,10 +469,11 @@ def snapshots_hold(subject: Subject) -> Outcome:
         if not isinstance(snapshot, Snapshot):
             return failed(f"fit yields {type(snapshot).__name__}; it must yield methods.base.Snapshot")
         names.append(snapshot.name)
-        first = snapshot.classifier(test.images).detach().clone()
-        snapshot.classifier(fit.images)
-        torch.manual_seed(SEED + len(names))
-        if apart := difference(first, snapshot.classifier(test.images)):
+        with torch.no_grad():
+            first = snapshot.classifier(test.images).clone()
+            snapshot.classifier(fit.images)
+            again = snapshot.classifier(test.images)
+        if apart := difference(first, again):
             return failed(f"snapshot '{snapshot.name}': {apart} when it is asked again before fit is resumed")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -553,10 +560,6 @@ def forward_seconds(subject: Subject, fit: Dataset) -> float:
         network(fit.images)
         times.append(clock.stop().seconds)
     return median(times[1:])
-
-
-def not_learning(subject: Subject) -> Outcome:
-    return skipped(f"{subject.method.name} has no meta-training of its own")
 
 
 Check = Callable[[Subject], Outcome]
