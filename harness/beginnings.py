@@ -26,7 +26,6 @@ class BeginningError(Exception):
 class Names:
     """What a file's name gives: ``my_method.py`` the class ``MyMethod`` and the name ``my-method``."""
 
-    file: Path
     in_class: str
     in_tables: str
 
@@ -52,7 +51,7 @@ def names_of(file: Path, skeleton: str, kind: str, taken: tuple[str, ...]) -> Na
         raise BeginningError(
             f"'{file.name}' would hide the Python module '{stem}'; name it otherwise, such as my_{file.name}"
         )
-    return Names(file, in_class, in_tables)
+    return Names(in_class, in_tables)
 
 
 def _hides(stem: str) -> bool:
