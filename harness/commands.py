@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import json
 import os
@@ -34,6 +35,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Image sources: list them, fetch them, verify them.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+new_app = typer.Typer(help="Begin a method, a suite or a family of your own.", no_args_is_help=True)
+app.add_typer(new_app, name="new")
 
 USAGE, FAILED, INTERRUPTED = 2, 1, 130
 DATA_VARIABLE, CACHE_VARIABLE = "PUDNET_BENCH_DATA", "PUDNET_BENCH_CACHE"
@@ -109,6 +112,7 @@ def _sentence(error: Exception) -> str | None:
         ("methods.registry", "UnknownMethodError"),
         ("methods.base", "MethodError"),
         ("results.store", "StoreError"),
+        ("harness.beginnings", "BeginningError"),
         ("harness.compute", "ComputeError"),
         ("harness.executors", "ExecutorError"),
         ("harness.ranks", "RankError"),
@@ -522,6 +526,73 @@ def data_verify(
             )
 
 
+@new_app.command("method")
+def new_method(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE.py", help="To be written; my_method.py has the class MyMethod.")
+    ],
+    debug: DebugOption = False,
+) -> None:
+    """Write a method that runs as it is, to be changed into your own."""
+    with plain_errors(debug):
+        from harness.beginnings import begin_method
+
+        print(printable(begin_method(file)))
+
+
+@new_app.command("suite")
+def new_suite(
+    file: Annotated[Path, typer.Argument(metavar="FILE.py", help="To be written; my_suite.py has the suite my-suite.")],
+    debug: DebugOption = False,
+) -> None:
+    """Write a suite that runs as it is, to be changed into your own."""
+    with plain_errors(debug):
+        from harness.beginnings import begin_suite
+
+        print(printable(begin_suite(file)))
+
+
+@new_app.command("family")
+def new_family(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of images, one folder a class.")],
+    name: Annotated[str | None, typer.Option(help="The family's name; the folder's, if not given.")] = None,
+    cache: CacheOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Say what family a folder of images would make, and the command that measures on it."""
+    with plain_errors(debug):
+        from harness.beginnings import look_at_folder
+
+        print(printable(look_at_folder(folder.expanduser(), name, _cache(cache))))
+
+
+@app.command()
+def check(
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="FILE.py:Class, or a name such as protonet.")],
+    target: Annotated[str, typer.Option(help="The target network.")] = "convnet3",
+    option: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE, an option of the method, such as epochs=(1,2); repeatable.")
+    ] = None,
+    cache: CacheOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Check on embedded digits that a method keeps the contract: a line for each check, exit code 1 if one fails."""
+    with plain_errors(debug):
+        from methods import registry
+
+        options = _options(option)
+        if method.endswith(".py"):
+            raise UsageError(f"check takes FILE.py:Class, and '{method}' names no class")
+        found = registry.find_in_file(method) if ":" in method else registry.find(method)
+
+        from harness.conformance import report, subject_of
+
+        subject = subject_of(found, target, options, _cache(cache))
+        failures = report(subject, lambda line: print(printable(line), flush=True), debug)
+    if failures:
+        raise typer.Exit(FAILED)
+
+
 @app.command()
 def doctor(data: DataOption = None, cache: CacheOption = None) -> None:
     """This machine as the harness sees it: device, versions, memory, disk, sources, speed."""
@@ -555,6 +626,20 @@ def _method_file(reference: str) -> str:
     """FILE.py:Class that means the same in another folder."""
     path, _, name = reference.rpartition(":")
     return f"{Path(path).expanduser().absolute()}:{name}" if path else reference
+
+
+def _options(texts: list[str] | None) -> dict[str, Any]:
+    """NAME=VALUE as keyword arguments; a value is a Python literal, or else text. Raises UsageError."""
+    options: dict[str, Any] = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise UsageError(f"--option takes NAME=VALUE, not '{text}'")
+        try:
+            options[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[name] = value
+    return options
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

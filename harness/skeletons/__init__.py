@@ -1,0 +1,1 @@
+"""Files that ``python -m harness new`` begins with; each runs as it is."""
