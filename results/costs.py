@@ -10,11 +10,11 @@ from typing import Any
 
 import pandas as pd
 
+from results.comparison import PAIR
 from results.escaping import escape_markdown
 from results.statistics import break_even_count, break_even_epoch, paired
 
 _SETTING = ["family", "target", "device"]
-_PAIR = ["seed", "group"]
 
 METHOD_COSTS = (*_SETTING, "method", "snapshot", "n", "meta_train_seconds", "fit_seconds", "peak_memory_bytes")
 BREAK_EVENS = (
@@ -62,17 +62,17 @@ def break_evens(frame: pd.DataFrame, reference: str = "pudnet") -> pd.DataFrame:
     """
     found = []
     for setting, rows in frame.groupby(_SETTING, sort=False):
-        ours = _last_snapshots(rows[rows["method"] == reference])
+        ours = last_snapshots(rows[rows["method"] == reference])
         if ours.empty:
             continue
         meta = _meta_train_seconds(ours)
         meta = 0.0 if math.isnan(meta) else meta  # a reference without meta-training has nothing to pay back
         iterative = rows[(rows["method"] != reference) & rows["epochs"].map(math.isfinite)]
         for method, curve in iterative.groupby("method", sort=False):
-            both = curve.merge(ours, on=_PAIR, suffixes=("", "_reference"))
+            both = curve.merge(ours, on=PAIR, suffixes=("", "_reference"))
             if both.empty:
                 continue
-            level = both.drop_duplicates(_PAIR)["accuracy_reference"].mean()
+            level = both.drop_duplicates(PAIR)["accuracy_reference"].mean()
             epoch = break_even_epoch(both.groupby("epochs")[["accuracy"]].mean().reset_index(), level)
             for snapshot, theirs in both.groupby("snapshot", sort=False):
                 predict, scratch = theirs["seconds_reference"].mean(), theirs["seconds"].mean()
@@ -104,10 +104,10 @@ def paired_differences(frame: pd.DataFrame, reference: str = "pudnet", seed: int
     """
     found = []
     for setting, rows in frame.groupby(_SETTING, sort=False):
-        ours = _last_snapshots(rows[rows["method"] == reference])
+        ours = last_snapshots(rows[rows["method"] == reference])
         others = rows[rows["method"] != reference]
         for (method, snapshot), theirs in others.groupby(["method", "snapshot"], sort=False):
-            both = theirs.merge(ours, on=_PAIR, suffixes=("", "_reference")).sort_values(_PAIR)
+            both = theirs.merge(ours, on=PAIR, suffixes=("", "_reference")).sort_values(PAIR)
             if both.empty:
                 continue
             result = paired(100 * both["accuracy"].to_numpy(), 100 * both["accuracy_reference"].to_numpy(), seed=seed)
@@ -134,9 +134,9 @@ def markdown_text(table: pd.DataFrame) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _last_snapshots(rows: pd.DataFrame) -> pd.DataFrame:
+def last_snapshots(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per (seed, group): the snapshot that took longest, which is the last one handed over."""
-    return rows.sort_values("seconds", kind="stable").drop_duplicates(_PAIR, keep="last")
+    return rows.sort_values("seconds", kind="stable").drop_duplicates(PAIR, keep="last")
 
 
 def _meta_train_seconds(rows: pd.DataFrame) -> float:

@@ -19,16 +19,26 @@ from markupsafe import Markup
 
 from results import costs, curves
 from results.charts import Level, Point, Series, chart, pareto_front
+from results.comparison import PAIR
 from results.escaping import one_line
 from results.statistics import mean_ci
-from results.tables import TableCell, TableLayout, TableRow, column_labels, format_accuracy, format_seconds, summarise
+from results.tables import (
+    BOLD,
+    UNDERLINED,
+    TableCell,
+    TableLayout,
+    TableRow,
+    column_labels,
+    format_accuracy,
+    format_seconds,
+    summarise,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
 REFERENCE = "pudnet"
 ACCURACY = "accuracy on unseen classes (%)"
-PAIR = ["seed", "group"]
 _PAGE = Path(__file__).parent / "page"
 _Place = tuple[str, str, str, str, str]  # device, target, method, snapshot, family
 
@@ -343,14 +353,13 @@ def _result_table(
         (row["row"], row["column"]): row
         for row in run.printed[run.printed["target"] == layout.target].to_dict("records")
     }
-    columns = list(dict.fromkeys(cell.column for cell in cells))
-    with_paper = {column for column in columns if any((cell.row.id, column) in printed for cell in cells)}
-    labels = dict(zip(columns, column_labels(cells, layout), strict=True))
+    labels = _column_labels(cells, layout)
+    with_paper = {column for column in labels if any((cell.row.id, column) in printed for cell in cells)}
     heads = [Head("Method", numeric=False)]
-    for column in columns:
-        heads += [Head(label, labels[column]) for label in ("ACC (%)", "time (s)", "n")]
+    for column, over in labels.items():
+        heads += [Head(label, over) for label in ("ACC (%)", "time (s)", "n")]
         if column in with_paper:
-            heads += [Head(label, labels[column], paper=True) for label in ("paper ACC", "paper time")]
+            heads += [Head(label, over, paper=True) for label in ("paper ACC", "paper time")]
     rows: dict[TableRow, list[Entry]] = {}
     for cell in cells:
         key = keys.get((cell.device, layout.target, cell.row.method, cell.row.snapshot, cell.column), "")
@@ -399,12 +408,15 @@ def _note(cells: Sequence[TableCell]) -> str:
         f"{cells[0].device}."
     )
     if sum(cell.n > 0 for cell in cells) > 1:
-        note += (
-            " Bold: the best of a column, and what is not told apart from it (Wilcoxon on the same groups, Holm, 5%)."
-        )
+        note += BOLD
     if any(cell.rank == "second" for cell in cells):
-        note += " Underlined: the best of the rest."
+        note += UNDERLINED
     return f"{note} Choose a number to see where it comes from."
+
+
+def _column_labels(cells: Sequence[TableCell], layout: TableLayout) -> dict[str, str]:
+    """The label of each family, in the order of the columns."""
+    return dict(zip(dict.fromkeys(cell.column for cell in cells), column_labels(cells, layout), strict=True))
 
 
 def _row_label(row: TableRow) -> str:
@@ -493,7 +505,7 @@ def _time_plots(
     cells: Sequence[TableCell], layout: TableLayout, frame: pd.DataFrame, styles: Mapping[str, int]
 ) -> list[Plot]:
     """Accuracy against time, a plot for each family."""
-    labels = dict(zip(dict.fromkeys(cell.column for cell in cells), column_labels(cells, layout), strict=True))
+    labels = _column_labels(cells, layout)
     times = {
         tuple(map(str, where)): mean_ci(rows["seconds"].to_numpy()).half_width
         for where, rows in frame.groupby(["method", "snapshot", "family"], sort=False)
@@ -543,7 +555,7 @@ def _epoch_plots(
     cells: Sequence[TableCell], layout: TableLayout, frame: pd.DataFrame, styles: Mapping[str, int]
 ) -> list[Plot]:
     """Accuracy against epochs of what trains from scratch, with PudNet's level on the same groups."""
-    labels = dict(zip(dict.fromkeys(cell.column for cell in cells), column_labels(cells, layout), strict=True))
+    labels = _column_labels(cells, layout)
     names = _method_labels(cells)
     plots = []
     for family, label in labels.items():
@@ -560,10 +572,7 @@ def _epoch_plots(
                 told = f"{names[str(method)]}, epoch {epochs:g}: {format_accuracy(mean.mean, mean.half_width, '±')} %"
                 points.append(Point(float(epochs), mean.mean, mean.half_width, title=f"{told} (n = {mean.n})"))
             series.append(Series(names[str(method)], tuple(points), styles[str(method)]))
-        ours = (
-            here[here["method"] == REFERENCE].sort_values("seconds", kind="stable").drop_duplicates(PAIR, keep="last")
-        )
-        ours = ours.merge(trained[PAIR].drop_duplicates(), on=PAIR)
+        ours = costs.last_snapshots(here[here["method"] == REFERENCE]).merge(trained[PAIR].drop_duplicates(), on=PAIR)
         levels = []
         if len(ours):
             level = mean_ci(100 * ours["accuracy"].to_numpy())
@@ -616,7 +625,7 @@ def _line_points(line: pd.DataFrame, mean: str, half: str) -> tuple[Point, ...]:
 
 def _scatter(cells: Sequence[TableCell], layout: TableLayout, frame: pd.DataFrame) -> dict[str, Any] | None:
     """Accuracy (percent) of every row on every group: the page draws one against another. None for fewer than two rows."""
-    labels = dict(zip(dict.fromkeys(cell.column for cell in cells), column_labels(cells, layout), strict=True))
+    labels = _column_labels(cells, layout)
     rows = {(cell.row.method, cell.row.snapshot): cell.row for cell in cells if cell.n}
     if len(rows) < 2:
         return None

@@ -73,8 +73,7 @@ def paired(
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if first.shape != second.shape or first.ndim != 1:
         raise ValueError(f"pairs need two lists of the same length, not {first.shape} and {second.shape}")
-    # Accuracies are fractions k / n: rounding makes equal differences equal again, so that Wilcoxon sees the ties.
-    difference = np.round(first - second, 12)
+    difference = _differences(first, second)
     if not np.isfinite(difference).all():
         raise ValueError("pairs need finite values")
     n = difference.size
@@ -95,8 +94,13 @@ def paired(
 
 def wilcoxon_p_value(a: ArrayLike, b: ArrayLike) -> float:
     """p of the two-sided Wilcoxon signed-rank test of pairs a[i], b[i]: 1.0 without a difference, NaN without a pair."""
-    difference = np.round(np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64), 12)
+    difference = _differences(np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64))
     return _wilcoxon(difference) if difference.size else math.nan
+
+
+def _differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Accuracies are fractions k / n: rounding makes equal differences equal again, so that Wilcoxon sees the ties."""
+    return np.round(first - second, 12)
 
 
 def _wilcoxon(difference: np.ndarray) -> float:

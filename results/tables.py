@@ -78,6 +78,8 @@ class PaperNumber:
     seconds: float
 
 
+BOLD = " Bold: the best of a column, and what is not told apart from it (Wilcoxon on the same groups, Holm, 5%)."
+UNDERLINED = " Underlined: the best of the rest."
 CSV_COLUMNS = (
     "table",
     "row",
@@ -220,9 +222,7 @@ def _caption(cells: list[TableCell], layout: TableLayout) -> tuple[str, str]:
     if any(_marked(cell, full.n) for cell in cells):
         note += " A cell with an n is over n groups, or not finished."
     if sum(cell.n > 0 for cell in cells) > 1:
-        note += (
-            " Bold: the best of a column, and what is not told apart from it (Wilcoxon on the same groups, Holm, 5%)."
-        )
+        note += BOLD
     return title, note
 
 
@@ -268,7 +268,7 @@ def _latex(
     if numbers:
         note += " Below each row, in italics, what the paper prints."
     if any(cell.rank == "second" for cell in cells):
-        note += " Underlined: the best of the rest."
+        note += UNDERLINED
     label = f"tab:{_slug(layout.name)}" + (f"-{_slug(cells[0].device)}" if several_devices else "")
     blank = [""] * (lead - 1)
 
