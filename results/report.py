@@ -354,7 +354,7 @@ def _result_table(
         for row in run.printed[run.printed["target"] == layout.target].to_dict("records")
     }
     labels = _column_labels(cells, layout)
-    with_paper = {column for column in labels if any((cell.row.id, column) in printed for cell in cells)}
+    with_paper = {column for column in labels if any((cell.row.in_paper, column) in printed for cell in cells)}
     heads = [Head("Method", numeric=False)]
     for column, over in labels.items():
         heads += [Head(label, over) for label in ("ACC (%)", "time (s)", "n")]
@@ -375,7 +375,7 @@ def _result_table(
         else:
             line += [Entry("—", None)] * 3
         if cell.column in with_paper:
-            line += _paper_entries(number, run, printed.get((cell.row.id, cell.column)), numbers)
+            line += _paper_entries(number, run, printed.get((cell.row.in_paper, cell.column)), numbers)
     return PageTable(layout.title, _note(cells), tuple(heads), tuple(tuple(line) for line in rows.values()))
 
 

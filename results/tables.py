@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row: `id` ("adam@30") is its name in the paper's numbers, `method` and `snapshot` find its measurements.
+    """A row: `id` ("adam@30") is its name, in the paper's numbers too where `printed_as` gives no other.
+
+    `method` and `snapshot` find its measurements.
 
     Neighbouring rows with the same `group_label` ("Adam scratch") form a block; "" stands for no block.
     """
@@ -35,6 +37,12 @@ class TableRow:
     snapshot: str
     label: str
     group_label: str = ""
+    printed_as: str = ""
+
+    @property
+    def in_paper(self) -> str:
+        """The row's name in the paper's numbers."""
+        return self.printed_as or self.id
 
 
 @dataclass(frozen=True)
@@ -337,7 +345,7 @@ def _markdown(
             mark = f" (n={cell.n})" if _marked(cell, full) else ""
             shown = [(f"**{text}**" if cell.rank == "best" else text) + mark, format_seconds(cell.seconds_mean)]
         if numbers is not None:
-            shown.append(_markdown_paper(numbers.get((cell.row.id, cell.column))))
+            shown.append(_markdown_paper(numbers.get((cell.row.in_paper, cell.column))))
         return shown
 
     heads = [escape_markdown(head) for head in column_labels(cells, layout)]
@@ -375,7 +383,7 @@ def _records(
     nothing = PaperNumber(math.nan, math.nan, math.nan)
     found = []
     for cell in cells:
-        number = numbers.get((cell.row.id, cell.column), nothing)
+        number = numbers.get((cell.row.in_paper, cell.column), nothing)
         values: list[str | int | float | None] = [
             layout.name,
             cell.row.id,
