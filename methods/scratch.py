@@ -67,11 +67,14 @@ class Scratch(Method):
             torch.manual_seed(self.initial_seed)
             return targets.build(self.target).to(dataset.images.device)
 
-    def fit(self, dataset: Dataset) -> Iterator[Snapshot]:
-        device = dataset.images.device
+    def start(self, dataset: Dataset) -> nn.Sequential:
+        """Features and linear head as training begins with them: the first random draws of a fit."""
         features = self.fitted_network(dataset)
         width = targets.feature_count(features, self.target.image_shape)
-        network = nn.Sequential(features, nn.Linear(width, dataset.n_classes)).to(device)
+        return nn.Sequential(features, nn.Linear(width, dataset.n_classes)).to(dataset.images.device)
+
+    def fit(self, dataset: Dataset) -> Iterator[Snapshot]:
+        network = self.start(dataset)
         batches = self._loaded(dataset) if self.plain else self._gathered(dataset)
         if self.plain:
             network.to(memory_format=torch.contiguous_format)
@@ -88,14 +91,17 @@ class Scratch(Method):
                 loss.backward()
                 optimizer.step()
             if epoch in self.epochs:
-                network.eval()
-                yield Snapshot(partial(self._classify, network), f"{epoch} epochs", epoch, features)
+                yield self.snapshot(network, epoch)
 
     def _gathered(self, dataset: Dataset) -> Iterator[Iterable[tuple[Tensor, Tensor]]]:
         """Epoch after epoch its batches, gathered on the device."""
         while True:
-            order = torch.randperm(len(dataset), device=dataset.labels.device)
-            yield ((dataset.images[batch], dataset.labels[batch]) for batch in order.split(self.batch_size))
+            batches = self.order(dataset).split(self.batch_size)
+            yield ((dataset.images[batch], dataset.labels[batch]) for batch in batches)
+
+    def order(self, dataset: Dataset) -> Tensor:
+        """The order of the images in one epoch, int64 [n]."""
+        return torch.randperm(len(dataset), device=dataset.labels.device)
 
     def _loaded(self, dataset: Dataset) -> Iterator[Iterable[tuple[Tensor, Tensor]]]:
         """Epoch after epoch its batches, image by image through the processes of a DataLoader."""
@@ -112,6 +118,11 @@ class Scratch(Method):
 
     def _precision(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.plain else self.autocast()
+
+    def snapshot(self, network: nn.Sequential, epoch: int) -> Snapshot:
+        """What ``start`` gave, after so many epochs, put into evaluation mode."""
+        network.eval()
+        return Snapshot(partial(self._classify, network), f"{epoch} epochs", epoch, network[0])
 
     @torch.no_grad()
     def _classify(self, network: nn.Module, images: Tensor) -> Tensor:
