@@ -94,7 +94,7 @@ def package_counters(powercap: Path) -> tuple[EnergyCounter, ...]:
     """
     found: dict[str, EnergyCounter] = {}
     try:
-        for domain in sorted(powercap.iterdir()):
+        for domain in sorted(powercap.iterdir(), key=lambda path: (len(path.name), path.name)):
             name = domain / "name"
             if not name.exists():
                 continue

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -24,26 +25,39 @@ def duration(seconds: float) -> str:
     return f"{format_seconds(1e3 * seconds)} ms" if seconds < 1 else f"{format_seconds(seconds)} s"
 
 
-def _in(unit: float) -> Callable[[float], str]:
-    def shown(value: float) -> str:
-        amount = value / unit
+@dataclass(frozen=True)
+class Cost:
+    """How a cost is shown to people: its name, the unit of its numbers ("" where each carries its own), and their text."""
+
+    name: str
+    unit: str
+    text: Callable[[float], str]
+
+    @property
+    def heading(self) -> str:
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+
+def _amount(of: float) -> Callable[[float], str]:
+    def text(value: float) -> str:
+        amount = value / of
         return f"{amount:,.0f}" if amount >= 1000 else f"{float(f'{amount:.3g}'):.10g}"
 
-    return shown
+    return text
 
 
-COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
-    "meta_train_seconds": ("meta-training", duration),
-    "fit_seconds": ("fit", duration),
-    "evaluation_seconds": ("evaluation", duration),
-    "data_seconds": ("data", duration),
-    "peak_memory_bytes": ("peak memory (MB)", _in(1e6)),
-    "parameters": ("parameters (M)", _in(1e6)),
-    "fit_flops": ("fit (GFLOPs)", _in(1e9)),
-    "test_flops": ("one test image (MFLOPs)", _in(1e6)),
-    "energy_joules": ("energy (J)", _in(1)),
+COSTS = {
+    "meta_train_seconds": Cost("meta-training", "", duration),
+    "fit_seconds": Cost("fit", "", duration),
+    "evaluation_seconds": Cost("evaluation", "", duration),
+    "data_seconds": Cost("data", "", duration),
+    "peak_memory_bytes": Cost("peak memory", "MB", _amount(1e6)),
+    "parameters": Cost("parameters", "million", _amount(1e6)),
+    "fit_flops": Cost("fit", "GFLOPs", _amount(1e9)),
+    "test_flops": Cost("test image", "MFLOPs", _amount(1e6)),
+    "energy_joules": Cost("energy", "J", _amount(1)),
 }
-"""What is accounted for: each column of `method_costs`, its name for a reader with its unit, and how a value is shown."""
+"""What is accounted for, by the column of `method_costs`."""
 
 METHOD_COSTS = (*_SETTING, "method", "snapshot", "n", *COSTS)
 BREAK_EVENS = (
@@ -160,11 +174,11 @@ def markdown_text(table: pd.DataFrame) -> str:
         if pd.isna(value):
             return "—"
         if column in costs:
-            return costs[column][1](value)
+            return costs[column].text(value)
         return f"{value:.4g}" if isinstance(value, float) else escape_markdown(str(value))
 
     names = list(table.columns)
-    lines = [[costs[name][0] if name in costs else name for name in names], ["---"] * len(names)]
+    lines = [[costs[name].heading if name in costs else name for name in names], ["---"] * len(names)]
     for row in table.itertuples(index=False, name=None):
         lines.append([shown(name, value) for name, value in zip(names, row, strict=True)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -229,7 +229,7 @@ class Run:
 
     def derived(self, key: str, name: str) -> pd.DataFrame | None:
         """What ``keep_derived`` kept under ``name``; None if nothing, or if it was damaged."""
-        table = self._read(self._derived_path(key, name), None)
+        table = self._read(self._derived_path(key, name), of_rows=False)
         return None if table is None else table.to_pandas()
 
     def keep_parameters(self, key: str, group: int, arrays: Mapping[str, np.ndarray]) -> None:
