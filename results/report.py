@@ -8,7 +8,7 @@ policy forbids the rest. What is computed here is what `results.tables`, `result
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +18,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from results import costs, curves
-from results.charts import Level, Point, Series, chart, pareto_front
+from results.charts import Level, Look, Point, Series, chart, pareto_front
 from results.comparison import PAIR
 from results.escaping import one_line
+from results.figures import LOSSES, losses_of, running_mean, top_of_losses
 from results.statistics import mean_ci
 from results.tables import (
     BOLD,
@@ -39,6 +40,13 @@ if TYPE_CHECKING:
 
 REFERENCE = "pudnet"
 ACCURACY = "accuracy on unseen classes (%)"
+CORRELATION_NOTE = (
+    "Learned: datasets with the parameters trained on them. Random: with those of others; the areas have 95% of the "
+    "shuffles. Held out: on samples that the analysis was not fitted to; without, chance alone correlates."
+)
+MOST_STEPS, MOST_TOLD = 400, 100  # steps of a training that are drawn, and that can be pointed at
+_LOSS_STYLES = dict(zip(LOSSES, (0, 1, 2, 6), strict=True))  # colours and dashes near to those of the figure
+_CORRELATIONS: tuple[tuple[str, str, Look], ...] = (("", "", ""), (", held out", "_held_out", "hollow"))
 _PAGE = Path(__file__).parent / "page"
 _Place = tuple[str, str, str, str, str]  # device, target, method, snapshot, family
 
@@ -62,7 +70,8 @@ class ReportedRun:
 
     `name` is its folder as a reader knows it, `manifest` is that of its store, `frame` is `Run.frame()` of its plan's
     cells, `layouts` has a table for each target, `printed` is `results.paper.load` of its suite (empty where the paper
-    has no numbers), `target_labels` names the targets.
+    has no numbers), `target_labels` names the targets. `losses` are those of meta-training, as `results.figures.draw_losses`
+    takes them, and `correlations` what `results.correlation.correlation_table` gives, by label; of the suites that draw them.
     """
 
     name: str
@@ -72,6 +81,8 @@ class ReportedRun:
     printed: pd.DataFrame
     target_labels: Mapping[str, str] = field(default_factory=dict)
     curve: LearningCurve | None = None
+    losses: pd.DataFrame | None = None
+    correlations: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -138,8 +149,9 @@ class Section:
     name: str
     summary: str
     panels: tuple[Panel, ...]
-    learning_title: str
-    learning: tuple[Plot, ...]
+    figure_title: str
+    figure: tuple[Plot, ...]
+    figure_tables: tuple[PageTable, ...]
     break_evens: PageTable | None
     costs: PageTable | None
     facts: tuple[tuple[str, str], ...]
@@ -173,7 +185,7 @@ def page(runs: Sequence[ReportedRun]) -> str:
 
 def _with_paper(section: Section) -> bool:
     in_tables = any(head.paper for panel in section.panels for head in panel.table.heads)
-    return in_tables or any(plot.with_paper for plot in section.learning)
+    return in_tables or any(plot.with_paper for plot in section.figure)
 
 
 def _shown(value: Any) -> Any:
@@ -209,8 +221,9 @@ def _section(number: int, run: ReportedRun, data: dict[str, Any]) -> Section:
             str(manifest.get(part) or "") for part in ("suite", "profile", "device") if manifest.get(part)
         ),
         panels=panels,
-        learning_title=f"Accuracy against {run.curve.x_label}" if run.curve else "",
-        learning=tuple(_learning_plots(run, families)),
+        figure_title=_figure_title(run),
+        figure=(*_learning_plots(run, families), *_loss_plots(run), *_correlation_plots(run)),
+        figure_tables=(*_loss_tables(run), *_correlation_tables(run)),
         break_evens=_break_even_table(run, break_evens, keys) if break_evens is not None and len(break_evens) else None,
         costs=_cost_table(run, keys) if len(frame) else None,
         facts=tuple(facts),
@@ -515,7 +528,7 @@ def _time_plots(
     for family, label in labels.items():
         # A clock that showed no time at all has no place on a logarithmic axis.
         shown = [cell for cell in cells if cell.column == family and cell.n and cell.seconds_mean > 0]
-        if not shown:
+        if len(shown) < 2:  # nothing to compare it with
             continue
         pairs = [(cell.seconds_mean, cell.accuracy_mean) for cell in shown]
         front = pareto_front(pairs)
@@ -561,7 +574,7 @@ def _epoch_plots(
     for family, label in labels.items():
         here = frame[frame["family"] == family]
         trained = here[np.isfinite(here["epochs"].to_numpy()) & (here["method"] != REFERENCE).to_numpy()]
-        if trained.empty:
+        if len(here[["method", "snapshot"]].drop_duplicates()) < 2 or trained.empty:
             continue
         series = []
         for method, rows in trained.groupby("method", sort=False):
@@ -603,12 +616,12 @@ def _learning_plots(run: ReportedRun, families: Mapping[str, str]) -> list[Plot]
         for name, line in printed.dropna(subset=["x", "value"]).groupby("curve", sort=False):
             style = order.setdefault(str(name), len(order))
             told = _line_points(line, "value", "ci")
-            series.append(Series(f"{name}, the paper", told, style, joined=False, hollow=True))
+            series.append(Series(f"{name}, the paper", told, style, "paper"))
         x = [point.x for one in series for point in one.points]
         title = f"{families.get(family, family)}, {run.target_labels.get(target, target)}"
         drawing = chart(title, series, curve.x_label, ACCURACY, log_x=curve.log_x and min(x) > 0)
         note = f"Means with 95% intervals over groups, on {device}."
-        plots.append(Plot(title, drawing, note, with_paper=any(one.hollow for one in series)))
+        plots.append(Plot(title, drawing, note, with_paper=any(one.look == "paper" for one in series)))
     return plots
 
 
@@ -621,6 +634,117 @@ def _line_points(line: pd.DataFrame, mean: str, half: str) -> tuple[Point, ...]:
         )
         for row in line.sort_values("x").to_dict("records")
     )  # fmt: skip
+
+
+def _figure_title(run: ReportedRun) -> str:
+    """What a suite of a figure draws."""
+    if run.curve:
+        return f"Accuracy against {run.curve.x_label}"
+    return "Losses in meta-training" if run.losses is not None else "Correlation of datasets and trained parameters"
+
+
+def _trainings(losses: pd.DataFrame | None) -> Iterator[tuple[str, pd.DataFrame]]:
+    """(label, rows in the order of the groups) of each meta-training; of several seeds the lowest."""
+    if losses is None:
+        return
+    for _, rows in losses.groupby(["target", "family"], sort=False):
+        one = rows[rows["seed"] == rows["seed"].min()].sort_values("groups", kind="stable")
+        first = one.iloc[0]
+        yield f"{first['family_label']}, {first['target_label']}, seed {first['seed']}", one
+
+
+def _loss_plots(run: ReportedRun) -> list[Plot]:
+    """The losses of meta-training against the groups seen, a plot for each training."""
+    plots = []
+    for title, rows in _trainings(run.losses):
+        x, top = rows["groups"].to_numpy(dtype=float), top_of_losses(rows)
+        steps, thinned = np.arange(0, len(rows), -(-len(rows) // MOST_STEPS)), []
+        told = np.arange(0, len(rows), -(-len(rows) // MOST_TOLD))
+        for loss in losses_of(rows):
+            label, style = LOSSES[loss][0], _LOSS_STYLES[loss]
+            raw, running = rows[loss].to_numpy(dtype=float), running_mean(rows[loss])
+            single = tuple(Point(x[place], raw[place]) for place in steps if math.isfinite(raw[place]))
+            mean = tuple(
+                Point(x[place], running[place], title=f"{label} at {x[place]:,.0f} groups: {running[place]:.3g}")
+                for place in told
+                if math.isfinite(running[place])
+            )
+            thinned += [Series(label, single, style, "faint"), Series(label, mean, style, "line")]
+        drawing = chart(title, sorted(thinned, key=lambda one: one.look), "groups seen in meta-training", "loss",
+                        whole_x=True, y_range=(0.0, top))  # fmt: skip
+        note = (
+            "Strong: mean over 2% of the reported steps around each. Faint: single steps, whose rare spikes may be cut."
+        )
+        plots.append(Plot(title, drawing, note))
+    return plots
+
+
+def _loss_tables(run: ReportedRun) -> list[PageTable]:
+    """The mean of each loss in the quarters of a meta-training: the plots, for those who cannot see them."""
+    rows, quarters = [], ("first quarter", "second", "third", "last quarter")
+    for title, training in _trainings(run.losses):
+        parts = np.array_split(np.arange(len(training)), len(quarters))
+        for loss in losses_of(training):
+            means = [
+                float(training[loss].to_numpy(dtype=float)[part].mean()) if len(part) else math.nan for part in parts
+            ]
+            rows.append((_words(title), _words(LOSSES[loss][0]), *(_rounded(mean, 3) for mean in means)))
+    if not rows:
+        return []
+    heads = (Head("Training", numeric=False), Head("Loss", numeric=False), *(Head(part) for part in quarters))
+    return [PageTable("Mean losses by quarter of meta-training", "", heads, tuple(rows))]
+
+
+def _correlation_plots(run: ReportedRun) -> list[Plot]:
+    """Canonical correlations of true and of shuffled pairs, a plot for each cell."""
+    plots = []
+    for title, table in run.correlations.items():
+        series, lowest = [], 0.0
+        for kind, suffix, look in _CORRELATIONS:
+            learned, random = table[f"learned{suffix}"], table[f"random{suffix}_mean"]
+            ends = list(zip(table[f"random{suffix}_low"], table[f"random{suffix}_high"], strict=True))
+            name = f"random{kind}"
+            series += [
+                Series(f"learned{kind}", tuple(
+                    Point(pair, value, title=f"learned{kind}, pair {pair}: {value:.3f}")
+                    for pair, value in zip(table["pair"], learned, strict=True)
+                ), 0, look),
+                Series(name, tuple(
+                    Point(pair, value, title=f"{name}, pair {pair}: {value:.3f} ({low:.3f} to {high:.3f})")
+                    for pair, value, (low, high) in zip(table["pair"], random, ends, strict=True)
+                ), 1, look, tuple(ends)),
+            ]  # fmt: skip
+            lowest = min(lowest, float(learned.min()), min(low for low, _ in ends))
+        drawing = chart(title, series, "canonical pair", "correlation coefficient", whole_x=True, y_range=(lowest, 1.0))
+        plots.append(Plot(f"{title} (n = {int(table['n'].iloc[0])})", drawing, CORRELATION_NOTE))
+    return plots
+
+
+def _correlation_tables(run: ReportedRun) -> list[PageTable]:
+    """The numbers of the plots."""
+    heads = [Head("Pair")]
+    for kind, _, _ in _CORRELATIONS:
+        heads += [Head(label, kind.removeprefix(", ")) for label in ("learned", "random", "95% of the random")]
+    tables = []
+    for title, table in run.correlations.items():
+        rows = []
+        for row in table.to_dict("records"):
+            line = [Entry(f"{row['pair']:.0f}", float(row["pair"]))]
+            for _, suffix, _ in _CORRELATIONS:
+                low, high = row[f"random{suffix}_low"], row[f"random{suffix}_high"]
+                line += [_fixed(row[f"learned{suffix}"]), _fixed(row[f"random{suffix}_mean"])]
+                line.append(Entry(f"{low:.3f} to {high:.3f}", low))
+            rows.append(tuple(line))
+        tables.append(PageTable(f"Canonical correlations, {title}", "", tuple(heads), tuple(rows)))
+    return tables
+
+
+def _fixed(value: float) -> Entry:
+    return Entry(f"{value:z.3f}", value)
+
+
+def _rounded(value: float, digits: int) -> Entry:
+    return Entry("—", None) if math.isnan(value) else Entry(f"{value:.{digits}g}", value)
 
 
 def _scatter(cells: Sequence[TableCell], layout: TableLayout, frame: pd.DataFrame) -> dict[str, Any] | None:

@@ -207,14 +207,20 @@ class Run:
 
     def keep_curve(self, key: str, curve: pd.DataFrame) -> None:
         """Keep what the meta-training behind a cell reported: any columns, a row for each report."""
-        path = self._curve_path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Column by column: from_pandas would turn NaN into null, whose bytes are not defined.
-        _write_table(path, pa.table({name: pa.array(column.to_numpy()) for name, column in curve.items()}))
+        _write_frame(self._curve_path(key), curve)
 
     def curve(self, key: str) -> pd.DataFrame | None:
         """What ``keep_curve`` kept; None if nothing, or if it was damaged and is now set aside, with a warning."""
         table = self._read(self._curve_path(key), None)
+        return None if table is None else table.to_pandas()
+
+    def keep_derived(self, key: str, name: str, table: pd.DataFrame) -> None:
+        """Keep a table of numbers that takes long to compute from a cell; ``name`` says from what of it, and how."""
+        _write_frame(self._derived_path(key, name), table)
+
+    def derived(self, key: str, name: str) -> pd.DataFrame | None:
+        """What ``keep_derived`` kept under ``name``; None if nothing, or if it was damaged."""
+        table = self._read(self._derived_path(key, name), None)
         return None if table is None else table.to_pandas()
 
     def keep_parameters(self, key: str, group: int, arrays: Mapping[str, np.ndarray]) -> None:
@@ -247,6 +253,9 @@ class Run:
 
     def _curve_path(self, key: str) -> Path:
         return self.folder / "curves" / f"{_checked(key)}.parquet"
+
+    def _derived_path(self, key: str, name: str) -> Path:
+        return self.folder / "derived" / f"{_checked(key)}.{name}.parquet"
 
     def _parameters_path(self, key: str, group: int) -> Path:
         return self.folder / "parameters" / _checked(key) / f"{group}.safetensors.sealed"
@@ -495,6 +504,12 @@ def _merged(tables: Sequence[pa.Table]) -> pa.Table:
         seen = np.union1d(seen, groups)
     merged = pa.concat_tables(kept)
     return merged.take(np.argsort(merged["group"].to_numpy(), kind="stable"))
+
+
+def _write_frame(path: Path, frame: pd.DataFrame) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Column by column: from_pandas would turn NaN into null, whose bytes are not defined.
+    _write_table(path, pa.table({name: pa.array(column.to_numpy()) for name, column in frame.items()}))
 
 
 def _write_table(path: Path, table: pa.Table) -> None:

@@ -207,12 +207,13 @@ def test_hostile_names_are_text(run: ReportedRun, make_row: Callable[..., dict[s
                               invocations=[{"command": name, "started": name, "git_commit": name}]),
             frame, [layout], printed, {kept: name},
             LearningCurve(name, True, {kept: (kept, 1.0), "pudnet": (kept, 2.0)}, points),
+            losses().assign(family_label=kept, target_label=kept), {name: correlations()},
         )  # fmt: skip
         text = page([hostile, hostile])
         assert text.replace("\n", "").isprintable()
         parsed = Parsed(text)
         text.encode()
-        assert {tag for tag, _, _ in parsed.elements} <= set().union(*plain) | {"nav", "li", "ul", "rect"}
+        assert {tag for tag, _, _ in parsed.elements} <= set().union(*plain) | {"nav", "li", "ul", "rect", "polygon"}
         assert not [key for _, own, _ in parsed.elements for key in own if key.startswith("on")]
         assert [own.get("type") for tag, own, _ in parsed.elements if tag == "script"] == ["application/json", None]
         assert "49" not in parsed.texts("h1")[0]
@@ -292,6 +293,78 @@ def test_learning_curves_with_the_papers_points(run: ReportedRun) -> None:
     assert "PudNet at 50: 45.00 ± 0.50 %" in told
 
 
+def losses(steps: int = 40, **changes: Any) -> pd.DataFrame:
+    """Of one meta-training: falling, with one spike of a single step."""
+    groups = 10 * np.arange(1, steps + 1)
+    metric = np.exp(-groups / groups[-1])
+    metric[steps // 2] = 50.0
+    place = {
+        "family": "fashion",
+        "family_label": "Fashion-set",
+        "target": "convnet3",
+        "target_label": "ConvNet-3",
+        "seed": 0,
+    }
+    return pd.DataFrame({"groups": groups, "metric_loss": metric, "loss": metric + 1.0}).assign(**{**place, **changes})
+
+
+def correlations() -> pd.DataFrame:
+    pairs = np.arange(1, 4)
+    table = pd.DataFrame({"pair": pairs, "n": 50})
+    for suffix, height in (("", 0.6), ("_held_out", 0.0)):
+        table[f"learned{suffix}"] = height + 0.1 - 0.05 * pairs
+        for end, by in (("mean", 0.0), ("low", -0.2), ("high", 0.3)):
+            table[f"random{suffix}_{end}"] = height + by
+    return table
+
+
+def drawings(parsed: Parsed) -> list[tuple[str, dict[str, str | None]]]:
+    return [(tag, own) for tag, own, _ in parsed.elements if tag in ("polyline", "polygon", "circle", "line")]
+
+
+def test_losses_of_each_training_with_their_means_by_quarter(run: ReportedRun) -> None:
+    both = pd.concat([losses(), losses(seed=1), losses(1000, family="cifar100", family_label="CIFAR100-set")])
+    text = page([replace(run, losses=both)])
+    parsed = Parsed(text)
+    assert "Losses in meta-training" in parsed.texts("h3")
+    titles = [text for text in parsed.texts("figcaption") if "seed" in text]
+    assert titles == ["Fashion-set, ConvNet-3, seed 0", "CIFAR100-set, ConvNet-3, seed 0"]
+    lines = [
+        own for tag, own in drawings(parsed) if tag == "polyline" and own["class"] in ("line d0", "line d6", "faint")
+    ]
+    assert [line["class"] for line in lines] == ["faint", "faint", "line d0", "line d6"] * 2
+    assert len(str(lines[4]["points"]).split()) <= 500
+    assert all(12 <= float(place.split(",")[1]) <= 280 for line in lines for place in str(line["points"]).split())
+    told = parsed.texts("title")
+    first = losses()["metric_loss"].iloc[0]
+    assert f"L1 metric at 10 groups: {first:.3g}" in told
+    assert sum(text.startswith("total at ") for text in told) == 40 + 100
+    (table,) = [text for text in parsed.texts("table") if text.startswith("Mean losses by quarter")]
+    for quarter in np.split(losses()["loss"].to_numpy(), 4):
+        assert f"{quarter.mean():.3g}" in table
+    assert "L3" not in table  # the others were not trained on
+
+
+def test_correlations_with_what_shuffled_pairs_have(run: ReportedRun) -> None:
+    parsed = Parsed(page([replace(run, correlations={"Fashion-MNIST": correlations()})]))
+    assert "Correlation of datasets and trained parameters" in parsed.texts("h3")
+    assert "Fashion-MNIST (n = 50)" in parsed.texts("figcaption")
+    bands = [own for tag, own in drawings(parsed) if own.get("class") == "band"]
+    assert [len(str(band["points"]).split()) for band in bands] == [6, 6]
+    told = parsed.texts("title")
+    assert "learned, pair 1: 0.650" in told
+    assert "random, held out, pair 3: 0.000 (-0.200 to 0.300)" in told
+    (table,) = [
+        text.split() for text in parsed.texts("table") if text.startswith("Canonical correlations, Fashion-MNIST")
+    ]
+    assert table[-10:] == ["0.550", "0.600", "0.400", "to", "0.900", "-0.050", "0.000", "-0.200", "to", "0.300"]
+
+
+def test_one_method_alone_is_compared_with_nothing(run: ReportedRun) -> None:
+    alone = run.frame[(run.frame["method"] == "adam") & (run.frame["snapshot"] == "1 epochs")]
+    assert not [t for t in Parsed(page([replace(run, frame=alone)])).texts("figcaption") if t.startswith("Accuracy")]
+
+
 def test_five_hundred_groups_of_twenty_rows_are_small(make_row: Callable[..., dict[str, Any]]) -> None:
     draw = np.random.default_rng(0)
     families = (("fashion", "Fashion-set"), ("cifar100", "CIFAR100-set"), ("imagenet", "ImageNet-set"))
@@ -367,6 +440,23 @@ def test_charts_stay_inside_and_are_xml(points: list[Point], log_x: bool, name: 
                 assert -0.1 <= float(element.attrib[attribute]) <= most + 0.1
     labels = [text for text in svg.iter("text") if text.get("text-anchor") == "middle"]
     assert 1 <= len(labels) - 2 <= 8  # ticks, beside the names of the two axes
+
+
+def test_a_given_range_is_the_whole_axis() -> None:
+    points = tuple(Point(x, y) for x, y in ((1, 0.5), (2, 0.7), (3, 99.0)))
+    drawing = chart("a", [Series("a", points, 0, "line")], "x", "y", y_range=(0.0, 1.0))
+    root = ET.fromstring(f"<div>{drawing}</div>")
+    assert [text.text for text in root.iter("text") if text.get("text-anchor") == "end"] == [
+        "0",
+        "0.2",
+        "0.4",
+        "0.6",
+        "0.8",
+        "1",
+    ]
+    (line,) = root.iter("polyline")
+    heights = [float(place.split(",")[1]) for place in line.attrib["points"].split()]
+    assert heights[0] > heights[1] > heights[2] == 12.0  # what is beyond it ends at its edge
 
 
 def test_ticks_are_round_numbers() -> None:

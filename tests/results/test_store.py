@@ -437,6 +437,20 @@ def test_a_curve_comes_back_as_it_was_kept(run: Run) -> None:
     assert run.curve("b") is None
 
 
+def test_what_was_derived_is_kept_by_name(run: Run) -> None:
+    table = pd.DataFrame({"pair": [1, 2], "learned": [0.5, float("nan")]})
+    assert run.derived("a", "correlations-1") is None
+    run.keep_derived("a", "correlations-1", table)
+    found = run.derived("a", "correlations-1")
+    assert found is not None
+    pd.testing.assert_frame_equal(found, table)
+    assert run.derived("a", "correlations-2") is None
+    path = run.folder / "derived" / "a.correlations-1.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.warns(UserWarning, match="set aside"):
+        assert run.derived("a", "correlations-1") is None
+
+
 def test_parameters_come_back_stacked_in_the_order_asked_for(run: Run) -> None:
     for group in range(3):
         run.keep_parameters("a", group, {"w": np.full(4, group, np.float32), "mean_image": np.arange(2.0)})
