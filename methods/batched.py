@@ -5,10 +5,11 @@ A route to accuracies, never to times: those are of one group alone. Images of G
 channel, and so per group; ReLU, pooling and adding do not mix channels; Adam, and the mean per row that gradient
 centralization subtracts, do not mix rows. So every group gets what it gets alone, up to the order of floating-point sums.
 
-No command measures by it, because on a CPU it is slower where images are not tiny. AMD EPYC, one thread of a busy machine,
-ConvNet-3 in bfloat16, speed in units of one group after another: training 4 groups at once 1.2 at 8x8 pixels, 1.0 at 28x28,
-0.9 at 32x32; 16 groups 1.4, 0.7, 0.6; a step of meta-training on 4 groups 1.0, 0.8, 0.7; float32 is no better. ``torch.func.vmap`` over
-stacked parameters has 0.5, 0.3, 0.2. ``harness.bench.batched`` measures all of these on any device; on CUDA none is known.
+No command measures by it, because on a CPU it is slower where images are not tiny. Speed in units of one group after
+another, for 4 and 16 groups of ConvNet-3 trained at once (AMD EPYC, one thread, a machine in use by others): in bfloat16
+1.2 and 1.4 at 8x8 pixels, 1.0 and 0.7 at 28x28, 0.9 and 0.6 at 32x32; in float32 1.0 and 1.4, 0.8 and 0.6, 0.7 and 0.5.
+``torch.func.vmap`` over stacked parameters of 4 groups, in bfloat16: 0.5, 0.3, 0.2. The gradients of 4 groups of a
+meta-training step: 1.0, 0.8, 0.7. ``harness.bench.batched`` measures all of these on any device; on CUDA none is known yet.
 """
 
 from __future__ import annotations

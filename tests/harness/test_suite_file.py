@@ -1,4 +1,4 @@
-"""A suite of the user's own: the README's example as it stands, and what is said of files that are none."""
+"""A suite of the user's own: the guide's example as it stands, and what is said of files that are none."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from methods.registry import UnknownMethodError
 from results.store import Run
 from suites.declaration import SuiteError
 
-README = Path(__file__).parents[2] / "README.md"
+GUIDE = Path(__file__).parents[2] / "docs/adding-a-method.md"
 MINE = """
 from suites.declaration import Suite, Variant
 
@@ -23,7 +23,7 @@ SUITE = Suite("mine", "Mine", ("convnet3",), ("digits",), ({variants}))
 
 
 def example() -> str:
-    (text,) = re.findall(r"```python\n# sketch_size\.py\n(.*?)```", README.read_text(), re.DOTALL)
+    (text,) = re.findall(r"```python\n# sketch_size\.py\n(.*?)```", GUIDE.read_text(), re.DOTALL)
     return text
 
 
