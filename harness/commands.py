@@ -203,6 +203,12 @@ def run(
         ),
     ] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16 (autocast).")] = "auto",
+    clock: Annotated[
+        str,
+        typer.Option(
+            help="harness: training from scratch at its best; paper: as a plain script has it (DataLoader, float32)."
+        ),
+    ] = "harness",
     executor: Annotated[
         str, typer.Option(help="local, local-processes:N (several at a time, which slow one another down) or slurm.")
     ] = "local",
@@ -232,6 +238,8 @@ def run(
 
         if episodes not in ("own", "learn2learn"):
             raise UsageError(f"--episodes takes own or learn2learn, not '{episodes}'")
+        if clock not in ("harness", "paper"):
+            raise UsageError(f"--clock takes harness or paper, not '{clock}'")
         for name in suites:
             if name != "all" and not name.endswith(".py"):
                 pick("suite", name, SUITES)
@@ -270,7 +278,7 @@ def run(
         choice = Choice(
             _names(methods), tuple(_method_file(file) for file in method or ()), _names(families), _names(targets),
             _numbers("--seeds", seeds, 0), groups, episodes, weights.expanduser().absolute() if weights else None,
-            _numbers("--training-groups", training_groups, 1) or (), groups_per_step,
+            _numbers("--training-groups", training_groups, 1) or (), groups_per_step, clock,
         )  # fmt: skip
         recipes = [
             Recipe(

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from harness.compute import choose, processor_name
+from harness.energy import EnergyMeter
 from harness.provenance import driver, git_commit, package_versions
 from suites.sources import SOURCES
 from suites.sources.loading import locate
@@ -30,6 +31,7 @@ def examine(data_dir: Path | None, cache_dir: Path) -> list[tuple[str, str]]:
         ("commit", git_commit() or "not a git checkout"),
         ("versions", ", ".join(f"{name} {version}" for name, version in package_versions().items())),
         ("memory", _memory()),
+        ("energy", ", ".join(counter.name for counter in EnergyMeter(compute.device).counters) or "not reported"),
         ("cache", f"{cache_dir}, {shutil.disk_usage(_existing(cache_dir)).free / 1e9:.0f} GB free"),
     ]
     for name in SOURCES:

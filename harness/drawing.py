@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import sys
 from collections.abc import Callable
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -68,22 +71,30 @@ def printed_points(run: Run) -> pd.DataFrame:
     return numbers.assign(curve=numbers["row"].map(of_row), x=numbers["column"].map(plan["paper_groups"]))
 
 
-def _losses(run: Run) -> dict[str, bytes]:
-    plan = run.manifest["plan"]
-    parts = []
+def losses(run: Run) -> pd.DataFrame | None:
+    """What the meta-trainings behind the run's cells reported, a row per report, as ``results.figures.draw_losses`` takes
+    it; all seeds, in a column ``seed``. None where nothing is kept.
+    """
+    plan, parts = run.manifest["plan"], []
     for cell in plan["cells"]:
         curve = run.curve(cell["key"])
         if curve is not None:
             final = curve[curve["phase"] == "final"].dropna(axis=1, how="all")
             parts.append(final.assign(family=cell["family"], target=cell["target"], seed=cell["seed"]))
-    if not parts:
-        return {}
-    losses = pd.concat(parts, ignore_index=True)
-    shown = _labelled(plan, losses[losses["seed"] == losses["seed"].min()])
-    return {".csv": losses.to_csv(index=False).encode(), **_pictures(partial(figures.draw_losses, shown))}
+    return _labelled(plan, pd.concat(parts, ignore_index=True)) if parts else None
 
 
-def _correlations(run: Run) -> dict[str, bytes]:
+def of_one_seed(losses: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the lowest seed: a line is one training."""
+    return losses[losses["seed"] == losses["seed"].min()]
+
+
+def correlations(run: Run) -> dict[str, pd.DataFrame]:
+    """``results.correlation.correlation_table`` of each cell with enough groups, by its label.
+
+    Computed once for the groups that are measured, and kept with the run where it can be written. Raises StoreError where
+    the parameters that it is computed from are gone.
+    """
     plan, tables = run.manifest["plan"], {}
     labels = dict(plan["families"])
     frame = measured(run)
@@ -96,13 +107,38 @@ def _correlations(run: Run) -> dict[str, bytes]:
                 file=sys.stderr,
             )
             continue
-        arrays = run.parameters(cell["key"], groups)
-        to_fit = len(groups) - -(-len(groups) // correlation.FOLDS)
-        pairs = min(PAIRS, (to_fit - 1) // 2)
         title = f"{labels[cell['family']]}, {TARGET_LABELS.get(cell['target'], cell['target'])}, seed {cell['seed']}"
-        tables[title] = correlation.correlation_table(
-            arrays["mean_image"], arrays["parameters"], pairs, SHUFFLES, cell["seed"]
-        )
+        tables[title] = _correlation(run, cell["key"], groups, cell["seed"])
+    return tables
+
+
+def _correlation(run: Run, key: str, groups: list[int], seed: int) -> pd.DataFrame:
+    to_fit = len(groups) - -(-len(groups) // correlation.FOLDS)
+    pairs = min(PAIRS, (to_fit - 1) // 2)
+    which = sha256(json.dumps([[int(group) for group in groups], pairs, SHUFFLES]).encode()).hexdigest()[:10]
+    kept = run.derived(key, f"correlations-{which}")
+    if kept is not None:
+        return kept
+    arrays = run.parameters(key, groups)
+    table = correlation.correlation_table(arrays["mean_image"], arrays["parameters"], pairs, SHUFFLES, seed)
+    with contextlib.suppress(OSError):  # a run that may only be read
+        run.keep_derived(key, f"correlations-{which}", table)
+    return table
+
+
+def _losses(run: Run) -> dict[str, bytes]:
+    found = losses(run)
+    if found is None:
+        return {}
+    numbers = found.drop(columns=["family_label", "target_label"])
+    return {
+        ".csv": numbers.to_csv(index=False).encode(),
+        **_pictures(partial(figures.draw_losses, of_one_seed(found))),
+    }
+
+
+def _correlations(run: Run) -> dict[str, bytes]:
+    tables = correlations(run)
     if not tables:
         return {}
     rows = pd.concat([table.assign(family=label) for label, table in tables.items()], ignore_index=True)

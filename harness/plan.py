@@ -38,6 +38,7 @@ class Choice:
     weights: Path | None = None
     training_groups: tuple[int, ...] = ()
     groups_per_step: int = 1
+    clock: str = "harness"
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def make_plan(
             budget = Budget(most, counts.check_every, counts.patience, choice.groups_per_step)
             validation_groups = 0 if lengths else counts.validation_groups
             for seed in choice.seeds or profile.seeds:
-                for variant in _at_milestones(base_variants, classes, ladder):
+                for variant in _by_clock(_at_milestones(base_variants, classes, ladder), classes, choice.clock):
                     method = classes[variant.row or variant.name]
                     if method.meta_trains() and not trained_on.training_classes:
                         raise FamilyError(
@@ -296,6 +297,21 @@ def _at_milestones(
             for groups in milestones
         ]  # fmt: skip
     return expanded
+
+
+def _by_clock(variants: list[Variant], classes: dict[str, type[Method]], clock: str) -> list[Variant]:
+    """``variants``; with the "paper" clock, those that have one in the loop of a plain script, as rows of their own."""
+    if clock == "harness":
+        return variants
+    return [
+        replace(
+            variant, name=f"{variant.name}-plain-loop", label=f"{variant.label}, plain loop",
+            options=(*variant.options, *options.items()), row=variant.name,
+        )
+        if (options := classes[variant.row or variant.name].paper_clock)
+        else variant
+        for variant in variants
+    ]  # fmt: skip
 
 
 def _family(name: str, folders: Sequence[str], load_source: Callable[[str, int | None], Source]) -> Family:

@@ -49,14 +49,15 @@ def layouts(run: Run) -> list[TableLayout]:
     for variant in plan["variants"]:
         several = len(variant["snapshots"]) > 1
         for snapshot, label in variant["snapshots"]:
-            row_id = f"{variant['name']}@{snapshot.split()[0]}" if several else variant["name"]
+            epochs = f"@{snapshot.split()[0]}" if several else ""
             rows.append(
                 TableRow(
-                    row_id,
+                    variant["name"] + epochs,
                     variant["name"],
                     snapshot,
                     label if several else variant["label"],
                     variant["label"] if several else "",
+                    variant["row"] + epochs if variant["row"] and not variant["x"] else "",
                 )
             )
     columns = tuple((name, label) for name, label in plan["families"])

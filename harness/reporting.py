@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness.drawing import AXES, TARGET_LABELS, printed_points
+import pandas as pd
+
+from harness.drawing import AXES, TARGET_LABELS, correlations, losses, printed_points
 from harness.rendering import layouts, measured
 from results import paper
 from results.report import LearningCurve, ReportedRun, page
@@ -41,7 +44,17 @@ def reported(run: Run) -> ReportedRun:
         paper.load(suite),
         TARGET_LABELS,
         learning_curve(run),
+        losses(run) if run.manifest["plan"].get("figure") == "losses" else None,
+        _correlations(run) if run.manifest["plan"].get("figure") == "correlation" else {},
     )
+
+
+def _correlations(run: Run) -> Mapping[str, pd.DataFrame]:
+    try:
+        return correlations(run)
+    except StoreError as error:  # a copy of a run, without what was trained: the rest of the page is still worth having
+        print(f"the page has no correlations: {error}", file=sys.stderr)
+        return {}
 
 
 def learning_curve(run: Run) -> LearningCurve | None:

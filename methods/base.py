@@ -229,11 +229,13 @@ class Method(ABC):
     ``__init__(target, n_training_classes, **options)`` receives the target's specification; options are keyword
     arguments with defaults. ``iterative`` says that ``fit`` trains for minutes rather than predicts, so that
     profiles give it fewer groups. ``autocast()`` is the precision that the harness chose for forward passes, the same
-    for every method; one that ignores it computes in float32.
+    for every method; one that ignores it computes in float32. ``paper_clock`` are options with which the method takes the
+    time that a plain script takes, for ``run --clock paper``; none for most methods.
     """
 
     name: ClassVar[str]
     iterative: ClassVar[bool] = False
+    paper_clock: ClassVar[Mapping[str, Any]] = {}
     autocast: Callable[[], AbstractContextManager[Any]] = staticmethod(nullcontext)
 
     def __init__(self, target: TargetSpec, n_training_classes: int) -> None:

@@ -26,6 +26,7 @@ class Finetune(Adam):
     """
 
     name: ClassVar[str] = "finetune"
+    paper_clock: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(
         self,

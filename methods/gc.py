@@ -26,7 +26,7 @@ def centralize(grad: Tensor, conv_only: bool = False) -> Tensor:
 
 
 class AdamGC(torch.optim.Adam):
-    """Adam with gradient centralization, on top of torch's fused Adam.
+    """Adam with gradient centralization, on top of torch's Adam, ``fused`` or as torch defaults it.
 
     ``gc_loc=True`` centres the gradient, after weight decay has been added to it; ``False`` centres the final update.
     The parameters' ``.grad`` are as the caller left them after ``step``.
@@ -41,8 +41,9 @@ class AdamGC(torch.optim.Adam):
         weight_decay: float = 0.0,
         gc_conv_only: bool = False,
         gc_loc: bool = True,
+        fused: bool | None = True,
     ) -> None:
-        super().__init__(params, lr=lr, betas=betas, eps=eps, fused=True)
+        super().__init__(params, lr=lr, betas=betas, eps=eps, fused=fused)
         self.decay = weight_decay
         self.gc_conv_only = gc_conv_only
         self.gc_loc = gc_loc
@@ -76,4 +77,4 @@ class GC(Scratch):
     name = "gc"
 
     def optimizer(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-        return AdamGC(parameters, lr=self.lr)
+        return AdamGC(parameters, lr=self.lr, fused=None if self.plain else True)

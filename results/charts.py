@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from markupsafe import Markup
 
@@ -33,15 +34,22 @@ class Point:
     ringed: bool = False
 
 
+Look = Literal["", "hollow", "paper", "line", "faint"]
+
+
 @dataclass(frozen=True)
 class Series:
-    """Points of one name; `style` chooses colour and marker. `hollow` ones are the paper's, and belong to its layer."""
+    """Points of one name; `style` chooses colour, marker and dashes, `band` has (low, high) at each point.
+
+    `look`: "" joined markers; "hollow" the same, hollow; "paper" hollow and not joined, of the layer of the paper's
+    numbers; "line" dashes without markers, for many points; "faint" a thin line that the legend does not name.
+    """
 
     label: str
     points: tuple[Point, ...]
     style: int
-    joined: bool = True
-    hollow: bool = False
+    look: Look = ""
+    band: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,11 +86,13 @@ def chart(
     whole_x: bool = False,
     levels: Sequence[Level] = (),
     front: Sequence[tuple[float, float]] = (),
+    y_range: tuple[float, float] | None = None,
 ) -> Markup:
     """A plot named `name` for those who cannot see it, and its legend.
 
-    Values in percent, so the axis stays within 0 to 100. `whole_x`: x counts something, and has no ticks between whole
-    numbers. `front` is drawn as steps between its points, in order of x.
+    The y axis is `y_range`, beyond which nothing is drawn; without, values are in percent, and it is what they take of 0
+    to 100. `whole_x`: x counts something, and has no ticks between whole numbers. `front` is drawn as steps between its
+    points, in order of x.
     Raises ValueError without a point, and on a logarithmic axis for an x that is not positive.
     """
     points = [point for one in series for point in one.points]
@@ -95,10 +105,12 @@ def chart(
     )
     heights = [value for p in points for value in _reach(p.y, p.y_half)]
     heights += [value for level in levels for value in _reach(level.y, level.half)]
+    low, high = y_range or (0.0, 100.0)
     y_axis = _Axis.of(
-        [min(max(height, 0.0), 100.0) for height in heights], HEIGHT - BOTTOM, TOP, False, bounds=(0.0, 100.0)
+        y_range or [min(max(height, low), high) for height in heights], HEIGHT - BOTTOM, TOP, False, bounds=(low, high)
     )
-    parts = [_frame(x_axis, y_axis, x_label, y_label)]
+    parts = [_frame(x_axis, y_axis, x_label, y_label, (low, high))]
+    parts += [_band(one, x_axis, y_axis) for one in series if one.band]
     parts += [_level(level, y_axis) for level in levels]
     if front:
         parts.append(_steps(front, x_axis, y_axis))
@@ -136,7 +148,9 @@ class _Axis:
         kept = [math.log10(value) if log else value for value in values if value > 0 or not log]
         low, high = min(kept), max(kept)
         margin = 0.06 * (high - low) or (0.5 if log else 1.0)
-        return cls(max(low - margin, bounds[0] - 1), min(high + margin, bounds[1] + 1), start, end, log, whole)
+        # At a bound a marker needs a little room, where there is a bound.
+        room = 0.01 * (bounds[1] - bounds[0]) if math.isfinite(bounds[1]) else 0.0
+        return cls(max(low - margin, bounds[0] - room), min(high + margin, bounds[1] + room), start, end, log, whole)
 
     def at(self, value: float) -> float:
         shown = math.log10(value) if self.log else value
@@ -179,16 +193,17 @@ def _number(value: float) -> str:
     return f"{value / 1000:,g}k" if abs(value) >= 1000 else f"{float(f'{value:.3g}'):.10g}"
 
 
-def _frame(x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str) -> Markup:
+def _frame(x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str, bounds: tuple[float, float]) -> Markup:
     line = Markup('<line class="{}" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>')
     text = Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>')
+    low, high = bounds
     left, right, top, bottom = LEFT, WIDTH - RIGHT, TOP, HEIGHT - BOTTOM
     parts = []
     for tick in x_axis.ticks():
         parts.append(line.format("grid", x_axis.at(tick), top, x_axis.at(tick), bottom))
         parts.append(text.format(x_axis.at(tick), bottom + 17, "middle", _number(tick)))
     for tick in y_axis.ticks():
-        if 0 <= tick <= 100:
+        if low <= tick <= high:
             parts.append(line.format("grid", left, y_axis.at(tick), right, y_axis.at(tick)))
             parts.append(text.format(left - 6, y_axis.at(tick) + 4, "end", _number(tick)))
     parts.append(line.format("axis", left, bottom, right, bottom))
@@ -220,14 +235,28 @@ def _steps(front: Sequence[tuple[float, float]], x_axis: _Axis, y_axis: _Axis) -
     return Markup('<path class="front" d="{}"/>').format(f"{path}H{WIDTH - RIGHT}")
 
 
+def _band(one: Series, x_axis: _Axis, y_axis: _Axis) -> Markup:
+    x = [x_axis.at(point.x) for point in one.points]
+    lows, highs = ([y_axis.clipped(ends[side]) for ends in one.band] for side in (0, 1))
+    corners = [*zip(x, lows, strict=True), *reversed(list(zip(x, highs, strict=True)))]
+    return Markup('<g class="c{}"><polygon class="band" points="{}"/></g>').format(
+        one.style % COLOURS, " ".join(f"{right:.1f},{down:.1f}" for right, down in corners)
+    )
+
+
 def _series(one: Series, x_axis: _Axis, y_axis: _Axis) -> Markup:
     line = Markup('<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>')
     parts = []
-    places = [(x_axis.at(point.x), y_axis.at(point.y)) for point in one.points]
-    if one.joined and len(places) > 1:
+    places = [(x_axis.at(point.x), y_axis.clipped(point.y)) for point in one.points]
+    if one.look != "paper" and len(places) > 1:
         joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        parts.append(Markup('<polyline class="joined" points="{}"/>').format(joined))
+        parts.append(Markup('<polyline class="{}" points="{}"/>').format(_line_class(one), joined))
     for point, (x, y) in zip(one.points, places, strict=True):
+        if one.look == "line" and point.title:  # a place to point at
+            spot = Markup('<circle class="spot" cx="{:.1f}" cy="{:.1f}" r="{}"><title>{}</title></circle>')
+            parts.append(spot.format(x, y, RADIUS, one_line(point.title)))
+        if one.look in ("line", "faint"):
+            continue
         marks = []
         if math.isfinite(point.y_half):
             marks.append(
@@ -243,8 +272,14 @@ def _series(one: Series, x_axis: _Axis, y_axis: _Axis) -> Markup:
         parts.append(
             Markup('<g class="point">{}<title>{}</title></g>').format(Markup().join(marks), one_line(point.title))
         )
-    layer = " hollow paper" if one.hollow else ""
-    return Markup('<g class="c{}{}">{}</g>').format(one.style % COLOURS, layer, Markup().join(parts))
+    return Markup('<g class="c{}{}">{}</g>').format(one.style % COLOURS, _LAYERS[one.look], Markup().join(parts))
+
+
+_LAYERS: dict[Look, str] = {"": "", "hollow": " hollow", "paper": " hollow paper", "line": "", "faint": ""}
+
+
+def _line_class(one: Series) -> str:
+    return {"line": f"line d{one.style % COLOURS}", "faint": "faint"}.get(one.look, "joined")
 
 
 def _marker(style: int, x: float, y: float) -> Markup:
@@ -278,19 +313,16 @@ def _legend(series: Sequence[Series], levels: Sequence[Level], with_front: bool)
     sample = Markup('<li class="{}"><svg viewBox="0 0 26 14" aria-hidden="true">{}</svg>{}</li>')
     parts = []
     for one in series:
-        line = (
-            Markup('<line class="joined" x1="0" y1="7" x2="26" y2="7"/>')
-            if one.joined and len(one.points) > 1
-            else Markup()
-        )
-        layer = " hollow paper" if one.hollow else ""
-        parts.append(
-            sample.format(f"c{one.style % COLOURS}{layer}", line + _marker(one.style, 13, 7), one_line(one.label))
-        )
+        if one.look == "faint":
+            continue
+        line = Markup('<line class="{}" x1="0" y1="7" x2="26" y2="7"/>').format(_line_class(one))
+        drawn = line if one.look != "paper" and len(one.points) > 1 else Markup()
+        marker = Markup() if one.look == "line" else _marker(one.style, 13, 7)
+        parts.append(sample.format(f"c{one.style % COLOURS}{_LAYERS[one.look]}", drawn + marker, one_line(one.label)))
     for level in levels:
         line = Markup('<line class="level" x1="0" y1="7" x2="26" y2="7"/>')
         parts.append(sample.format(f"c{level.style % COLOURS}", line, one_line(level.label)))
     if with_front:
         line = Markup('<path class="front" d="M0 12H13V3H26"/>')
-        parts.append(sample.format("", line, "Pareto front: nothing is both faster and more accurate"))
+        parts.append(sample.format("", line, "Pareto front: nothing is both cheaper and more accurate"))
     return Markup('<ul class="legend">{}</ul>').format(Markup().join(parts))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from results.escaping import Format, escape_latex, escape_markdown
+from results.latex import table_environment
 from results.statistics import holm, paired, smallest_p_value, wilcoxon_p_value
 
 if TYPE_CHECKING:
@@ -133,23 +134,4 @@ def text(table: pd.DataFrame, runs: dict[str, str], format: Format) -> str:
         return "\n".join([*told, "", *(f"| {' | '.join(line)} |" for line in grid)]) + "\n"
     told = [f"{name}: {escape_latex(said)}." for name, said in runs.items()]
     rows = [" & ".join(escape_latex(value) for value in line) + r" \\" for line in [heads, *lines]]
-    return (
-        "\n".join(
-            [
-                r"\begin{table}[tbp]",
-                r"  \centering",
-                rf"  \caption{{{' '.join(told)}}}",
-                r"  \small",
-                r"  \makebox[\linewidth][c]{%",
-                r"  \begin{tabular}{@{}lllrrrrrlr@{}}",
-                r"    \toprule",
-                f"    {rows[0]}",
-                r"    \midrule",
-                *(f"    {row}" for row in rows[1:]),
-                r"    \bottomrule",
-                r"  \end{tabular}}",
-                r"\end{table}",
-            ]
-        )
-        + "\n"
-    )
+    return table_environment(" ".join(told), "", "@{}lllrrrrrlr@{}", [rows[0], r"\midrule", *rows[1:]])

@@ -25,7 +25,8 @@ _LATEX = {
 
 def escape_latex(text: str) -> str:
     """`text` with nothing in it that LaTeX would act on; line breaks become spaces."""
-    return "".join(_LATEX.get(character, character) for character in one_line(text))
+    escaped = "".join(_LATEX.get(character, character) for character in one_line(text))
+    return re.sub("([-`'])(?=\\1)", r"\1{}", escaped)  # two of these would be set as one other sign: --out as a dash
 
 
 def escape_markdown(text: str) -> str:

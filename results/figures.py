@@ -68,6 +68,23 @@ def draw_losses(curves: pd.DataFrame, format: str) -> bytes:
     return to_bytes(_losses_figure(curves), format)
 
 
+def losses_of(curves: pd.DataFrame) -> list[str]:
+    """The columns of ``LOSSES`` that ``curves`` has values of."""
+    return [name for name in LOSSES if name in curves and curves[name].notna().any()]
+
+
+def running_mean(loss: pd.Series) -> np.ndarray:
+    """Mean [steps] of a loss over 2% of the steps around each."""
+    window = max(1, round(0.02 * len(loss)))
+    return loss.rolling(window, center=True, min_periods=1).mean().to_numpy(dtype=float)
+
+
+def top_of_losses(curves: pd.DataFrame) -> float:
+    """Where the axis of the losses of one training ends: rare spikes of single steps may leave the panel."""
+    tops = [max(np.nanmax(running_mean(curves[n])), curves[n].quantile(0.995)) for n in losses_of(curves)]
+    return 1.05 * float(max(tops)) if tops and max(tops) > 0 else 1.0
+
+
 def to_bytes(figure: Figure, format: str) -> bytes:
     """The picture as "pdf" or "png"; the same figure gives the same bytes."""
     from matplotlib import rc_context
@@ -209,7 +226,7 @@ def _losses_figure(curves: pd.DataFrame) -> Figure:
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-    losses = [name for name in LOSSES if name in curves and curves[name].notna().any()]
+    losses = losses_of(curves)
     if not losses:
         raise ValueError("no losses to draw")
     figure, panels = _grid(curves, "groups seen in meta-training", "loss")
@@ -217,20 +234,17 @@ def _losses_figure(curves: pd.DataFrame) -> Figure:
     for axes, shown, name in panels:
         shown = shown.sort_values("groups", kind="stable")
         x, step = shown["groups"].to_numpy(dtype=float), -(-len(shown) // 2000)
-        window = max(1, round(0.02 * len(shown)))
-        top = 0.0
         for number, loss in enumerate(losses):
             _, colour, dashes = LOSSES[loss]
             raw = shown[loss].to_numpy(dtype=float)
-            running = shown[loss].rolling(window, center=True, min_periods=1).mean().to_numpy(dtype=float)
             if np.isnan(raw).all():
                 continue
+            running = running_mean(shown[loss])
             axes.plot(x[::step], raw[::step], color=colour, linewidth=0.4, alpha=0.25, zorder=1, rasterized=True)
             axes.plot(x[::step], running[::step], color=colour, linewidth=1.3, linestyle=dashes, zorder=2 + number)
-            top = max(top, np.nanmax(running), np.nanquantile(raw, 0.995))
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        axes.set_ylim(0, 1.05 * top if top > 0 else 1)
+        axes.set_ylim(0, top_of_losses(shown))
         axes.set_title(wrapped(name, figure, columns), fontsize=NORMAL)
     _place_legend(
         figure,

@@ -8,7 +8,7 @@ policy forbids the rest. What is computed here is what `results.tables`, `result
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +18,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from results import costs, curves
-from results.charts import Level, Point, Series, chart, pareto_front
+from results.charts import Level, Look, Point, Series, chart, pareto_front
 from results.comparison import PAIR
 from results.escaping import one_line
+from results.figures import LOSSES, losses_of, running_mean, top_of_losses
 from results.statistics import mean_ci
 from results.tables import (
     BOLD,
@@ -39,6 +40,13 @@ if TYPE_CHECKING:
 
 REFERENCE = "pudnet"
 ACCURACY = "accuracy on unseen classes (%)"
+CORRELATION_NOTE = (
+    "Learned: datasets with the parameters trained on them. Random: with those of others; the areas have 95% of the "
+    "shuffles. Held out: on samples that the analysis was not fitted to; without, chance alone correlates."
+)
+MOST_STEPS, MOST_TOLD = 400, 100  # steps of a training that are drawn, and that can be pointed at
+_LOSS_STYLES = dict(zip(LOSSES, (0, 1, 2, 6), strict=True))  # colours and dashes near to those of the figure
+_CORRELATIONS: tuple[tuple[str, str, Look], ...] = (("", "", ""), (", held out", "_held_out", "hollow"))
 _PAGE = Path(__file__).parent / "page"
 _Place = tuple[str, str, str, str, str]  # device, target, method, snapshot, family
 
@@ -62,7 +70,8 @@ class ReportedRun:
 
     `name` is its folder as a reader knows it, `manifest` is that of its store, `frame` is `Run.frame()` of its plan's
     cells, `layouts` has a table for each target, `printed` is `results.paper.load` of its suite (empty where the paper
-    has no numbers), `target_labels` names the targets.
+    has no numbers), `target_labels` names the targets. `losses` are those of meta-training, as `results.figures.draw_losses`
+    takes them, and `correlations` what `results.correlation.correlation_table` gives, by label; of the suites that draw them.
     """
 
     name: str
@@ -72,6 +81,8 @@ class ReportedRun:
     printed: pd.DataFrame
     target_labels: Mapping[str, str] = field(default_factory=dict)
     curve: LearningCurve | None = None
+    losses: pd.DataFrame | None = None
+    correlations: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -138,8 +149,9 @@ class Section:
     name: str
     summary: str
     panels: tuple[Panel, ...]
-    learning_title: str
-    learning: tuple[Plot, ...]
+    figure_title: str
+    figure: tuple[Plot, ...]
+    figure_tables: tuple[PageTable, ...]
     break_evens: PageTable | None
     costs: PageTable | None
     facts: tuple[tuple[str, str], ...]
@@ -173,7 +185,7 @@ def page(runs: Sequence[ReportedRun]) -> str:
 
 def _with_paper(section: Section) -> bool:
     in_tables = any(head.paper for panel in section.panels for head in panel.table.heads)
-    return in_tables or any(plot.with_paper for plot in section.learning)
+    return in_tables or any(plot.with_paper for plot in section.figure)
 
 
 def _shown(value: Any) -> Any:
@@ -209,8 +221,9 @@ def _section(number: int, run: ReportedRun, data: dict[str, Any]) -> Section:
             str(manifest.get(part) or "") for part in ("suite", "profile", "device") if manifest.get(part)
         ),
         panels=panels,
-        learning_title=f"Accuracy against {run.curve.x_label}" if run.curve else "",
-        learning=tuple(_learning_plots(run, families)),
+        figure_title=_figure_title(run),
+        figure=(*_learning_plots(run, families), *_loss_plots(run), *_correlation_plots(run)),
+        figure_tables=(*_loss_tables(run), *_correlation_tables(run)),
         break_evens=_break_even_table(run, break_evens, keys) if break_evens is not None and len(break_evens) else None,
         costs=_cost_table(run, keys) if len(frame) else None,
         facts=tuple(facts),
@@ -334,7 +347,11 @@ def _panels(
             Panel(
                 title=f"{title}, on {device}" if device else title,
                 table=_result_table(number, run, layout, shown, keys, data["numbers"]),
-                plots=(*_time_plots(shown, layout, frame, styles), *_epoch_plots(shown, layout, frame, styles)),
+                plots=(
+                    *_spent_plots(shown, layout, frame, styles, _TIME),
+                    *_spent_plots(shown, layout, frame, styles, _FLOPS),
+                    *_epoch_plots(shown, layout, frame, styles),
+                ),
                 scatter=None if scatter is None else len(data["scatters"]) - 1,
             )
         )
@@ -354,7 +371,7 @@ def _result_table(
         for row in run.printed[run.printed["target"] == layout.target].to_dict("records")
     }
     labels = _column_labels(cells, layout)
-    with_paper = {column for column in labels if any((cell.row.id, column) in printed for cell in cells)}
+    with_paper = {column for column in labels if any((cell.row.in_paper, column) in printed for cell in cells)}
     heads = [Head("Method", numeric=False)]
     for column, over in labels.items():
         heads += [Head(label, over) for label in ("ACC (%)", "time (s)", "n")]
@@ -375,7 +392,7 @@ def _result_table(
         else:
             line += [Entry("—", None)] * 3
         if cell.column in with_paper:
-            line += _paper_entries(number, run, printed.get((cell.row.id, cell.column)), numbers)
+            line += _paper_entries(number, run, printed.get((cell.row.in_paper, cell.column)), numbers)
     return PageTable(layout.title, _note(cells), tuple(heads), tuple(tuple(line) for line in rows.values()))
 
 
@@ -427,46 +444,82 @@ def _words(text: object) -> Entry:
     return Entry(str(text), str(text))
 
 
-def _setting(run: ReportedRun, row: Mapping[Any, Any], keys: Mapping[_Place, str]) -> list[Entry]:
-    """The entries that say what a row of `results.costs` is about: method, family, target, device."""
-    families = dict(run.manifest["plan"]["families"])
-    labels = {(r.method, r.snapshot): _row_label(r) for layout in run.layouts for r in layout.rows}
-    method, snapshot = row["method"], row["snapshot"]
-    name = labels.get((method, snapshot)) or ", ".join(filter(None, (method, snapshot)))
-    key = keys.get((row["device"], row["target"], method, snapshot, row["family"]), "")
-    return [
-        Entry(name, name, key, opens=bool(key)),
-        _words(families.get(row["family"], row["family"])),
-        _words(run.target_labels.get(row["target"], row["target"])),
-        _words(row["device"]),
-    ]
+@dataclass(frozen=True)
+class _Setting:
+    """Names of what rows of `results.costs` are about: the method, and of family, target and device those that differ.
 
+    `common` are the names that all rows share, for the note below the table.
+    """
 
-_SETTING_HEADS = tuple(Head(label, numeric=False) for label in ("Method", "Family", "Target", "Device"))
+    heads: tuple[Head, ...]
+    rows: tuple[tuple[Entry, ...], ...]
+    common: str
+
+    @classmethod
+    def of(cls, run: ReportedRun, table: pd.DataFrame, keys: Mapping[_Place, str]) -> _Setting:
+        families = dict(run.manifest["plan"]["families"])
+        labels = {(r.method, r.snapshot): _row_label(r) for layout in run.layouts for r in layout.rows}
+        names: dict[str, list[str]] = {"Family": [], "Target": [], "Device": []}
+        methods = []
+        for row in table.to_dict("records"):
+            method, snapshot = row["method"], row["snapshot"]
+            name = labels.get((method, snapshot)) or ", ".join(filter(None, (method, snapshot)))
+            key = keys.get((row["device"], row["target"], method, snapshot, row["family"]), "")
+            methods.append(Entry(name, name, key, opens=bool(key)))
+            names["Family"].append(families.get(row["family"], row["family"]))
+            names["Target"].append(run.target_labels.get(row["target"], row["target"]))
+            names["Device"].append(row["device"])
+        differing = [name for name, values in names.items() if len(set(values)) > 1]
+        return cls(
+            tuple(Head(name, numeric=False) for name in ("Method", *differing)),
+            tuple(
+                (method, *(_words(names[name][place]) for name in differing)) for place, method in enumerate(methods)
+            ),
+            ", ".join(values[0] for name, values in names.items() if name not in differing),
+        )
+
+    def note(self, text: str) -> str:
+        return f"{self.common}. {text}" if self.common else text
 
 
 def _cost_table(run: ReportedRun, keys: Mapping[_Place, str]) -> PageTable:
+    table = costs.method_costs(run.frame)
+    setting = _Setting.of(run, table, keys)
+    known = {name: cost for name, cost in costs.COSTS.items() if table[name].notna().any()}
     rows = []
-    for row in costs.method_costs(run.frame).to_dict("records"):
-        where = _setting(run, row, keys)
-        rows.append(
-            (
-                *where,
-                _seconds(row["meta_train_seconds"], "none", where[0].key),
-                _seconds(row["fit_seconds"], "—", where[0].key),
-                Entry(f"{row['peak_memory_bytes'] / 1e6:,.1f}", float(row["peak_memory_bytes"]), where[0].key),
-                Entry(str(row["n"]), row["n"], where[0].key),
-            )
-        )
-    heads = (Head("meta-training (s)"), Head("fit (s)"), Head("peak memory (MB)"), Head("n"))
-    note = "Meta-training: mean over seeds. Fit: mean over the n groups. Peak memory: the largest of any group."
-    return PageTable("Costs", note, (*_SETTING_HEADS, *heads), tuple(rows))
+    for where, row in zip(setting.rows, table.to_dict("records"), strict=True):
+        key = where[0].key
+        line = [
+            Entry("none" if name == "meta_train_seconds" else "—", None, key)
+            if math.isnan(row[name])
+            else Entry(cost.text(row[name]), float(row[name]), key)
+            for name, cost in known.items()
+        ]
+        rows.append((*where, *line, Entry(str(row["n"]), row["n"], key)))
+    heads = (*(Head(cost.unit or cost.name, cost.name if cost.unit else "") for cost in known.values()), Head("n"))
+    note = (
+        "Means over the n groups, of a fit until a classifier is ready; meta-training: mean over seeds; evaluation: all test "
+        "images; peak memory: the largest of any group; parameters: learned before any unseen group."
+    )
+    if "fit_flops" in known or "test_flops" in known:
+        note += " FLOPs: products of matrices and convolutions, by torch's counter."
+    if "energy_joules" in known:
+        note += " Energy: all that the device used meanwhile, other work and idling included."
+    unknown = [
+        cost.heading for name, cost in costs.COSTS.items() if name not in known and name in _MEASURED_WHERE_POSSIBLE
+    ]
+    if unknown:
+        note += f" Not known of this run: {', '.join(unknown)}."
+    return PageTable("Costs", setting.note(note), (*setting.heads, *heads), tuple(rows))
+
+
+_MEASURED_WHERE_POSSIBLE = ("parameters", "fit_flops", "test_flops", "energy_joules")
 
 
 def _break_even_table(run: ReportedRun, table: pd.DataFrame, keys: Mapping[_Place, str]) -> PageTable:
+    setting = _Setting.of(run, table, keys)
     rows = []
-    for row in table.to_dict("records"):
-        where = _setting(run, row, keys)
+    for where, row in zip(setting.rows, table.to_dict("records"), strict=True):
         epoch, count = row["break_even_epoch"], row["break_even_count"]
         never = math.isnan(epoch), not isinstance(count, int)
         key = where[0].key
@@ -491,7 +544,7 @@ def _break_even_table(run: ReportedRun, table: pd.DataFrame, keys: Mapping[_Plac
         "if it is the first measured one, that may be late. Datasets: after so many, PudNet's meta-training and "
         "predictions have taken no longer than fitting each of them."
     )
-    return PageTable("Break-even with PudNet", note, (*_SETTING_HEADS, *heads), tuple(rows))
+    return PageTable("Break-even with PudNet", setting.note(note), (*setting.heads, *heads), tuple(rows))
 
 
 def _seconds(value: float, otherwise: str, key: str) -> Entry:
@@ -501,48 +554,61 @@ def _seconds(value: float, otherwise: str, key: str) -> Entry:
 # --- Plots --------------------------------------------------------------------------------------------------------
 
 
-def _time_plots(
-    cells: Sequence[TableCell], layout: TableLayout, frame: pd.DataFrame, styles: Mapping[str, int]
+@dataclass(frozen=True)
+class _Spent:
+    """What accuracy is drawn against: a column of rows, in units of `unit`, its name, the axis, and a value's text."""
+
+    column: str
+    unit: float
+    name: str
+    axis: str
+    text: Callable[[float], str]
+
+
+_TIME = _Spent(
+    "seconds", 1.0, "time", "time until a classifier is ready (s)", lambda seconds: f"{format_seconds(seconds)} s"
+)
+_FLOPS = _Spent("fit_flops", 1e9, "FLOPs", "GFLOPs until a classifier is ready", lambda giga: f"{giga:.3g} GFLOPs")
+
+
+def _spent_plots(
+    cells: Sequence[TableCell], layout: TableLayout, frame: pd.DataFrame, styles: Mapping[str, int], spent: _Spent
 ) -> list[Plot]:
-    """Accuracy against time, a plot for each family."""
+    """Accuracy against time or FLOPs, a plot for each family."""
     labels = _column_labels(cells, layout)
-    times = {
-        tuple(map(str, where)): mean_ci(rows["seconds"].to_numpy()).half_width
+    means = {
+        tuple(map(str, where)): mean_ci(rows[spent.column].dropna().to_numpy() / spent.unit)
         for where, rows in frame.groupby(["method", "snapshot", "family"], sort=False)
     }
     names = _method_labels(cells)
     plots = []
     for family, label in labels.items():
-        # A clock that showed no time at all has no place on a logarithmic axis.
-        shown = [cell for cell in cells if cell.column == family and cell.n and cell.seconds_mean > 0]
-        if not shown:
+        measured = [
+            (cell, means[cell.row.method, cell.row.snapshot, family])
+            for cell in cells
+            if cell.column == family and cell.n
+        ]
+        # What is not known, or none at all, has no place on a logarithmic axis.
+        shown = [(cell, x) for cell, x in measured if x.mean > 0]
+        if len(shown) < 2:  # nothing to compare it with
             continue
-        pairs = [(cell.seconds_mean, cell.accuracy_mean) for cell in shown]
+        pairs = [(x.mean, cell.accuracy_mean) for cell, x in shown]
         front = pareto_front(pairs)
         points: dict[str, list[Point]] = {}
-        for place, cell in enumerate(shown):
+        for place, (cell, x) in enumerate(shown):
             points.setdefault(cell.row.method, []).append(
                 Point(
-                    cell.seconds_mean, cell.accuracy_mean, cell.accuracy_ci,
-                    times[cell.row.method, cell.row.snapshot, family],
+                    x.mean, cell.accuracy_mean, cell.accuracy_ci, x.half_width,
                     f"{_row_label(cell.row)}: {format_accuracy(cell.accuracy_mean, cell.accuracy_ci, '±')} % in "
-                    f"{format_seconds(cell.seconds_mean)} s (n = {cell.n})",
+                    f"{spent.text(x.mean)} (n = {cell.n})",
                     ringed=place in front,
                 )
             )  # fmt: skip
         series = [Series(names[method], tuple(p), styles[method]) for method, p in points.items()]
-        title = f"Accuracy against time, {label}"
-        drawing = chart(
-            title, series, "time until a classifier is ready (s)", ACCURACY, log_x=True,
-            front=[pairs[place] for place in front],
-        )  # fmt: skip
-        plots.append(
-            Plot(
-                title,
-                drawing,
-                "Means with 95% intervals; snapshots of one training are joined. Ringed: on the Pareto front.",
-            )
-        )
+        title = f"Accuracy against {spent.name}, {label}"
+        drawing = chart(title, series, spent.axis, ACCURACY, log_x=True, front=[pairs[place] for place in front])
+        note = "Means with 95% intervals; snapshots of one training are joined. Ringed: on the Pareto front."
+        plots.append(Plot(title, drawing, note))
     return plots
 
 
@@ -561,7 +627,7 @@ def _epoch_plots(
     for family, label in labels.items():
         here = frame[frame["family"] == family]
         trained = here[np.isfinite(here["epochs"].to_numpy()) & (here["method"] != REFERENCE).to_numpy()]
-        if trained.empty:
+        if len(here[["method", "snapshot"]].drop_duplicates()) < 2 or trained.empty:
             continue
         series = []
         for method, rows in trained.groupby("method", sort=False):
@@ -603,12 +669,12 @@ def _learning_plots(run: ReportedRun, families: Mapping[str, str]) -> list[Plot]
         for name, line in printed.dropna(subset=["x", "value"]).groupby("curve", sort=False):
             style = order.setdefault(str(name), len(order))
             told = _line_points(line, "value", "ci")
-            series.append(Series(f"{name}, the paper", told, style, joined=False, hollow=True))
+            series.append(Series(f"{name}, the paper", told, style, "paper"))
         x = [point.x for one in series for point in one.points]
         title = f"{families.get(family, family)}, {run.target_labels.get(target, target)}"
         drawing = chart(title, series, curve.x_label, ACCURACY, log_x=curve.log_x and min(x) > 0)
         note = f"Means with 95% intervals over groups, on {device}."
-        plots.append(Plot(title, drawing, note, with_paper=any(one.hollow for one in series)))
+        plots.append(Plot(title, drawing, note, with_paper=any(one.look == "paper" for one in series)))
     return plots
 
 
@@ -621,6 +687,117 @@ def _line_points(line: pd.DataFrame, mean: str, half: str) -> tuple[Point, ...]:
         )
         for row in line.sort_values("x").to_dict("records")
     )  # fmt: skip
+
+
+def _figure_title(run: ReportedRun) -> str:
+    """What a suite of a figure draws."""
+    if run.curve:
+        return f"Accuracy against {run.curve.x_label}"
+    return "Losses in meta-training" if run.losses is not None else "Correlation of datasets and trained parameters"
+
+
+def _trainings(losses: pd.DataFrame | None) -> Iterator[tuple[str, pd.DataFrame]]:
+    """(label, rows in the order of the groups) of each meta-training; of several seeds the lowest."""
+    if losses is None:
+        return
+    for _, rows in losses.groupby(["target", "family"], sort=False):
+        one = rows[rows["seed"] == rows["seed"].min()].sort_values("groups", kind="stable")
+        first = one.iloc[0]
+        yield f"{first['family_label']}, {first['target_label']}, seed {first['seed']}", one
+
+
+def _loss_plots(run: ReportedRun) -> list[Plot]:
+    """The losses of meta-training against the groups seen, a plot for each training."""
+    plots = []
+    for title, rows in _trainings(run.losses):
+        x, top = rows["groups"].to_numpy(dtype=float), top_of_losses(rows)
+        steps, thinned = np.arange(0, len(rows), -(-len(rows) // MOST_STEPS)), []
+        told = np.arange(0, len(rows), -(-len(rows) // MOST_TOLD))
+        for loss in losses_of(rows):
+            label, style = LOSSES[loss][0], _LOSS_STYLES[loss]
+            raw, running = rows[loss].to_numpy(dtype=float), running_mean(rows[loss])
+            single = tuple(Point(x[place], raw[place]) for place in steps if math.isfinite(raw[place]))
+            mean = tuple(
+                Point(x[place], running[place], title=f"{label} at {x[place]:,.0f} groups: {running[place]:.3g}")
+                for place in told
+                if math.isfinite(running[place])
+            )
+            thinned += [Series(label, single, style, "faint"), Series(label, mean, style, "line")]
+        drawing = chart(title, sorted(thinned, key=lambda one: one.look), "groups seen in meta-training", "loss",
+                        whole_x=True, y_range=(0.0, top))  # fmt: skip
+        note = (
+            "Strong: mean over 2% of the reported steps around each. Faint: single steps, whose rare spikes may be cut."
+        )
+        plots.append(Plot(title, drawing, note))
+    return plots
+
+
+def _loss_tables(run: ReportedRun) -> list[PageTable]:
+    """The mean of each loss in the quarters of a meta-training: the plots, for those who cannot see them."""
+    rows, quarters = [], ("first quarter", "second", "third", "last quarter")
+    for title, training in _trainings(run.losses):
+        parts = np.array_split(np.arange(len(training)), len(quarters))
+        for loss in losses_of(training):
+            means = [
+                float(training[loss].to_numpy(dtype=float)[part].mean()) if len(part) else math.nan for part in parts
+            ]
+            rows.append((_words(title), _words(LOSSES[loss][0]), *(_rounded(mean, 3) for mean in means)))
+    if not rows:
+        return []
+    heads = (Head("Training", numeric=False), Head("Loss", numeric=False), *(Head(part) for part in quarters))
+    return [PageTable("Mean losses by quarter of meta-training", "", heads, tuple(rows))]
+
+
+def _correlation_plots(run: ReportedRun) -> list[Plot]:
+    """Canonical correlations of true and of shuffled pairs, a plot for each cell."""
+    plots = []
+    for title, table in run.correlations.items():
+        series, lowest = [], 0.0
+        for kind, suffix, look in _CORRELATIONS:
+            learned, random = table[f"learned{suffix}"], table[f"random{suffix}_mean"]
+            ends = list(zip(table[f"random{suffix}_low"], table[f"random{suffix}_high"], strict=True))
+            name = f"random{kind}"
+            series += [
+                Series(f"learned{kind}", tuple(
+                    Point(pair, value, title=f"learned{kind}, pair {pair}: {value:.3f}")
+                    for pair, value in zip(table["pair"], learned, strict=True)
+                ), 0, look),
+                Series(name, tuple(
+                    Point(pair, value, title=f"{name}, pair {pair}: {value:.3f} ({low:.3f} to {high:.3f})")
+                    for pair, value, (low, high) in zip(table["pair"], random, ends, strict=True)
+                ), 1, look, tuple(ends)),
+            ]  # fmt: skip
+            lowest = min(lowest, float(learned.min()), min(low for low, _ in ends))
+        drawing = chart(title, series, "canonical pair", "correlation coefficient", whole_x=True, y_range=(lowest, 1.0))
+        plots.append(Plot(f"{title} (n = {int(table['n'].iloc[0])})", drawing, CORRELATION_NOTE))
+    return plots
+
+
+def _correlation_tables(run: ReportedRun) -> list[PageTable]:
+    """The numbers of the plots."""
+    heads = [Head("Pair")]
+    for kind, _, _ in _CORRELATIONS:
+        heads += [Head(label, kind.removeprefix(", ")) for label in ("learned", "random", "95% of the random")]
+    tables = []
+    for title, table in run.correlations.items():
+        rows = []
+        for row in table.to_dict("records"):
+            line = [Entry(f"{row['pair']:.0f}", float(row["pair"]))]
+            for _, suffix, _ in _CORRELATIONS:
+                low, high = row[f"random{suffix}_low"], row[f"random{suffix}_high"]
+                line += [_fixed(row[f"learned{suffix}"]), _fixed(row[f"random{suffix}_mean"])]
+                line.append(Entry(f"{low:.3f} to {high:.3f}", low))
+            rows.append(tuple(line))
+        tables.append(PageTable(f"Canonical correlations, {title}", "", tuple(heads), tuple(rows)))
+    return tables
+
+
+def _fixed(value: float) -> Entry:
+    return Entry(f"{value:z.3f}", value)
+
+
+def _rounded(value: float, digits: int) -> Entry:
+    return Entry("—", None) if math.isnan(value) else Entry(f"{value:.{digits}g}", value)
 
 
 def _scatter(cells: Sequence[TableCell], layout: TableLayout, frame: pd.DataFrame) -> dict[str, Any] | None:

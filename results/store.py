@@ -59,10 +59,19 @@ ROW_SCHEMA = pa.schema(
             ("meta_train_seconds", pa.float64()),  # NaN if none
             ("training_groups", pa.float64()),  # that meta-training used; NaN if none
             ("epochs", pa.float64()),  # NaN when the snapshot is not one of an iterative training
+            ("fit_flops", pa.float64()),  # of fit until this snapshot; NaN if unknown
+            ("test_flops", pa.float64()),  # of the classifier, per test image; NaN if unknown
+            ("parameters", pa.float64()),  # learned before any unseen group, BatchNorm's statistics included; 0 if none
+            ("energy_joules", pa.float64()),  # of fit until this snapshot; NaN where the device does not report it
         ]
     ]
 )
-"""The columns of a row: one (group, snapshot) of a cell. A cell has one seed, so its groups are unique in it."""
+"""The columns of a row: one (group, snapshot) of a cell. A cell has one seed, so its groups are unique in it.
+
+Columns are only ever added at the end; of a file that was written before, they are read as NaN.
+"""
+
+_FIRST_COLUMNS = 22  # of the oldest files in this format
 
 _CHECKSUM = b"pudnet-bench.sha256"
 _MANIFEST = "manifest.json"
@@ -207,14 +216,20 @@ class Run:
 
     def keep_curve(self, key: str, curve: pd.DataFrame) -> None:
         """Keep what the meta-training behind a cell reported: any columns, a row for each report."""
-        path = self._curve_path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Column by column: from_pandas would turn NaN into null, whose bytes are not defined.
-        _write_table(path, pa.table({name: pa.array(column.to_numpy()) for name, column in curve.items()}))
+        _write_frame(self._curve_path(key), curve)
 
     def curve(self, key: str) -> pd.DataFrame | None:
         """What ``keep_curve`` kept; None if nothing, or if it was damaged and is now set aside, with a warning."""
-        table = self._read(self._curve_path(key), None)
+        table = self._read(self._curve_path(key), of_rows=False)
+        return None if table is None else table.to_pandas()
+
+    def keep_derived(self, key: str, name: str, table: pd.DataFrame) -> None:
+        """Keep a table of numbers that takes long to compute from a cell; ``name`` says from what of it, and how."""
+        _write_frame(self._derived_path(key, name), table)
+
+    def derived(self, key: str, name: str) -> pd.DataFrame | None:
+        """What ``keep_derived`` kept under ``name``; None if nothing, or if it was damaged."""
+        table = self._read(self._derived_path(key, name), of_rows=False)
         return None if table is None else table.to_pandas()
 
     def keep_parameters(self, key: str, group: int, arrays: Mapping[str, np.ndarray]) -> None:
@@ -247,6 +262,9 @@ class Run:
 
     def _curve_path(self, key: str) -> Path:
         return self.folder / "curves" / f"{_checked(key)}.parquet"
+
+    def _derived_path(self, key: str, name: str) -> Path:
+        return self.folder / "derived" / f"{_checked(key)}.{name}.parquet"
 
     def _parameters_path(self, key: str, group: int) -> Path:
         return self.folder / "parameters" / _checked(key) / f"{group}.safetensors.sealed"
@@ -313,10 +331,10 @@ class Run:
         tables.insert(0, self._read(self._finished_path(key)))
         return _merged([table for table in tables if table is not None])
 
-    def _read(self, path: Path, schema: pa.Schema | None = ROW_SCHEMA) -> pa.Table | None:
-        """The file's rows; None if it is not there, or was damaged and is now set aside as `*.corrupt`.
+    def _read(self, path: Path, *, of_rows: bool = True) -> pa.Table | None:
+        """The file's rows, with all columns; None if it is not there, or was damaged and is now set aside as `*.corrupt`.
 
-        Without `schema` any columns will do.
+        Without `of_rows` any columns will do.
         """
         try:
             data = path.read_bytes()  # here an OSError is the folder's fault, below it is pyarrow's word for damage
@@ -324,14 +342,17 @@ class Run:
             return None
         try:
             table = pq.read_table(io.BytesIO(data))
-            if schema is not None and not table.schema.equals(schema):
+            if of_rows and not table.schema.equals(pa.schema(_row_fields(table.column_names))):
                 raise ValueError("its columns are not those of a row")
             if (table.schema.metadata or {}).get(_CHECKSUM) != _checksum(table):
                 raise ValueError("its checksum does not match")
         except (pa.ArrowException, OSError, ValueError) as error:
             set_aside(path, str(error).splitlines()[0])
             return None
-        return table.replace_schema_metadata(None)
+        table = table.replace_schema_metadata(None)
+        for field in list(ROW_SCHEMA)[table.num_columns :] if of_rows else ():
+            table = table.append_column(field, pa.array(np.full(table.num_rows, np.nan)))
+        return table
 
 
 @contextmanager
@@ -497,6 +518,12 @@ def _merged(tables: Sequence[pa.Table]) -> pa.Table:
     return merged.take(np.argsort(merged["group"].to_numpy(), kind="stable"))
 
 
+def _write_frame(path: Path, frame: pd.DataFrame) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Column by column: from_pandas would turn NaN into null, whose bytes are not defined.
+    _write_table(path, pa.table({name: pa.array(column.to_numpy()) for name, column in frame.items()}))
+
+
 def _write_table(path: Path, table: pa.Table) -> None:
     write_atomically(path, _parquet(table.replace_schema_metadata({_CHECKSUM: _checksum(table)})))
 
@@ -507,13 +534,19 @@ def _parquet(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
+def _row_fields(names: Sequence[str]) -> list[pa.Field]:
+    """The fields of a file of rows with the columns `names`, which may be of an earlier version; none if it is no such file."""
+    fields = list(ROW_SCHEMA)[: len(names)]
+    return fields if len(names) >= _FIRST_COLUMNS and [field.name for field in fields] == list(names) else []
+
+
 def _checksum(table: pa.Table) -> bytes:
     """SHA-256 over the values, in hex: the footer's own checks do not cover the pages.
 
     Over the names of the columns too where they are not those of a row.
     """
     digest = hashlib.sha256()
-    if table.column_names != ROW_SCHEMA.names:
+    if not _row_fields(table.column_names):
         digest.update(json.dumps(table.column_names).encode())
     for name in table.column_names:
         column = table[name]

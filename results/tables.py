@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from results.comparison import Rank, ranks
 from results.escaping import Format, escape_latex, escape_markdown
+from results.latex import table_environment
 from results.statistics import mean_ci
 
 if TYPE_CHECKING:
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row: `id` ("adam@30") is its name in the paper's numbers, `method` and `snapshot` find its measurements.
+    """A row: `id` ("adam@30") is its name, in the paper's numbers too where `printed_as` gives no other.
+
+    `method` and `snapshot` find its measurements.
 
     Neighbouring rows with the same `group_label` ("Adam scratch") form a block; "" stands for no block.
     """
@@ -35,6 +38,12 @@ class TableRow:
     snapshot: str
     label: str
     group_label: str = ""
+    printed_as: str = ""
+
+    @property
+    def in_paper(self) -> str:
+        """The row's name in the paper's numbers."""
+        return self.printed_as or self.id
 
 
 @dataclass(frozen=True)
@@ -141,10 +150,10 @@ def records(
 def render(frame: pd.DataFrame, layout: TableLayout, format: Format, paper: pd.DataFrame | None = None) -> str:
     """The table as text, ending in a newline. `paper` is `results.paper.load(layout.name)`, or None to leave it out.
 
-    latex: one `table` environment per device; the document needs `\\usepackage{booktabs}` only. The paper's numbers
-    stand below ours, in italics; in Markdown and CSV they have columns of their own.
+    latex: one `table` environment per device, no wider than the text; the document needs `\\usepackage{booktabs,graphicx}`.
+    The paper's numbers stand below ours, in italics; in Markdown and CSV they have columns of their own.
     csv: one row per cell, full precision, accuracies in percent, empty where nothing is measured or printed.
-    A cell over fewer groups than the caption says, or still being measured, carries its n.
+    A cell over fewer groups than the caption says, or still being measured, carries its n, in LaTeX as a letter.
     """
     cells = summarise(frame, layout)
     numbers = None if paper is None else _paper_numbers(paper, layout.target)
@@ -208,8 +217,10 @@ def column_labels(cells: Sequence[TableCell], layout: TableLayout) -> list[str]:
     return [label for _, label in _columns(layout, {cell.column for cell in cells})]
 
 
-def _caption(cells: list[TableCell], layout: TableLayout) -> tuple[str, str]:
-    """(title, note); the note has a literal ± and %, for the format to escape."""
+def _caption(cells: list[TableCell], layout: TableLayout, fewer: str) -> tuple[str, str]:
+    """(title, note); the note has a literal ± and %, for the format to escape. ``fewer`` says how a cell of fewer groups, or
+    one that is not finished, is marked.
+    """
     title = layout.title.strip().rstrip(".") + "."
     full = max(cells, key=lambda cell: cell.n)
     if not full.n:
@@ -220,7 +231,7 @@ def _caption(cells: list[TableCell], layout: TableLayout) -> tuple[str, str]:
     note = f"Mean ± 95% CI over {groups}; time in seconds until a classifier is ready for one group"
     note += f", on {full.device}."
     if any(_marked(cell, full.n) for cell in cells):
-        note += " A cell with an n is over n groups, or not finished."
+        note += f" {fewer}"
     if sum(cell.n > 0 for cell in cells) > 1:
         note += BOLD
     return title, note
@@ -250,48 +261,43 @@ def _latex(
     several_devices: bool,
 ) -> str:
     full = max(cell.n for cell in cells)
+    fewer = dict.fromkeys((cell.n, cell.finished) for cell in cells if _marked(cell, full))
+    marks = {of: chr(ord("a") + place % 26) * (place // 26 + 1) for place, of in enumerate(fewer)}
+    told = "; ".join(
+        f"{mark}: over {n} group{'s' if n != 1 else ''}{'' if finished else ', not finished'}"
+        for (n, finished), mark in marks.items()
+    )
+    title, note = _caption(cells, layout, f"Marked {told}.")
 
     def accuracy(cell: TableCell) -> str:
         if not cell.n:
             return "--"
         text = format_accuracy(cell.accuracy_mean, cell.accuracy_ci, r"\pm")
         text = {"best": rf"$\mathbf{{{text}}}$", "second": rf"\underline{{${text}$}}", "": f"${text}$"}[cell.rank]
-        return text + (rf" {{\tiny ($n={cell.n}$)}}" if _marked(cell, full) else "")
+        # A mark takes no room of its own: the numbers of a column stay below one another.
+        return text + (rf"\rlap{{$^{{{marks[cell.n, cell.finished]}}}$}}" if _marked(cell, full) else "")
 
     def line(front: list[str], values: list[str]) -> str:
-        return "    " + " & ".join(front + values) + r" \\"
+        return " & ".join(front + values) + r" \\"
 
     heads = column_labels(cells, layout)
     grouped = any(cell.row.group_label for cell in cells)
     lead = 2 if grouped else 1
-    title, note = _caption(cells, layout)
-    if numbers:
-        note += " Below each row, in italics, what the paper prints."
     if any(cell.rank == "second" for cell in cells):
         note += UNDERLINED
+    if numbers:
+        note += " Below each row, in italics, what the paper prints."
     label = f"tab:{_slug(layout.name)}" + (f"-{_slug(cells[0].device)}" if several_devices else "")
     blank = [""] * (lead - 1)
-
     lines = [
-        r"\begin{table}[tbp]",
-        r"  \centering",
-        r"  \setlength{\belowcaptionskip}{6pt}",  # the article class leaves none under a caption that stands above
-        rf"  \caption{{{escape_latex(title)} {escape_latex(note)}}}",
-        rf"  \label{{{label}}}",
-        r"  \small",
-        r"  \setlength{\tabcolsep}{4pt}",
-        r"  \makebox[\linewidth][c]{%",  # centred also where it is wider than the text
-        rf"  \begin{{tabular}}{{@{{}}{'l' * lead}{'rr' * len(heads)}@{{}}}}",
-        r"    \toprule",
         line(["Method", *blank], [_spanned(2, "c", head) for head in heads]),
-        "    "
-        + " ".join(rf"\cmidrule(lr){{{first}-{first + 1}}}" for first in range(lead + 1, lead + 2 * len(heads), 2)),
+        " ".join(rf"\cmidrule(lr){{{first}-{first + 1}}}" for first in range(lead + 1, lead + 2 * len(heads), 2)),
         line(["", *blank], [r"ACC (\%)", "time (s)"] * len(heads)),
     ]
     previous = None
     for row, group_label, row_cells in _grid(cells):
         if row.group_label != previous:  # rows without a block share one between rules
-            lines.append(r"    \midrule")
+            lines.append(r"\midrule")
         previous = row.group_label
         if not grouped:
             front = [escape_latex(row.label)]
@@ -306,8 +312,8 @@ def _latex(
         if any(printed):
             texts = [text for number in printed for text in _latex_paper(number)]
             lines.append(line([*blank, r"\scriptsize\textit{paper}"], texts))
-    lines += [r"    \bottomrule", r"  \end{tabular}}", r"\end{table}"]
-    return "\n".join(lines) + "\n"
+    caption = f"{escape_latex(title)} {escape_latex(note)}"
+    return table_environment(caption, label, f"@{{}}{'l' * lead}{'rr' * len(heads)}@{{}}", lines)
 
 
 def _latex_paper(number: PaperNumber | None) -> tuple[str, str]:
@@ -337,7 +343,7 @@ def _markdown(
             mark = f" (n={cell.n})" if _marked(cell, full) else ""
             shown = [(f"**{text}**" if cell.rank == "best" else text) + mark, format_seconds(cell.seconds_mean)]
         if numbers is not None:
-            shown.append(_markdown_paper(numbers.get((cell.row.id, cell.column))))
+            shown.append(_markdown_paper(numbers.get((cell.row.in_paper, cell.column))))
         return shown
 
     heads = [escape_markdown(head) for head in column_labels(cells, layout)]
@@ -345,7 +351,7 @@ def _markdown(
     kinds = ["ACC (%)", "time (s)", *(["paper"] if numbers is not None else [])]
     head = ["Method", *([""] if grouped else []), *(f"{name} {kind}" for name in heads for kind in kinds)]
     lead = 2 if grouped else 1
-    title, note = _caption(cells, layout)
+    title, note = _caption(cells, layout, "A cell with an n is over n groups, or not finished.")
     lines = [f"**{escape_markdown(title)}** {escape_markdown(note)}", "", _pipes(head)]
     lines.append(_pipes([":--"] * lead + ["--:"] * (len(head) - lead)))
     for row, group_label, row_cells in _grid(cells):
@@ -375,7 +381,7 @@ def _records(
     nothing = PaperNumber(math.nan, math.nan, math.nan)
     found = []
     for cell in cells:
-        number = numbers.get((cell.row.id, cell.column), nothing)
+        number = numbers.get((cell.row.in_paper, cell.column), nothing)
         values: list[str | int | float | None] = [
             layout.name,
             cell.row.id,

@@ -110,6 +110,17 @@ def draw_halves(
     return fit, test
 
 
+def _channels_last(images: Tensor) -> Tensor:
+    """``images`` [n, c, h, w] in channels-last memory, for which those of one channel are not copied.
+
+    It comes after the arithmetic, which a channel beside the next one makes ten times as slow on a CPU.
+    """
+    n, c, h, w = images.shape
+    if c == 1:
+        return images.view(n, h, w, 1).permute(0, 3, 1, 2)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
 class FamilyImages:
     """A family's images on a device, normalised as they are taken: the source of every Dataset.
 
@@ -172,9 +183,8 @@ class FamilyImages:
         if labels is None:
             labels = np.repeat(np.arange(n_classes), positions.shape[1])
         where = torch.from_numpy(positions.reshape(-1)).to(self.device)
-        images = self.images.index_select(0, where).to(torch.float32, memory_format=torch.channels_last)
-        images = images.sub_(self.mean).div_(self.std)
-        return Dataset(images, torch.from_numpy(labels).to(self.device), n_classes)
+        images = self.images.index_select(0, where).to(torch.float32).sub_(self.mean).div_(self.std)
+        return Dataset(_channels_last(images), torch.from_numpy(labels).to(self.device), n_classes)
 
     def _ragged(self, positions: list[np.ndarray]) -> Dataset:
         """The images at ``positions``, int64 [k] for each class, k of its own."""

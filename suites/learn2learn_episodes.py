@@ -53,20 +53,29 @@ class Learn2LearnStream(TrainingStream):
 
     @cached_property
     def _tasks(self) -> Any:
-        with contextlib.redirect_stderr(io.StringIO()):
-            try:
-                from learn2learn.data import MetaDataset, TaskDataset
-                from learn2learn.data.transforms import KShots, LoadData, NWays
-            except ImportError as error:
-                raise MethodError(
-                    f"--episodes learn2learn needs learn2learn: `uv sync` installs it ({error})"
-                ) from error
         ranges = self.images.ranges
         positions = [ranges.starts[c] + np.arange(ranges.sizes[c]) for c in self.classes]
         labels = np.repeat(self.classes, [len(part) for part in positions])
-        dataset = MetaDataset(_Positions(np.concatenate(positions), labels))
-        shots = self.images.family.images_per_class
-        return TaskDataset(dataset, [NWays(dataset, self.ways), KShots(dataset, shots), LoadData(dataset)])
+        data = learn2learn_data()
+        dataset = data.MetaDataset(_Positions(np.concatenate(positions), labels))
+        shots, transforms = self.images.family.images_per_class, data.transforms
+        return data.TaskDataset(
+            dataset,
+            [transforms.NWays(dataset, self.ways), transforms.KShots(dataset, shots), transforms.LoadData(dataset)],
+        )
+
+
+def learn2learn_data() -> Any:
+    """The module ``learn2learn.data``, imported late and quietly: it imports gym, which prints a notice to stderr.
+
+    Raises MethodError where learn2learn is missing.
+    """
+    with contextlib.redirect_stderr(io.StringIO()):
+        try:
+            import learn2learn.data
+        except ImportError as error:
+            raise MethodError(f"--episodes learn2learn needs learn2learn: `uv sync` installs it ({error})") from error
+    return learn2learn.data
 
 
 def training_stream(kind: str, images: FamilyImages, seed: int, validation: int) -> TrainingStream:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -39,10 +40,15 @@ class WeightGenerator(nn.Module):
             nn.init.zeros_(bias)
 
     def forward(self, context: Tensor) -> Tensor:
-        """``context`` float [d_a] -> kernel float [d_out, d_in, f, f]."""
-        _, d_in, f, _ = self.shape
+        """``context`` float [d_a] -> kernel float [d_out, d_in, f, f], in channels-last memory."""
+        d_out, d_in, f, _ = self.shape
         grid = F.gelu(self.linear(context)).view(1, self.hidden, f, f)
-        kernel = self.expand(F.gelu(self.mix(grid))).view(self.shape)
-        if not self.kernel_norm:
-            return kernel
-        return kernel * (math.sqrt(2 / (d_in * f * f)) / kernel.square().mean().add(1e-12).sqrt())
+        mixed = F.gelu(self.mix(grid)).flatten(2).mT
+        # The last 1x1 convolution as one matrix product for each output channel: the kernel comes out in the memory format
+        # that the target wants, and a convolution over nine pixels with 262,144 channels is slow.
+        weight = self.expand.weight.view(d_out, d_in, 2 * self.hidden).mT
+        assert self.expand.bias is not None
+        kernel = torch.baddbmm(self.expand.bias.view(d_out, 1, d_in), mixed.expand(d_out, -1, -1), weight)
+        if self.kernel_norm:
+            kernel = kernel * (math.sqrt(2 / (d_in * f * f)) / kernel.square().mean().add(1e-12).sqrt())
+        return kernel.view(d_out, f, f, d_in).permute(0, 3, 1, 2)

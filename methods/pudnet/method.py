@@ -82,8 +82,7 @@ class Hypernetwork(nn.Module):
             if self.use_context:
                 hidden, context = self.context(hidden, context)
                 mixed = context * (1 - self.eta) + residual * self.eta  # equation 4
-            kernel = generator(self.norm(mixed))  # equation 5
-            predicted[name] = kernel.contiguous(memory_format=torch.channels_last)
+            predicted[name] = generator(self.norm(mixed))  # equation 5
         return predicted
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -211,11 +210,10 @@ class PudNet(Method):
         support = support_indices(dataset.labels, dataset.n_classes, per_class)
         features = self.features(kernels, dataset.images[support])
         centroids = prototypes(features, dataset.labels[support], dataset.n_classes)
-        temperature = float(self.temperature)
 
         @torch.no_grad()
         def classify(images: Tensor) -> Tensor:
-            return cosine_logits(self.features(kernels, images), centroids, temperature)
+            return cosine_logits(self.features(kernels, images), centroids, self.temperature)
 
         yield Snapshot(classify)
 

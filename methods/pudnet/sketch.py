@@ -11,6 +11,9 @@ from methods.base import MethodError
 
 GRID = 4  # pixels a side of the pooled map; global pooling would leave nothing but BatchNorm's bias (design, section 7)
 WIDTH = 32  # channels of a block; A.1 gives none
+# At a time through the extractor in evaluation: on a CPU what stays in its caches (four times as fast as all of 500 images
+# of 32x32), on a GPU what keeps it busy.
+STREAM_PIXELS = {"cpu": 2**17, "cuda": 2**21}
 EMBEDDINGS = ("mean", "sum", "geometric-mean", "mean+variance")  # Table 9
 
 
@@ -66,12 +69,12 @@ class DatasetSketch(nn.Module):
         return self._sketch(self._addends(images), len(images))
 
     @torch.no_grad()
-    def stream(self, images: Tensor, chunk: int = 2048) -> Tensor:
+    def stream(self, images: Tensor, chunk: int | None = None) -> Tensor:
         """The same sketch, ``chunk`` images at a time, so that memory does not grow with the dataset.
 
         Equal to ``forward`` only in evaluation mode, where BatchNorm does not depend on the batch.
         """
-        first, *rest = images.split(chunk)
+        first, *rest = images.split(chunk or max(1, STREAM_PIXELS[images.device.type] // images[0, 0].numel()))
         total = self._addends(first)
         for part in rest:
             total += self._addends(part)

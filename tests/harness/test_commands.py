@@ -545,6 +545,18 @@ def test_two_runs_are_held_against_each_other(
 
 
 @pytest.mark.real_data
+def test_the_papers_clock_gives_rows_of_its_own_beside_the_others(command_line: CommandLine) -> None:
+    asked = ("run", "table1", "--methods", "adam", "--groups", "1", "--out", "r")
+    assert command_line(*asked).exit_code == 0
+    done = command_line(*asked, "--clock", "paper")
+    assert done.exit_code == 0, done.output
+    records = json.loads(command_line("table", "r", "--json").stdout)
+    rows = [record["row"] for record in records if record["n"] == 1 and record["seconds_mean"] > 0]
+    epochs = [row.partition("@")[2] for row in rows if row.startswith("adam@")]
+    assert rows == [f"adam@{n}" for n in epochs] + [f"adam-plain-loop@{n}" for n in epochs]
+    refused(command_line(*asked, "--clock", "wall"), "--clock takes harness or paper, not 'wall'")
+
+
 def test_the_papers_number_stands_beside_ours(
     command_line: CommandLine, compute: Compute, cache_dir: Path, real_data: Path, tmp_path: Path
 ) -> None:
@@ -554,10 +566,13 @@ def test_the_papers_number_stands_beside_ours(
     choice = Choice(methods=("pretrained",), families=("fashion",), groups=2)
     plan = make_plan(SUITES["table1"], PROFILES["quick"], choice, compute, source)
     plan = replace(plan, cells=tuple(replace(cell, method=Instant) for cell in plan.cells))
+    plain = replace(plan.variants[0], name="pretrained-plain-loop", label="Other", row="pretrained")
+    cells = (*plan.cells, *(replace(cell, variant=plain) for cell in plan.cells))
+    plan = replace(plan, cells=cells, variants=(*plan.variants, plain))
     assert run_plan(plan, tmp_path / "out", "", compute, tmp_path / "cache", False) == 0
     without, beside = (command_line("table", "out", *paper).stdout for paper in ((), ("--paper",)))
     assert PAPER_PRETRAINED not in without
-    assert PAPER_PRETRAINED in beside
+    assert beside.count(PAPER_PRETRAINED) == 2  # the row made of another has the other's number
     assert "50.00" in beside  # and ours: a coin
 
 

@@ -126,6 +126,19 @@ def test_options_of_a_variant_reach_the_method_and_its_key(plan_of: PlanOf, cach
         wrong.make_method()
 
 
+def test_the_papers_clock_is_for_training_from_scratch_in_rows_of_their_own(plan_of: PlanOf) -> None:
+    ours, theirs = plan_of(), plan_of(clock="paper")
+    keys = {cell.variant.name: cell.key for cell in ours.cells}
+    changed = [cell for cell in theirs.cells if keys.get(cell.variant.name) != cell.key]
+    assert [cell.variant.name for cell in changed] == ["adam-plain-loop", "gc-plain-loop"]
+    assert [variant.row for variant in theirs.variants if variant.row] == ["adam", "gc"]
+    assert [variant.row or variant.name for variant in theirs.variants] == [v.name for v in ours.variants]
+    assert all(cell.make_method().plain for cell in changed)
+    tuned = plan_of("table5", targets=("convnet3",), clock="paper").cells
+    assert {cell.variant.name for cell in tuned if not cell.base} == {"scratch-plain-loop"}
+    assert all(cell.make_method() for cell in tuned)
+
+
 def test_artifacts_are_shared_between_suites_and_absent_without_meta_training(plan_of: PlanOf) -> None:
     first, second = plan_of("table1"), plan_of("table2", targets=("convnet3",))
     assert first.artifacts.keys() == second.artifacts.keys()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -278,8 +279,43 @@ def test_it_prints_without_its_controls(open_page: Callable[..., Any], tmp_path:
         browser.execute_script("return getComputedStyle(document.documentElement).backgroundColor")
         == "rgb(255, 255, 255)"
     )
-    printed = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})
-    content = base64.b64decode(printed["data"])
-    (tmp_path / "printed.pdf").write_bytes(content)
-    assert content.startswith(b"%PDF")
+    assert print_to(tmp_path / "printed.pdf", browser).startswith(b"%PDF")
     in_order(browser)
+
+
+@pytest.mark.skipif(shutil.which("pdftotext") is None, reason="pdftotext (Debian's poppler-utils) is not here")
+def test_in_print_heads_repeat_and_nothing_small_is_torn(open_page: Callable[..., Any], tmp_path: Path) -> None:
+    browser = open_page()
+    browser.execute_script(
+        """const table = document.querySelectorAll('table')[0], rows = [...table.tBodies[0].rows];
+        table.parentElement.classList.remove('few');
+        for (let n = 0; n < 120; n++) {
+          const row = rows[n % 3].cloneNode(true);
+          row.cells[1].textContent = 'ROW' + n;
+          table.tBodies[0].append(row);
+        }
+        document.querySelectorAll('figure').forEach((figure, n) => {
+          figure.prepend(`FIGURE${n}BEGINS`);
+          figure.append(`FIGURE${n}ENDS`);
+        });"""
+    )
+    print_to(tmp_path / "long.pdf", browser)
+    command = ["pdftotext", "-layout", str(tmp_path / "long.pdf"), "-"]
+    pages = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\f")
+    with_rows = [text for text in pages if "ROW" in text]
+    assert len(with_rows) > 2
+    for text in with_rows:
+        assert text.index("ACC (%)") < text.index("ROW")
+        assert "time (s)" in text
+    for n in range(len(browser.find_elements("tag name", "figure"))):
+        (here,) = [text for text in pages if f"FIGURE{n}BEGINS" in text]
+        assert f"FIGURE{n}ENDS" in here
+    for text in pages:  # the last table is small: its caption, head and rows stay together
+        assert ("Weights" in text) == ("cells/own-" in text)
+
+
+def print_to(path: Path, browser: Any) -> bytes:
+    """The page as a printer gets it, in ``path`` too."""
+    printed = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True, "preferCSSPageSize": True})
+    path.write_bytes(base64.b64decode(printed["data"]))
+    return path.read_bytes()

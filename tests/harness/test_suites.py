@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ from harness.compute import Compute
 from harness.drawing import FEWEST_GROUPS
 from harness.invocation import run_plan
 from harness.plan import Choice, Plan, make_plan
+from harness.reporting import write_report
 from methods import registry
 from results import paper
 from results.store import Run
@@ -158,3 +160,10 @@ def test_a_suite_runs_from_end_to_end(
         assert variant.label in text
     drawn = {path.name for path in (folder / "figures").glob("*")}
     assert drawn == ({f"{name}.pdf", f"{name}.png", f"{name}.csv"} if suite.figure else set())
+    if suite.figure == "correlation":
+        shutil.rmtree(folder / "parameters")  # what was computed of them is kept
+    page = write_report([run], None).read_text()
+    told = {"losses": "L1 metric at 1 groups:", "correlation": "random, held out, pair 1:"}
+    told |= dict.fromkeys(("groups", "eta"), "PudNet at ")
+    for kind, text in told.items():
+        assert (text in page) == (text == told.get(suite.figure)), kind

@@ -1,11 +1,18 @@
-"""Where training from scratch begins."""
+"""Where training from scratch begins, and its two loops."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import pytest
 import torch
 
-from methods.base import Dataset, TargetSpec
-from methods.scratch import Adam
+from methods.base import Dataset, MethodError, TargetSpec
+from methods.gc import GC
+from methods.scratch import Adam, Scratch
 
 TARGET = TargetSpec("convnet3", (1, 8, 8))
 DATASET = Dataset(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), 2)
@@ -51,3 +58,52 @@ def test_a_dataset_of_at_most_so_many_images_keeps_the_shares_of_its_classes() -
     assert len(fewer) == 40
     assert torch.bincount(fewer.labels).tolist() == [10] * 4
     assert (fewer.images.flatten().long() // 30 == fewer.labels).all()
+
+
+@pytest.mark.parametrize("method", [Adam, GC])
+def test_the_plain_loop_learns_what_training_at_its_best_learns(method: type[Scratch], make_dataset) -> None:
+    dataset = make_dataset(0, (1, 8, 8), per_class=24)
+    accuracies = []
+    for loop in ("device", "dataloader"):
+        torch.manual_seed(0)
+        *_, snapshot = method(TARGET, 0, epochs=(1, 6), loop=loop).fit(dataset)
+        accuracies.append(float((snapshot.classifier(dataset.images).argmax(-1) == dataset.labels).float().mean()))
+    assert min(accuracies) > 0.95
+
+
+def test_an_epoch_of_the_plain_loop_is_every_image_once_in_an_order_of_the_groups_seed(make_dataset) -> None:
+    dataset = make_dataset(0, (1, 8, 8), per_class=20)
+    method = Adam(TARGET, 0, loop="dataloader")
+
+    def epoch(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        batches = list(next(method._loaded(dataset)))
+        assert [len(labels) for _, labels in batches] == [32, 8]
+        images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        places = torch.cdist(images.flatten(1), dataset.images.flatten(1)).argmin(1)
+        assert torch.equal(dataset.labels[places], labels)
+        assert torch.equal(places.sort().values, torch.arange(40))
+        return places
+
+    assert torch.equal(epoch(0), epoch(0))
+    assert not torch.equal(epoch(0), epoch(1))
+
+
+def test_the_plain_loop_computes_in_float32_whatever_the_harness_chose(make_dataset) -> None:
+    dataset = make_dataset(0, (1, 8, 8))
+
+    def logits(loop: str, precision: Callable[[], Any]) -> torch.Tensor:
+        torch.manual_seed(0)
+        method = Adam(TARGET, 0, epochs=(1,), loop=loop)
+        method.autocast = precision
+        (snapshot,) = method.fit(dataset)
+        return snapshot.classifier(dataset.images)
+
+    bfloat16 = partial(torch.autocast, "cpu", torch.bfloat16)
+    assert torch.equal(logits("dataloader", bfloat16), logits("dataloader", nullcontext))
+    assert not torch.equal(logits("device", bfloat16), logits("device", nullcontext))
+
+
+def test_another_loop_is_refused() -> None:
+    with pytest.raises(MethodError, match="adam's loop is device, dataloader or graph, not 'fast'"):
+        Adam(TARGET, 0, loop="fast")

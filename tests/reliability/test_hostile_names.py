@@ -105,7 +105,9 @@ def test_as_labels_snapshots_and_titles(run: Callable[..., Result], place: Path)
     assert len(tables) == len(NAMES)
     if shutil.which("pdflatex"):
         latin = [table for table, name in zip(tables, NAMES, strict=True) if name.isascii() and "\x1b" not in name]
-        text = "\n".join([r"\documentclass{article}\usepackage{booktabs}\begin{document}", *latin, r"\end{document}"])
+        text = "\n".join(
+            [r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}", *latin, r"\end{document}"]
+        )
         (place / "all.tex").write_text(text)
         command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "-shell-escape", "all.tex"]
         done = subprocess.run(command, cwd=place, capture_output=True, text=True, errors="replace", check=False)

@@ -1,10 +1,7 @@
 from __future__ import annotations
 
 import math
-import shutil
-import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -145,7 +142,7 @@ def test_only_groups_that_both_measured_are_compared(measured: Callable[..., pd.
     assert compare(a, b.assign(method="other")).empty
 
 
-def test_the_comparison_as_text(measured: Callable[..., pd.DataFrame], tmp_path: Path) -> None:
+def test_the_comparison_as_text(measured: Callable[..., pd.DataFrame], typeset: Callable[..., list[Any]]) -> None:
     table = compare(measured(**{"a_b": [0.9] * 8, "c": [0.5]}), measured(**{"a_b": [0.8] * 8, "c": [0.5]}))
     runs = {"A": "runs/a_1: cpu", "B": "runs/b|2: cuda"}
     lines = text(table, runs, "markdown").splitlines()
@@ -155,11 +152,7 @@ def test_the_comparison_as_text(measured: Callable[..., pd.DataFrame], tmp_path:
     assert " | worse | " in lines[5]
     assert len({line.replace("\\|", "").count("|") for line in lines[3:]}) == 1
     assert text(table, runs, "csv").splitlines()[0].startswith("method,snapshot,family,target,n,accuracy_a")
-    latex = text(table, runs, "latex")
-    if shutil.which("pdflatex") is None:
-        pytest.skip("pdflatex is not installed")
-    document = "\n".join([r"\documentclass{article}\usepackage{booktabs}\begin{document}", latex, r"\end{document}"])
-    (tmp_path / "a.tex").write_text(document)
-    command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "a.tex"]
-    outcome = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
-    assert outcome.returncode == 0, outcome.stdout[-2000:]
+    (page,) = typeset(text(table, runs, "latex"))
+    assert page.block[0] - 1 <= page.ink[0] < page.ink[1] <= page.block[1] + 1
+    assert "A: runs/a 1: cpu. B: runs/b|2: cuda." in page.text
+    assert "-10.00 (-10.00 to -10.00)" in page.text

@@ -183,7 +183,47 @@ def test_costs_and_break_evens_are_those_of_costs(run: ReportedRun) -> None:
         if not math.isnan(row["break_even_epoch"]):
             assert row["break_even_epoch"] in values
     for row in costs.method_costs(run.frame).to_dict("records"):
-        assert row["fit_seconds"] in values
+        for name in ("fit_seconds", "evaluation_seconds", "peak_memory_bytes", "fit_flops", "test_flops", "parameters"):
+            assert row[name] in values
+
+
+def cost_table(run: ReportedRun) -> tuple[list[str], str]:
+    """The heads of the table of costs, and the note below it."""
+    parsed = Parsed(page([run]))
+    tags = [(tag, "".join(text).strip()) for tag, _, text in parsed.elements]
+    first = tags.index(("caption", "Costs"))
+    heads = [text for tag, text in tags[first : tags.index(("th", "n"), first) + 1] if tag == "th"]
+    return heads, next(text for tag, text in tags[first:] if tag == "p")
+
+
+def test_costs_have_the_columns_of_which_something_is_known(run: ReportedRun) -> None:
+    heads, note = cost_table(run)
+    assert heads == [
+        "Method", "Family", "meta-training", "fit", "evaluation", "data", "peak memory MB", "parameters million",
+        "fit GFLOPs", "test image MFLOPs", "n",
+    ]  # fmt: skip
+    assert note.startswith("ConvNet-3, cpu. Means over the n groups")  # what all rows share
+    assert note.endswith("Not known of this run: energy (J).")
+    with_energy = replace(run, frame=run.frame.assign(energy_joules=1.5, fit_flops=math.nan, test_flops=math.nan))
+    heads, note = cost_table(with_energy)
+    assert "energy J" in heads
+    assert not any("FLOPs" in head for head in heads)
+    assert "other work and idling included" in note
+    assert note.endswith("Not known of this run: fit (GFLOPs), test image (MFLOPs).")
+
+
+def test_accuracy_against_flops_where_they_are_known(run: ReportedRun) -> None:
+    def titles(frame: pd.DataFrame) -> list[str]:
+        found = Parsed(page([replace(run, frame=frame)])).texts("figcaption")
+        return [title for title in found if title.startswith("Accuracy against FLOPs")]
+
+    families = ["Accuracy against FLOPs, Fashion-set", "Accuracy against FLOPs, CIFAR100-set"]
+    assert titles(run.frame) == families
+    told = Parsed(page([run])).texts("title")
+    assert any(re.search(r"PudNet: .* % in 0\.05 GFLOPs \(n = \d+\)", text) for text in told)
+    partly = run.frame.assign(fit_flops=run.frame["fit_flops"].mask(run.frame["family"] == "fashion"))
+    assert titles(partly) == families[1:]
+    assert titles(run.frame.assign(fit_flops=math.nan)) == []
 
 
 def test_hostile_names_are_text(run: ReportedRun, make_row: Callable[..., dict[str, Any]]) -> None:
@@ -207,12 +247,13 @@ def test_hostile_names_are_text(run: ReportedRun, make_row: Callable[..., dict[s
                               invocations=[{"command": name, "started": name, "git_commit": name}]),
             frame, [layout], printed, {kept: name},
             LearningCurve(name, True, {kept: (kept, 1.0), "pudnet": (kept, 2.0)}, points),
+            losses().assign(family_label=kept, target_label=kept), {name: correlations()},
         )  # fmt: skip
         text = page([hostile, hostile])
         assert text.replace("\n", "").isprintable()
         parsed = Parsed(text)
         text.encode()
-        assert {tag for tag, _, _ in parsed.elements} <= set().union(*plain) | {"nav", "li", "ul", "rect"}
+        assert {tag for tag, _, _ in parsed.elements} <= set().union(*plain) | {"nav", "li", "ul", "rect", "polygon"}
         assert not [key for _, own, _ in parsed.elements for key in own if key.startswith("on")]
         assert [own.get("type") for tag, own, _ in parsed.elements if tag == "script"] == ["application/json", None]
         assert "49" not in parsed.texts("h1")[0]
@@ -292,6 +333,78 @@ def test_learning_curves_with_the_papers_points(run: ReportedRun) -> None:
     assert "PudNet at 50: 45.00 ± 0.50 %" in told
 
 
+def losses(steps: int = 40, **changes: Any) -> pd.DataFrame:
+    """Of one meta-training: falling, with one spike of a single step."""
+    groups = 10 * np.arange(1, steps + 1)
+    metric = np.exp(-groups / groups[-1])
+    metric[steps // 2] = 50.0
+    place = {
+        "family": "fashion",
+        "family_label": "Fashion-set",
+        "target": "convnet3",
+        "target_label": "ConvNet-3",
+        "seed": 0,
+    }
+    return pd.DataFrame({"groups": groups, "metric_loss": metric, "loss": metric + 1.0}).assign(**{**place, **changes})
+
+
+def correlations() -> pd.DataFrame:
+    pairs = np.arange(1, 4)
+    table = pd.DataFrame({"pair": pairs, "n": 50})
+    for suffix, height in (("", 0.6), ("_held_out", 0.0)):
+        table[f"learned{suffix}"] = height + 0.1 - 0.05 * pairs
+        for end, by in (("mean", 0.0), ("low", -0.2), ("high", 0.3)):
+            table[f"random{suffix}_{end}"] = height + by
+    return table
+
+
+def drawings(parsed: Parsed) -> list[tuple[str, dict[str, str | None]]]:
+    return [(tag, own) for tag, own, _ in parsed.elements if tag in ("polyline", "polygon", "circle", "line")]
+
+
+def test_losses_of_each_training_with_their_means_by_quarter(run: ReportedRun) -> None:
+    both = pd.concat([losses(), losses(seed=1), losses(1000, family="cifar100", family_label="CIFAR100-set")])
+    text = page([replace(run, losses=both)])
+    parsed = Parsed(text)
+    assert "Losses in meta-training" in parsed.texts("h3")
+    titles = [text for text in parsed.texts("figcaption") if "seed" in text]
+    assert titles == ["Fashion-set, ConvNet-3, seed 0", "CIFAR100-set, ConvNet-3, seed 0"]
+    lines = [
+        own for tag, own in drawings(parsed) if tag == "polyline" and own["class"] in ("line d0", "line d6", "faint")
+    ]
+    assert [line["class"] for line in lines] == ["faint", "faint", "line d0", "line d6"] * 2
+    assert len(str(lines[4]["points"]).split()) <= 500
+    assert all(12 <= float(place.split(",")[1]) <= 280 for line in lines for place in str(line["points"]).split())
+    told = parsed.texts("title")
+    first = losses()["metric_loss"].iloc[0]
+    assert f"L1 metric at 10 groups: {first:.3g}" in told
+    assert sum(text.startswith("total at ") for text in told) == 40 + 100
+    (table,) = [text for text in parsed.texts("table") if text.startswith("Mean losses by quarter")]
+    for quarter in np.split(losses()["loss"].to_numpy(), 4):
+        assert f"{quarter.mean():.3g}" in table
+    assert "L3" not in table  # the others were not trained on
+
+
+def test_correlations_with_what_shuffled_pairs_have(run: ReportedRun) -> None:
+    parsed = Parsed(page([replace(run, correlations={"Fashion-MNIST": correlations()})]))
+    assert "Correlation of datasets and trained parameters" in parsed.texts("h3")
+    assert "Fashion-MNIST (n = 50)" in parsed.texts("figcaption")
+    bands = [own for tag, own in drawings(parsed) if own.get("class") == "band"]
+    assert [len(str(band["points"]).split()) for band in bands] == [6, 6]
+    told = parsed.texts("title")
+    assert "learned, pair 1: 0.650" in told
+    assert "random, held out, pair 3: 0.000 (-0.200 to 0.300)" in told
+    (table,) = [
+        text.split() for text in parsed.texts("table") if text.startswith("Canonical correlations, Fashion-MNIST")
+    ]
+    assert table[-10:] == ["0.550", "0.600", "0.400", "to", "0.900", "-0.050", "0.000", "-0.200", "to", "0.300"]
+
+
+def test_one_method_alone_is_compared_with_nothing(run: ReportedRun) -> None:
+    alone = run.frame[(run.frame["method"] == "adam") & (run.frame["snapshot"] == "1 epochs")]
+    assert not [t for t in Parsed(page([replace(run, frame=alone)])).texts("figcaption") if t.startswith("Accuracy")]
+
+
 def test_five_hundred_groups_of_twenty_rows_are_small(make_row: Callable[..., dict[str, Any]]) -> None:
     draw = np.random.default_rng(0)
     families = (("fashion", "Fashion-set"), ("cifar100", "CIFAR100-set"), ("imagenet", "ImageNet-set"))
@@ -367,6 +480,23 @@ def test_charts_stay_inside_and_are_xml(points: list[Point], log_x: bool, name: 
                 assert -0.1 <= float(element.attrib[attribute]) <= most + 0.1
     labels = [text for text in svg.iter("text") if text.get("text-anchor") == "middle"]
     assert 1 <= len(labels) - 2 <= 8  # ticks, beside the names of the two axes
+
+
+def test_a_given_range_is_the_whole_axis() -> None:
+    points = tuple(Point(x, y) for x, y in ((1, 0.5), (2, 0.7), (3, 99.0)))
+    drawing = chart("a", [Series("a", points, 0, "line")], "x", "y", y_range=(0.0, 1.0))
+    root = ET.fromstring(f"<div>{drawing}</div>")
+    assert [text.text for text in root.iter("text") if text.get("text-anchor") == "end"] == [
+        "0",
+        "0.2",
+        "0.4",
+        "0.6",
+        "0.8",
+        "1",
+    ]
+    (line,) = root.iter("polyline")
+    heights = [float(place.split(",")[1]) for place in line.attrib["points"].split()]
+    assert heights[0] > heights[1] > heights[2] == 12.0  # what is beyond it ends at its edge
 
 
 def test_ticks_are_round_numbers() -> None:
