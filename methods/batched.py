@@ -6,9 +6,10 @@ channel, and so per group; ReLU, pooling and adding do not mix channels; Adam, a
 centralization subtracts, do not mix rows. So every group gets what it gets alone, up to the order of floating-point sums.
 
 No command measures by it, because on a CPU it is slower where images are not tiny. AMD EPYC, one thread of a busy machine,
-ConvNet-3 in bfloat16, speed in units of one group after another: training 4 groups at once 1.2 at 8x8 pixels, 1.0 at 28x28,
-0.9 at 32x32; 16 groups 1.4, 0.7, 0.6; a step of meta-training on 4 groups 1.0, 0.8, 0.7; float32 is no better. ``torch.func.vmap`` over
-stacked parameters has 0.5, 0.3, 0.2. ``harness.bench.batched`` measures all of these on any device; on CUDA none is known.
+ConvNet-3 in bfloat16, speed in units of one group after another: training 4 groups at once 1.2 at 8x8 pixels, 1.0 at
+28x28, 0.9 at 32x32; 16 groups 1.4, 0.7, 0.6; a step of meta-training on 4 groups 1.0, 0.8, 0.7; float32 is no better.
+``torch.func.vmap`` over stacked parameters has 0.5, 0.3, 0.2. ``harness.bench.batched`` measures all of these on any
+device; on CUDA none is known.
 """
 
 from __future__ import annotations
