@@ -602,13 +602,19 @@ def check(
 
 
 @app.command()
-def doctor(data: DataOption = None, cache: CacheOption = None) -> None:
-    """This machine as the harness sees it: device, versions, memory, disk, sources, speed."""
+def doctor(data: DataOption = None, cache: CacheOption = None, as_json: JsonOption = False) -> None:
+    """This machine as the harness sees it, and what follows: device, memory, disk, sources, Slurm, speed, times to expect."""
     from harness.doctor import examine
 
+    findings = examine(data, _cache(cache))
+    if as_json:
+        _print_json({f.name: {"found": f.found, "implies": f.implies, **f.values} for f in findings})
+        return
     grid = Table.grid(padding=(0, 2))
-    for name, text in examine(data, _cache(cache)):
-        grid.add_row(name, escape(text))
+    for finding in findings:
+        grid.add_row(finding.name, escape(finding.found))
+        if finding.implies:
+            grid.add_row("", f"[dim]{escape(finding.implies)}[/dim]")
     Console().print(grid)
 
 

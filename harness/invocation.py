@@ -21,7 +21,7 @@ from harness.job import cells_behind
 from harness.jobs import Workshop, family_images, missing_jobs, with_bases
 from harness.output import show
 from harness.plan import Plan
-from harness.progress import Display, duration
+from harness.progress import Display, span
 from harness.recipe import Recipe
 from harness.rendering import merge_plans
 from results.store import Run
@@ -153,7 +153,7 @@ def dry_run(plans: Sequence[Plan], compute: Compute, cache_dir: Path) -> None:
             total += about
             grid.add_row(
                 escape(cell.variant.name), escape(cell.family.name), cell.target.name, str(cell.seed), str(cell.groups),
-                state, duration(about.seconds),
+                state, span(about.least, about.seconds),
             )  # fmt: skip
         console.print(
             f"{plan.suite.name}, {plan.profile.name}: {len(plan.cells)} cells, {len(plan.artifacts)} artifacts",
@@ -163,8 +163,8 @@ def dry_run(plans: Sequence[Plan], compute: Compute, cache_dir: Path) -> None:
     cells = sum(len(plan.cells) for plan in plans)
     console.print(
         f"in all {cells} cells and {len(artifacts)} distinct artifacts, from {len(trainings)} meta-trainings that are not "
-        f"there yet; about {duration(total.seconds)} on {compute.name} ({compute.precision}), counting meta-training to its "
-        f"limit; {total.bytes / 1e6:.0f} MB of disk",
+        f"there yet; about {span(total.least, total.seconds)} on {compute.name} ({compute.precision}), by when validation ends "
+        f"meta-training; {total.bytes / 1e6:.0f} MB of disk",
         highlight=False,
         markup=False,
     )

@@ -90,7 +90,18 @@ class Display:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: "40 s", "12 min", "3.5 h"."""
+    """Seconds as a person says them: "40 s", "12 min", "3.5 h", "6 days"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    if seconds < 48 * 3600:
+        return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.0f} days"
+
+
+def span(least: float, most: float) -> str:
+    """Two durations as one: "12 to 40 min", or the one where they read the same."""
+    first, last = duration(least), duration(most)
+    if first == last:
+        return first
+    number, unit = first.rsplit(" ", 1)
+    return f"{number if unit == last.rsplit(' ', 1)[1] else first} to {last}"
