@@ -7,10 +7,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from harness.plain_text import printable
+from harness.terminal import console
 
 PLAIN_INTERVAL = 30.0  # seconds
 
@@ -49,11 +49,11 @@ class Display:
     """The progress of a run; use as ``with Display() as display``."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True)
+        self.console = console(stderr=True)
         self.progress: Progress | None = None
 
     def __enter__(self) -> Display:
-        if self.console.is_terminal:
+        if self.console.is_terminal and not self.console.is_dumb_terminal:
             self.progress = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(20),
