@@ -121,6 +121,7 @@ def _sentence(error: Exception) -> str | None:
         ("harness.beginnings", "BeginningError"),
         ("harness.compute", "ComputeError"),
         ("harness.executors", "ExecutorError"),
+        ("harness.gpu_session", "SessionError"),
         ("harness.ranks", "RankError"),
         ("slurm.cluster", "ClusterError"),
         ("slurm.queue", "SlurmError"),
@@ -644,6 +645,109 @@ def check(
         subject = subject_of(found, target, options, cache_folder(cache))
         failures = report(subject, lambda line: print(printable(line), flush=True), debug)
     if failures:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def bench(
+    subjects: Annotated[
+        list[str] | None, typer.Argument(metavar="SUBJECT...", help="What to measure; everything if nothing is named.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16 (autocast).")] = "auto",
+    rounds: Annotated[
+        int, typer.Option(min=0, help="Times that both sides take their turn; 0: each subject's own number.")
+    ] = 0,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Few rounds, and only what takes no more than a minute.")
+    ] = False,
+    data: DataOption = None,
+    cache: CacheOption = None,
+    out: Annotated[Path | None, typer.Option(help="A folder for bench.json and bench.md.")] = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Speed in ratios, each against the plain script it names, beside the machine's own limits measured with them."""
+    with plain_errors(debug):
+        from rich.console import Console
+
+        from harness.bench import SUBJECTS
+        from suites.declaration import pick
+
+        for subject in subjects or ():
+            pick("subject", subject, SUBJECTS)
+
+        from harness.bench import findings
+        from harness.bench.limits import limits
+        from harness.bench.setting import Setting
+        from harness.compute import choose
+        from harness.provenance import circumstances
+        from results.store import write_atomically
+
+        compute = choose(device, precision)
+        setting = Setting(compute, cache_folder(cache), data, rounds, quick)
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+        command = shlex.join(["python", "-m", "harness", *sys.argv[1:]])
+        found = findings.Findings(circumstances(command, compute), limits(compute.device, 0.1 if quick else 0.5))
+        for subject in dict.fromkeys(subjects or SUBJECTS):
+            measured = findings.measured(subject, setting, debug)
+            found.subjects.append(measured)
+            print(f"{subject}: {findings.time(measured.seconds)}", file=sys.stderr, flush=True)
+            if out is not None:  # after each subject: what is measured is kept
+                write_atomically(out / "bench.json", (json.dumps(findings.as_json(found), indent=2) + "\n").encode())
+                write_atomically(out / "bench.md", findings.as_markdown(found).encode())
+        if as_json:
+            _print_json(findings.as_json(found))
+        else:
+            findings.show(found, Console())
+    if any(subject.failure for subject in found.subjects):
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def gpu_session(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="What the folder is called, with the GPU's name after it.")
+    ],
+    scale: Annotated[str, typer.Option(help="full, or tiny: minutes on a CPU, to try it out on digits.")] = "full",
+    only: Annotated[str | None, typer.Option("--steps", help="Only these steps, separated by commas.")] = None,
+    minutes: Annotated[float, typer.Option(min=0, help="A step begins only where its limit fits into them.")] = 25,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16 (autocast).")] = "auto",
+    data: DataOption = None,
+    cache: CacheOption = None,
+    out: Annotated[Path | None, typer.Option(help="Where the folder is made; results/published.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print the steps, their limits and commands.")
+    ] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Measure what only a GPU can show, and publish it; the same command goes on with the steps that are not there."""
+    with plain_errors(debug):
+        from harness import gpu_session as session
+        from harness.compute import choose
+        from suites.declaration import pick
+
+        pick("scale", scale, session.TABLES)
+        compute = choose(device, precision)
+        folder = session.folder_of(name, compute, out or session.PUBLISHED)
+        todo = session.chosen(session.steps(scale, compute, folder), _names(only))
+        if dry_run:
+            print(printable("\n".join(session.plan(todo))))
+            return
+        if scale == "full" and compute.device.type == "cpu":
+            raise UsageError(
+                "gpu-session needs a GPU, and this device is a CPU; try it out with --scale tiny, or --dry-run"
+            )
+        command = shlex.join(["python", "-m", "harness", *sys.argv[1:]])
+
+        def say(line: str) -> None:
+            print(printable(line), flush=True)
+
+        outcomes = session.perform(todo, folder, compute, command, data, cache_folder(cache), minutes, say)
+        print(printable(f"{folder}: README.md, and a folder for each step"))
+    if any(outcome.outcome != "done" for outcome in outcomes):
         raise typer.Exit(FAILED)
 
 

@@ -1,7 +1,8 @@
-"""Where a number comes from: commit, versions, device, driver."""
+"""Where a number comes from: commit, versions, device, driver, load."""
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from datetime import UTC, datetime
@@ -33,12 +34,16 @@ def now() -> str:
 
 
 def git_commit() -> str:
-    """The commit of the project's checkout, with "+changes" when files differ from it; "" outside a checkout."""
+    """The commit of the project's checkout, with "+changes" when files differ from it; "" outside a checkout.
+
+    Published results are no change: a number does not depend on those beside which it is put.
+    """
     root = Path(__file__).resolve().parent.parent
     try:
         run = {"cwd": root, "capture_output": True, "text": True, "timeout": 10}
         commit = subprocess.run(["git", "rev-parse", "HEAD"], check=True, **run).stdout.strip()  # type: ignore[call-overload]
-        changes = subprocess.run(["git", "status", "--porcelain"], check=True, **run).stdout.strip()  # type: ignore[call-overload]
+        files = ("--", ".", ":(exclude)results/published")
+        changes = subprocess.run(["git", "status", "--porcelain", *files], check=True, **run).stdout.strip()  # type: ignore[call-overload]
     except (OSError, subprocess.SubprocessError):
         return ""
     return f"{commit}+changes" if changes else str(commit)
@@ -66,11 +71,9 @@ def driver() -> str:
         return ""
 
 
-def manifest(suite: str, profile: str, command: str, compute: Compute) -> dict[str, Any]:
-    """What a run's manifest says of how it is made."""
+def circumstances(command: str, compute: Compute) -> dict[str, Any]:
+    """What a measurement was made with and on, as it begins. ``load`` is the machine's over 1, 5 and 15 minutes."""
     return {
-        "suite": suite,
-        "profile": profile,
         "device": compute.name,
         "command": command,
         "git_commit": git_commit(),
@@ -78,6 +81,12 @@ def manifest(suite: str, profile: str, command: str, compute: Compute) -> dict[s
         "started": now(),
         "precision": compute.precision,
         "threads": torch.get_num_threads(),
+        "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else [],
         "driver": driver() if compute.device.type == "cuda" else "",
         "platform": platform.platform(),
     }
+
+
+def manifest(suite: str, profile: str, command: str, compute: Compute) -> dict[str, Any]:
+    """What a run's manifest says of how it is made."""
+    return {"suite": suite, "profile": profile, **circumstances(command, compute)}

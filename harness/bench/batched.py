@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
 from harness.bench.ratio import Ratio, interleaved
+from harness.bench.setting import Setting
 from harness.compute import Compute
 from methods import batched
 from methods.base import Dataset, Episode, TargetSpec
@@ -18,6 +19,7 @@ from methods.pudnet.losses import Losses
 from methods.pudnet.method import PudNet
 from methods.scratch import Adam
 
+SIZES = (4, 16)  # groups at once
 FAMILIES = {(1, 8, 8): 2, (1, 28, 28): 2, (3, 32, 32): 5}  # image shape: classes of a group, as the families have them
 FIT_IMAGES, SUPPORT, QUERIES = 160, 10, 100  # of a group; of a class; of an episode
 
@@ -112,8 +114,9 @@ def gradients_at_once(method: PudNet, groups: Sequence[Episode]) -> None:
     method.modules.zero_grad()
 
 
-def measure(compute: Compute, sizes: Sequence[int] = (4, 16), rounds: int = 5) -> list[Ratio]:
-    """Speed of ``sizes`` groups at once, and of the first of them by vmap and in meta-training, for each image shape."""
+def measure(setting: Setting) -> list[Ratio]:
+    """Speed of several groups at once, and of the fewest of them by vmap and in meta-training, for each image shape."""
+    compute, rounds, sizes = setting.compute, setting.turns(5), SIZES[:1] if setting.quick else SIZES
     torch.manual_seed(0)
     found = []
     for shape in FAMILIES:

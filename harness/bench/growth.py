@@ -29,6 +29,7 @@ import torch
 from harness.bench.peers import our_protonet
 from harness.bench.prediction import IMAGE_SHAPE, predictor, random_dataset
 from harness.bench.ratio import Ratio, interleaved
+from harness.bench.setting import Setting
 from harness.clock import Clock, PeakMemory
 from harness.compute import Compute, choose
 from harness.invocation import plan_record
@@ -242,8 +243,9 @@ def speed_ups(most: int = 2, repetitions: int = 3) -> list[tuple[int, float]]:
     return [(count, run_seconds(count, cores)) for _ in range(repetitions) for count in counts]
 
 
-def measure(compute: Compute, rounds: int = 5) -> list[Ratio]:
+def measure(setting: Setting) -> list[Ratio]:
     """Each subject at a large size against as many of the small ones as make it up: 1 where time grows in proportion."""
+    compute, rounds = setting.compute, setting.turns(5)
     found = []
     with tempfile.TemporaryDirectory() as folder:
         for subject in SUBJECTS:

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.bench.ratio import Ratio, interleaved
+from harness.bench.setting import Setting
 from harness.compute import Compute, native_bf16
 from methods.base import Budget, Session, TargetSpec
 from methods.feature_learner import prototypical_classifier
@@ -221,6 +222,7 @@ def training(images: FamilyImages, target: str = "convnet3", rounds: int = 7) ->
     return found
 
 
-def measure(images: FamilyImages, rounds: int = 7) -> list[Ratio]:
-    """Sampling and ProtoNet's training with ConvNet-3 against learn2learn, on the family's images."""
+def measure(setting: Setting) -> list[Ratio]:
+    """Sampling and ProtoNet's training with ConvNet-3 against learn2learn, on the images of CIFAR100-set."""
+    images, rounds = setting.images("cifar100"), setting.turns(7)
     return sampling(images, rounds) + training(images, rounds=rounds)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.bench.ratio import Ratio, interleaved
+from harness.bench.setting import Setting
 from harness.compute import Compute
 from methods.base import Dataset, TargetSpec
 from methods.pudnet.generator import WeightGenerator
@@ -54,8 +55,9 @@ def fit(method: PudNet, dataset: Dataset) -> None:
     next(method.fit(dataset))
 
 
-def measure(compute: Compute, rounds: int = 15) -> list[Ratio]:
-    """The fit of a group for each target, and the sketch of 50,000 images against its extractor on chunks of 500."""
+def measure(setting: Setting) -> list[Ratio]:
+    """The fit of a group for each target; but for a quick look also of 50,000 images against their extractor alone."""
+    compute, rounds = setting.compute, setting.turns(15)
     torch.manual_seed(0)
     found = []
     for target, goal in GOALS.items():
@@ -84,6 +86,8 @@ def measure(compute: Compute, rounds: int = 15) -> list[Ratio]:
                 compute.device, rounds=rounds,
             ),
         ]  # fmt: skip
+    if setting.quick:
+        return found
     method, dataset = predictor("convnet3", compute), random_dataset(LARGE, compute.device)
     sketch = method.hypernetwork.sketch
 
@@ -101,7 +105,7 @@ def measure(compute: Compute, rounds: int = 15) -> list[Ratio]:
             f"bare extractor, {chunk} images at a time",
             extractor_alone,
             compute.device,
-            rounds=min(rounds, 5),
+            rounds=setting.turns(5),
             goal=STREAM_GOAL,
         )
     )

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from harness.bench.prediction import IMAGE_SHAPE, IMAGES, WAYS, random_dataset
 from harness.bench.ratio import Ratio, interleaved
+from harness.bench.setting import Setting
 from harness.compute import Compute
 from methods.base import Dataset, TargetSpec
-from methods.scratch import Adam
+from methods.scratch import Adam, Scratch
 
 ROUNDS = {"convnet3": 7, "resnet18": 3, "resnet34": 1}
 
@@ -26,20 +27,24 @@ class Unfused(Adam):
 
 
 def trainer(
-    target: str, compute: Compute, kind: type[Adam] = Adam, loop: str = "device", autocast: bool = True
-) -> Adam:
+    target: str, compute: Compute, kind: type[Scratch] = Adam, loop: str = "device", autocast: bool = True
+) -> Scratch:
     """One epoch of training ``target`` from scratch."""
     method = kind(TargetSpec(target, IMAGE_SHAPE), 0, epochs=(1,), loop=loop)
     method.autocast = compute.autocast if autocast else nullcontext
     return method
 
 
-def measure(compute: Compute, targets: Iterable[str] = tuple(ROUNDS), rounds: int | None = None) -> list[Ratio]:
-    """For each target the plain loop over the best, and the best without one of its parts over the best."""
+def measure(setting: Setting) -> list[Ratio]:
+    """For each target the plain loop over the best, and the best without one of its parts over the best.
+
+    A quick look is at ConvNet-3 alone.
+    """
+    compute = setting.compute
     torch.manual_seed(0)
     dataset = random_dataset(IMAGES, compute.device)
     found = []
-    for target in targets:
+    for target in ("convnet3",) if setting.quick else ROUNDS:
         best = trainer(target, compute)
         without = {"the plain loop (DataLoader, eager float32, unfused)": trainer(target, compute, loop="dataloader")}
         if target == "convnet3":
@@ -55,13 +60,13 @@ def measure(compute: Compute, targets: Iterable[str] = tuple(ROUNDS), rounds: in
                     f"training at its best, one epoch of {IMAGES} images of 32x32, {WAYS} classes",
                     partial(epoch, best, dataset),
                     compute.device,
-                    rounds=rounds or ROUNDS[target],
+                    rounds=setting.turns(ROUNDS[target]),
                 )
             )
     return found
 
 
-def epoch(method: Adam, dataset: Dataset) -> None:
+def epoch(method: Scratch, dataset: Dataset) -> None:
     """One training of one epoch."""
     for _ in method.fit(dataset):
         pass

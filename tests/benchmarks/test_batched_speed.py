@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from harness.bench import batched
+from harness.bench.setting import Setting
 from harness.compute import choose
 
 
-def test_groups_at_once_against_one_by_one(benchmark: Any) -> None:
+def test_groups_at_once_against_one_by_one(benchmark: Any, cache_dir: Path) -> None:
     if not benchmark.enabled:
         shape, device = (1, 8, 8), torch.device("cpu")
         groups = batched.datasets(shape, 2, device)
@@ -22,7 +24,7 @@ def test_groups_at_once_against_one_by_one(benchmark: Any) -> None:
         for step in (batched.gradients_one_by_one, batched.gradients_at_once):
             step(batched.learner(shape, choose("cpu")), batched.episodes(shape, 2, device))
         return
-    ratios = batched.measure(choose())
+    ratios = batched.measure(Setting(choose(), cache_dir))
     for ratio in ratios:
         benchmark.extra_info[ratio.name] = ratio.value
         print(f"\n{ratio.name}: {ratio.value:.2f} times as fast as {ratio.against} ({ratio.seconds:.3f} s)", end="")

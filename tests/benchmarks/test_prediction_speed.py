@@ -5,21 +5,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from harness.bench import prediction
+from harness.bench.setting import Setting
 from harness.compute import choose
 
 
-def test_fit_against_the_bare_forward_pass(benchmark: Any) -> None:
+def test_fit_against_the_bare_forward_pass(benchmark: Any, cache_dir: Path) -> None:
     if not benchmark.enabled:
         method, dataset = prediction.predictor("convnet3", choose()), prediction.random_dataset(50, torch.device("cpu"))
         kernels = prediction.bare_forward(method, dataset.images)
         assert [kernel.shape for kernel in kernels] == [k.shape for k in method.predicted(dataset).values()]
         return
-    ratios = prediction.measure(choose())
+    ratios = prediction.measure(Setting(choose(), cache_dir))
     for ratio in ratios:
         benchmark.extra_info[f"{ratio.name} / {ratio.against}"] = ratio.value
         print(f"\n{ratio.name}: {ratio.value:.2f} of {ratio.against} ({ratio.seconds * 1e3:.1f} ms)", end="")

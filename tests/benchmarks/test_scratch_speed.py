@@ -5,22 +5,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from harness.bench import scratch
 from harness.bench.prediction import random_dataset
+from harness.bench.setting import Setting
 from harness.compute import choose
 
 
-def test_the_plain_loop_against_training_at_its_best(benchmark: Any) -> None:
+def test_the_plain_loop_against_training_at_its_best(benchmark: Any, cache_dir: Path) -> None:
     if not benchmark.enabled:
         dataset = random_dataset(40, torch.device("cpu"))
         for loop in ("device", "dataloader"):
             scratch.epoch(scratch.trainer("convnet3", choose(), loop=loop), dataset)
         return
-    ratios = scratch.measure(choose())
+    ratios = scratch.measure(Setting(choose(), cache_dir))
     for ratio in ratios:
         benchmark.extra_info[ratio.name] = ratio.value
         print(f"\n{ratio.name}: {ratio.value:.2f} times {ratio.against} ({ratio.against_seconds:.3f} s)", end="")
