@@ -74,13 +74,15 @@ class Subject:
 
 @dataclass(frozen=True)
 class Point:
-    """One subject at one size. ``peak_bytes`` of the process (of the allocator on CUDA) less what the work was given;
-    ``extra_bytes`` of them came with the work."""
+    """One subject at one size. ``seconds`` by the clock, ``cpu_seconds`` of this process, which other work on the machine
+    hardly changes. ``peak_bytes`` of the process (of the allocator on CUDA) less what the work was given; ``extra_bytes``
+    of them came with the work."""
 
     subject: str
     unit: str
     n: int
     seconds: float
+    cpu_seconds: float
     peak_bytes: int
     extra_bytes: int
 
@@ -202,13 +204,16 @@ def measure_point(name: str, n: int, device: str, threads: int) -> Point:
         subject.prepare(subject.sizes[0], compute, Path(folder)).work()
         prepared = subject.prepare(n, compute, Path(folder))
         memory.reset()
-        before, peaks, spent = memory.read(), list[int](), list[float]()
+        before, peaks, spent, computed = memory.read(), list[int](), list[float](), list[float]()
         while sum(spent) < LONG_ENOUGH and len(spent) < MOST_REPEATS:
             clock.start()
+            began = time.process_time()
             prepared.work()
+            computed.append(time.process_time() - began)
             spent.append(clock.stop().wall_seconds)
             peaks.append(memory.read())
-    return Point(name, subject.unit, n, median(spent), peaks[0] - prepared.given, peaks[0] - before)
+    seconds = median(spent), median(computed)
+    return Point(name, subject.unit, n, *seconds, peaks[0] - prepared.given, peaks[0] - before)
 
 
 def measure_points(subjects: Sequence[Subject] = SUBJECTS, device: str = "auto", threads: int = 1) -> Iterator[Point]:
