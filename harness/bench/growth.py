@@ -136,7 +136,8 @@ def _write(run: Run, n: int) -> None:
         common = {name: cell[name] for name in ("method", "family", "target", "seed", "artifact")}
         common |= {"cell": cell["key"], "suite": "table1", "snapshot": "", "device": run.manifest["device"]}
         common |= {"n_fit": 500, "n_test": 500, "n_classes": 5, "epochs": float("nan")}
-        common |= {"meta_train_seconds": 100.0, "training_groups": 1000.0}
+        common |= {"meta_train_seconds": 100.0, "training_groups": 1000.0, "parameters": 1e6}
+        common |= {"fit_flops": 1e9, "test_flops": 1e7, "energy_joules": float("nan")}
         for first in range(0, n, GROUPS_OF_A_SHARD):
             rows = [
                 {
