@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-POINTS = ("subject", "unit", "n", "seconds", "peak_bytes", "extra_bytes")
+POINTS = ("subject", "unit", "n", "seconds", "cpu_seconds", "peak_bytes", "extra_bytes")
+QUANTITIES = ("seconds", "cpu_seconds", "peak_bytes")
 SPEED_UPS = ("processes", "seconds")
 EXPONENTS = ("subject", "unit", "quantity", "exponent", "low", "high", "n")
 
@@ -47,12 +48,12 @@ def exponent(sizes: np.ndarray, values: np.ndarray) -> Exponent:
 
 
 def exponents(points: pd.DataFrame) -> pd.DataFrame:
-    """Columns `EXPONENTS`: of each subject of ``points`` (columns `POINTS`) how seconds and peak memory grow with n."""
+    """Columns `EXPONENTS`: of each subject of ``points`` (columns `POINTS`) how each of `QUANTITIES` grows with n."""
     import pandas as pd
 
     found = []
     for (subject, unit), rows in points.groupby(["subject", "unit"], sort=False):
-        for quantity in ("seconds", "peak_bytes"):
+        for quantity in QUANTITIES:
             fitted = exponent(rows["n"].to_numpy(), rows[quantity].to_numpy())
             found.append((subject, unit, quantity, fitted.value, fitted.low, fitted.high, fitted.n))
     return pd.DataFrame(found, columns=list(EXPONENTS))

@@ -75,13 +75,15 @@ class Subject:
 
 @dataclass(frozen=True)
 class Point:
-    """One subject at one size. ``peak_bytes`` of the process (of the allocator on CUDA) less what the work was given;
-    ``extra_bytes`` of them came with the work."""
+    """One subject at one size. ``seconds`` by the clock, ``cpu_seconds`` of this process, which other work on the machine
+    hardly changes. ``peak_bytes`` of the process (of the allocator on CUDA) less what the work was given; ``extra_bytes``
+    of them came with the work."""
 
     subject: str
     unit: str
     n: int
     seconds: float
+    cpu_seconds: float
     peak_bytes: int
     extra_bytes: int
 
@@ -135,7 +137,8 @@ def _write(run: Run, n: int) -> None:
         common = {name: cell[name] for name in ("method", "family", "target", "seed", "artifact")}
         common |= {"cell": cell["key"], "suite": "table1", "snapshot": "", "device": run.manifest["device"]}
         common |= {"n_fit": 500, "n_test": 500, "n_classes": 5, "epochs": float("nan")}
-        common |= {"meta_train_seconds": 100.0, "training_groups": 1000.0}
+        common |= {"meta_train_seconds": 100.0, "training_groups": 1000.0, "parameters": 1e6}
+        common |= {"fit_flops": 1e9, "test_flops": 1e7, "energy_joules": float("nan")}
         for first in range(0, n, GROUPS_OF_A_SHARD):
             rows = [
                 {
@@ -203,13 +206,16 @@ def measure_point(name: str, n: int, device: str, threads: int) -> Point:
         subject.prepare(subject.sizes[0], compute, Path(folder)).work()
         prepared = subject.prepare(n, compute, Path(folder))
         memory.reset()
-        before, peaks, spent = memory.read(), list[int](), list[float]()
+        before, peaks, spent, computed = memory.read(), list[int](), list[float](), list[float]()
         while sum(spent) < LONG_ENOUGH and len(spent) < MOST_REPEATS:
             clock.start()
+            began = time.process_time()
             prepared.work()
+            computed.append(time.process_time() - began)
             spent.append(clock.stop().wall_seconds)
             peaks.append(memory.read())
-    return Point(name, subject.unit, n, median(spent), peaks[0] - prepared.given, peaks[0] - before)
+    seconds = median(spent), median(computed)
+    return Point(name, subject.unit, n, *seconds, peaks[0] - prepared.given, peaks[0] - before)
 
 
 def measure_points(subjects: Sequence[Subject] = SUBJECTS, device: str = "auto", threads: int = 1) -> Iterator[Point]:

@@ -96,11 +96,12 @@ def test_a_point_is_measured(subject: growth.Subject) -> None:
     point = growth.measure_point(subject.name, subject.sizes[0], "cpu", 1)
     assert (point.subject, point.unit, point.n) == (subject.name, subject.unit, 100)
     assert 1e-4 < point.seconds < 60
+    assert 0 < point.cpu_seconds < 60
     assert 0 <= point.extra_bytes < point.peak_bytes
 
 
 def test_what_was_measured_is_left_in_a_folder(tmp_path: Path) -> None:
-    points = [growth.Point("work", "groups", n, n / 100, 10**8, 10**6) for n in (100, 1_000, 10_000)]
+    points = [growth.Point("work", "groups", n, n / 100, n / 200, 10**8, 10**6) for n in (100, 1_000, 10_000)]
     growth.write(tmp_path / "growth", points, [(1, 10.0), (2, 6.0)])
     names = {path.name for path in (tmp_path / "growth").iterdir()}
     assert names == {"points.csv", "exponents.csv", "processes.csv", "growth.pdf", "growth.png", "manifest.json"}

@@ -16,7 +16,7 @@ SIZES = np.array([100, 316, 1_000, 3_162, 10_000, 100_000])
 
 def points(**powers: float) -> pd.DataFrame:
     rows = [
-        (name, "groups", n, 2e-4 * n**power, 5 * 10**8, 1_000 * n)
+        (name, "groups", n, 2e-4 * n**power, 1e-4 * n**power, 5 * 10**8, 1_000 * n)
         for name, power in powers.items()
         for n in SIZES.tolist()
     ]
