@@ -12,6 +12,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.folders import RUNS
 from methods import registry
 
 SKELETONS = Path(__file__).parent / "skeletons"
@@ -132,7 +133,11 @@ def look_at_folder(folder: Path, name: str | None, cache_dir: Path) -> str:
     ]
     return _next(
         "\n".join(told),
-        (f"python -m harness run table1 --source {argument} --families {shlex.quote(name)}", "table1 on it"),
+        (
+            f"python -m harness run table1 --source {argument} --families {shlex.quote(name)} "
+            f"--out {shlex.quote(str(RUNS / name))}",
+            "table1 on it, in a folder of results of its own",
+        ),
     )
 
 
