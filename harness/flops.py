@@ -66,8 +66,8 @@ def count(method: Method, group: Group, evaluate: Callable[[Classifier, Dataset]
 
     An iterative method is fitted until the first snapshot that has made an epoch; any other, and one without ``epochs``,
     to its end. Nothing is compiled meanwhile: what a compiler would make of the method is counted as it is written. But an
-    iterative method that asks for one raises RuntimeError: its only warm-up has to be the one that compiles. Raises
-    whatever the method raises, also because it does not bear to be counted.
+    iterative method that asks for one raises RuntimeError: its only warm-up has to be the one that compiles. So does a method
+    that records a CUDA graph. Raises whatever the method raises, also because it does not bear to be counted.
     """
     snapshots = []
     with _refusing_to_compile() if method.iterative else nullcontext():
@@ -96,11 +96,19 @@ def counted(items: Iterator[Item]) -> Iterator[tuple[Item, float]]:
 class _NoModules:
     """In the place of the counter's record of modules, whose hooks hold on to the graph of every step that was counted."""
 
-    parents = frozenset({"Global"})
+    @property
+    def parents(self) -> frozenset[str]:
+        """Where an operation counts; asked for each."""
+        if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError("it records a CUDA graph, and what a graph replays cannot be counted")
+        return _EVERYWHERE
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, *_: object) -> None: ...
+
+
+_EVERYWHERE = frozenset({"Global"})
 
 
 @contextmanager

@@ -8,13 +8,13 @@ from typing import Any
 
 import pandas as pd
 
+from harness.folders import RUNS
 from results import comparison, costs, paper
 from results.escaping import Format
 from results.store import Run, StoreError, write_atomically
 from results.tables import TableLayout, TableRow, records, render
 
 EXTENSIONS: dict[Format, str] = {"latex": "tex", "markdown": "md", "csv": "csv"}
-RUNS = Path("runs")
 
 
 def merge_plans(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

@@ -75,11 +75,14 @@ class Scratch(Method):
             torch.manual_seed(self.initial_seed)
             return targets.build(self.target).to(dataset.images.device)
 
-    def fit(self, dataset: Dataset) -> Iterator[Snapshot]:
-        device = dataset.images.device
+    def start(self, dataset: Dataset) -> nn.Sequential:
+        """Features and linear head as training begins with them: the first random draws of a fit."""
         features = self.fitted_network(dataset)
         width = targets.feature_count(features, self.target.image_shape)
-        network = nn.Sequential(features, nn.Linear(width, dataset.n_classes)).to(device)
+        return nn.Sequential(features, nn.Linear(width, dataset.n_classes)).to(dataset.images.device)
+
+    def fit(self, dataset: Dataset) -> Iterator[Snapshot]:
+        network = self.start(dataset)
         if self.graphed:
             training = self._recorded_for(dataset, network)
             network, one_epoch = training.network, training.epoch
@@ -89,8 +92,7 @@ class Scratch(Method):
             network.train()
             one_epoch()
             if epoch in self.epochs:
-                network.eval()
-                yield Snapshot(partial(self._classify, network), f"{epoch} epochs", epoch, network[0])
+                yield self.snapshot(network, epoch)
 
     def _epochs(self, network: nn.Module, dataset: Dataset) -> Iterator[None]:
         """Trains ``network`` for one epoch after the other."""
@@ -123,8 +125,12 @@ class Scratch(Method):
     def _gathered(self, dataset: Dataset) -> Iterator[Iterable[tuple[Tensor, Tensor]]]:
         """Epoch after epoch its batches, gathered on the device."""
         while True:
-            order = torch.randperm(len(dataset), device=dataset.labels.device)
-            yield ((dataset.images[batch], dataset.labels[batch]) for batch in order.split(self.batch_size))
+            batches = self.order(dataset).split(self.batch_size)
+            yield ((dataset.images[batch], dataset.labels[batch]) for batch in batches)
+
+    def order(self, dataset: Dataset) -> Tensor:
+        """The order of the images in one epoch, int64 [n]."""
+        return torch.randperm(len(dataset), device=dataset.labels.device)
 
     def _loaded(self, dataset: Dataset) -> Iterator[Iterable[tuple[Tensor, Tensor]]]:
         """Epoch after epoch its batches, image by image through the processes of a DataLoader."""
@@ -141,6 +147,11 @@ class Scratch(Method):
 
     def _precision(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.plain else self.autocast()
+
+    def snapshot(self, network: nn.Sequential, epoch: int) -> Snapshot:
+        """What ``start`` gave, after so many epochs, put into evaluation mode."""
+        network.eval()
+        return Snapshot(partial(self._classify, network), f"{epoch} epochs", epoch, network[0])
 
     @torch.no_grad()
     def _classify(self, network: nn.Module, images: Tensor) -> Tensor:

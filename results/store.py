@@ -508,14 +508,14 @@ def _table_of(key: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 def _merged(tables: Sequence[pa.Table]) -> pa.Table:
     """One table ordered by group; a group that is in several tables counts once, from the first of them."""
-    seen = np.empty(0, np.int64)
-    kept = [ROW_SCHEMA.empty_table()]
-    for table in tables:
-        groups = table["group"].to_numpy()
-        kept.append(table.filter(pa.array(~np.isin(groups, seen))))
-        seen = np.union1d(seen, groups)
-    merged = pa.concat_tables(kept)
-    return merged.take(np.argsort(merged["group"].to_numpy(), kind="stable"))
+    merged = pa.concat_tables([ROW_SCHEMA.empty_table(), *tables])
+    groups = merged["group"].to_numpy()
+    order = np.argsort(groups, kind="stable")  # the rows of a group: those of its first table first
+    table = np.repeat(np.arange(len(tables)), [part.num_rows for part in tables])[order]
+    begins = np.ones(len(order), dtype=bool)
+    begins[1:] = groups[order[1:]] != groups[order[:-1]]
+    first = table[begins][np.cumsum(begins) - 1]
+    return merged.take(order[table == first])
 
 
 def _write_frame(path: Path, frame: pd.DataFrame) -> None:

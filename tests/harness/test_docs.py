@@ -154,7 +154,7 @@ def parsed(words: list[str]) -> None:
 @pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.stem)
 def test_commands_in_the_text_are_those_of_the_command_line(page: Path) -> None:
     for code in inline(TEXTS[page]):
-        command = re.sub(r"^(uv run )?python -m harness ", "", code)
+        command = re.sub(r"^(uv run )?(python -m harness|pudnet-bench) ", "", code)
         words = command.split()
         placeholders = "COMMAND" in words or "SUITES..." in words
         if (command != code or (words[0] in HARNESS.commands and len(words) > 1)) and not placeholders:
@@ -174,7 +174,7 @@ def leaves(command: TyperGroup | TyperCommand) -> Iterator[TyperCommand]:
 
 
 def test_options_in_the_text_are_those_of_the_command_line() -> None:
-    known = {"--help", "--cpus"}.union(*(options_of(command) for command in leaves(HARNESS)))
+    known = {"--help", "--cpus", "--install-completion"}.union(*(options_of(command) for command in leaves(HARNESS)))
     for page, text in TEXTS.items():
         for code in inline(text):
             if not code.startswith(("scancel", "uv ", "pip ")):

@@ -19,7 +19,9 @@ from harness.execution import warm_up
 from harness.flops import UNKNOWN, FlopCount, SnapshotFlops, count, counted
 from methods import registry
 from methods.base import Dataset, Group, Method, Snapshot, TargetSpec
+from suites.families import FAMILIES
 from suites.groups import FamilyImages
+from suites.sources.loading import Source
 
 ROOT = Path(__file__).parents[2]
 DIGITS = TargetSpec("convnet3", (1, 8, 8))
@@ -175,6 +177,30 @@ def test_a_count_that_fails_fails_nothing(digits_images: FamilyImages) -> None:
     said: list[str] = []
     assert warm_up(of_kind(multiply=staticmethod(unbearable)), digits_images, 0, said.append) == UNKNOWN
     assert said == ["FLOPs are not counted (NotImplementedError: no modes here)"]
+
+
+def test_what_is_recorded_is_not_counted(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(RuntimeError, match="records a CUDA graph"):
+        counted_on(group, of_kind())
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+def test_steps_of_a_cuda_graph_are_not_counted_and_warm_up_all_the_same(digits: Source) -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+    images = FamilyImages(FAMILIES["digits"], digits, device)
+    said: list[str] = []
+    for loop in ("graph", "device"):
+        method = registry.find("adam")(DIGITS, 6, epochs=(1,), loop=loop)  # type: ignore[call-arg]
+        found = warm_up(method, images, 0, said.append)
+        assert (found == UNKNOWN) == (loop == "graph")
+        (snapshot,) = method.fit(images.group("unseen", 0, 0).fit)
+        assert snapshot.classifier(images.group("unseen", 0, 0).test.images).isfinite().all()
+    assert len(said) == 1
+    assert "records a CUDA graph" in said[0]
+    assert found.snapshots[0].test == sum(CONVOLUTIONS) + HEAD
 
 
 def test_halves_of_other_classes_do_not_stand_for_those_measured(digits_images: FamilyImages) -> None:

@@ -156,6 +156,12 @@ def test_a_groups_images_are_of_the_splits_classes_and_labelled_by_them(split: S
         assert group.index == index
 
 
+def test_images_of_one_channel_have_the_strides_of_channels_last_too() -> None:
+    """Convolutions choose their memory format by strides, also where both formats hold the same bytes."""
+    group = FamilyImages(SMALL, source(channels=1), CPU).group("unseen", 0, 0)
+    assert group.fit.images.stride() == (16, 1, 4, 1)
+
+
 def test_images_are_kept_as_bytes_and_handed_out_normalised(images: FamilyImages) -> None:
     assert images.images.dtype == torch.uint8
     group = images.group("unseen", 0, 0)
