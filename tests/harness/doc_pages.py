@@ -195,7 +195,7 @@ MASKS = {
     "path": r"(?<![\w.…])/\w[\w./-]+",
     "precision": r"bf16|fp32",
     "verdict": r"no difference shown|better|worse",
-    "number": r"(?<![A-Za-z_\d.])[+-]?\d+(?:[.,]\d+)*(?:e[+-]?\d+)?|nan",
+    "number": r"(?<![A-Za-z_\d.])(?>[+-]?\d+(?:[.,]\d+)*(?:e[+-]?\d+)?)(?! epoch)|nan",
 }
 TOKENS = re.compile("|".join([*(f"(?P<{name}>{mask})" for name, mask in MASKS.items()), rf"{DOTS}", r"\*\*", r"\s+"]))
 

@@ -19,6 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from harness.commands import app
 from methods import registry
+from results.store import ROW_SCHEMA
 from slurm import cluster
 from slurm.testing import not_installed
 from suites.catalog import PROFILES, SUITES
@@ -115,6 +116,7 @@ def test_what_is_shown_may_differ_in_this(shown: str, printed: str) -> None:
         ("first\n…\nsecond", "second\nfirst"),
         ("a (n=3)", "a"),
         ("table1", "table2"),
+        ("adam, 30 epochs, 5", "adam, 1 epochs, 5"),
     ],
 )
 def test_what_is_shown_may_not_differ_in_that(shown: str, printed: str) -> None:
@@ -152,7 +154,7 @@ def parsed(words: list[str]) -> None:
 @pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.stem)
 def test_commands_in_the_text_are_those_of_the_command_line(page: Path) -> None:
     for code in inline(TEXTS[page]):
-        command = re.sub(r"^(uv run )?python -m harness ", "", code)
+        command = re.sub(r"^(uv run )?(python -m harness|pudnet-bench) ", "", code)
         words = command.split()
         placeholders = "COMMAND" in words or "SUITES..." in words
         if (command != code or (words[0] in HARNESS.commands and len(words) > 1)) and not placeholders:
@@ -224,6 +226,16 @@ def test_profiles_and_families_are_those_of_the_code() -> None:
         assert classes == f"{family.training_classes} / {family.unseen_classes}"
         assert group == f"{family.ways}, {family.images}"
     assert [row[0] for row in rows(text, "Profile")] == list(PROFILES)
+
+
+def test_every_column_of_a_row_is_documented() -> None:
+    stored = sections(TEXTS[pages.ROOT / "docs/timing.md"])["What is stored"]
+    assert set(re.findall(r"`(\w+)`", stored)) >= set(ROW_SCHEMA.names)
+
+
+def test_no_path_of_the_machine_that_wrote_it() -> None:
+    for page, text in TEXTS.items():
+        assert not re.findall(r"(?<![\w.~])/(?:tmp/(?!my-slurm)|home|root|usr|work)\S*", text), page.name
 
 
 def test_cluster_profiles_can_be_loaded(tmp_path: Path) -> None:
