@@ -69,7 +69,10 @@ def run_pages() -> list[object]:
 def test_a_page_does_what_it_says(page: Path, tmp_path: Path, shared_cache: Path, short_folder: Path) -> None:
     if "slurm.testing start" in TEXTS[page] and (reason := not_installed()):
         pytest.skip(reason)
-    shows_training = any(block.text.startswith("meta-training ") for block in pages.blocks(TEXTS[page]))
+    shows_training = any(
+        re.search(r"^meta-training |meta-trainings and", block.text, re.MULTILINE)
+        for block in pages.blocks(TEXTS[page])
+    )
     shell = pages.Shell(tmp_path, tmp_path / ".cache" if shows_training else shared_cache)
     places = {"root": str(pages.ROOT), "short": str(short_folder)}
     for block, printed in pages.follow(page, shell, places, lambda block: not pages.on_images(block)):
@@ -80,7 +83,7 @@ def test_a_page_does_what_it_says(page: Path, tmp_path: Path, shared_cache: Path
 def test_pages_do_what_they_say_on_real_images(tmp_path: Path, shared_cache: Path, real_data: Path) -> None:
     places = {"root": str(pages.ROOT), "images": str(real_data)}
     for page in pages.PAGES:
-        folder = tmp_path / page.stem
+        folder = tmp_path / f"{page.parent.name}-{page.stem}"
         folder.mkdir()
         for block, printed in pages.follow(page, pages.Shell(folder, shared_cache), places, pages.on_images):
             pages.aligned(block.text.splitlines(), printed)
@@ -156,7 +159,7 @@ def test_commands_in_the_text_are_those_of_the_command_line(page: Path) -> None:
     for code in inline(TEXTS[page]):
         command = re.sub(r"^(uv run )?(python -m harness|pudnet-bench) ", "", code)
         words = command.split()
-        placeholders = "COMMAND" in words or "SUITES..." in words
+        placeholders = "COMMAND" in words or "SUITES..." in words or words[0] == "--install-completion"  # typer's own
         if (command != code or (words[0] in HARNESS.commands and len(words) > 1)) and not placeholders:
             parsed(words)
 
