@@ -95,7 +95,7 @@ def test_no_file_is_overwritten(kind: str, command_line: CommandLine, tmp_path: 
         ("method", "a__b.py", "gives no good name"),
         ("method", "protonet.py", "there is a method 'protonet' already"),
         ("method", "meta_baseline.py", "there is a method 'meta-baseline' already"),
-        ("method", "dataset.py", "needs the name 'Dataset' for something else"),
+        ("method", "snapshot.py", "needs the name 'Snapshot' for something else"),
         ("method", "method.py", "needs the name 'Method' for something else"),
         ("method", "none.py", "needs the name 'None' for something else"),
         ("method", "class.py", "would hide the Python module 'class'"),
