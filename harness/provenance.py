@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,9 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+@cache
 def git_commit() -> str:
-    """The commit of the project's checkout, with "+changes" when files differ from it; "" outside a checkout."""
+    """The commit of the project's checkout, with "+changes" when files differ from it; "" outside a checkout. Asked for once."""
     root = Path(__file__).resolve().parent.parent
     try:
         run = {"cwd": root, "capture_output": True, "text": True, "timeout": 10}
