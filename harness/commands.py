@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from harness import completion
+from harness.folders import cache_folder, find_folder, run_folder
 from harness.plain_text import printable
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    # A shell completes a program by its name, and `python -m harness` has none of its own; pudnet-bench has.
+    add_completion=Path(sys.argv[0]).name != "__main__.py",
 )
 data_app = typer.Typer(help="Image sources: list them, fetch them, verify them.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
@@ -55,7 +59,9 @@ CacheOption = Annotated[
 SourceOption = Annotated[
     list[str] | None, typer.Option("--source", help="NAME=DIR: an image folder of your own; repeatable.")
 ]
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or a suite.")]
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's folder, or a suite.", autocompletion=completion.runs)
+]
 PaperOption = Annotated[bool, typer.Option("--paper", help="Set the paper's numbers beside the measured ones.")]
 ShardOption = Annotated[int | None, typer.Option(min=1, help="For slurm: groups measured by one job.")]
 WaitOption = Annotated[bool, typer.Option("--wait", help="For slurm: follow the jobs to their end.")]
@@ -157,36 +163,53 @@ def list_everything(as_json: JsonOption = False) -> None:
         ],
         "profiles": [(p.name, p.description) for p in PROFILES.values()],
     }
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console()
+    from harness.terminal import print_styled
+
     for title, lines in sections.items():
-        console.print(f"[bold]{title}[/bold]")
         grid = Table.grid(padding=(0, 2))
         for name, text in lines:
             grid.add_row(f"  {escape(name)}", escape(text))
-        console.print(grid)
+        print_styled(f"[bold]{title}[/bold]", grid)
 
 
 @app.command()
 def run(
     suites: Annotated[
-        list[str], typer.Argument(help="Suites to run, such as table1; all of them: all; your own: path/to/suite.py.")
+        list[str],
+        typer.Argument(
+            help="Suites to run, such as table1; all of them: all; your own: path/to/suite.py.",
+            autocompletion=completion.suites,
+        ),
     ],
-    profile: Annotated[str, typer.Option(help="Scale: quick, standard or paper.")] = "quick",
-    methods: Annotated[str | None, typer.Option(help="Only these methods, separated by commas.")] = None,
-    method: Annotated[list[str] | None, typer.Option(help="FILE.py:Class, a method of your own; repeatable.")] = None,
-    families: Annotated[str | None, typer.Option(help="Only these families, separated by commas.")] = None,
-    targets: Annotated[str | None, typer.Option(help="These targets, separated by commas.")] = None,
+    profile: Annotated[
+        str, typer.Option(help="Scale: quick, standard or paper.", autocompletion=completion.profiles)
+    ] = "quick",
+    methods: Annotated[
+        str | None, typer.Option(help="Only these methods, separated by commas.", autocompletion=completion.methods)
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="FILE.py:Class, a method of your own; repeatable.", autocompletion=completion.method_file),
+    ] = None,
+    families: Annotated[
+        str | None, typer.Option(help="Only these families, separated by commas.", autocompletion=completion.families)
+    ] = None,
+    targets: Annotated[
+        str | None, typer.Option(help="These targets, separated by commas.", autocompletion=completion.targets)
+    ] = None,
     seeds: Annotated[str | None, typer.Option(help="These seeds, separated by commas.")] = None,
     groups: Annotated[int | None, typer.Option(min=1, help="Unseen groups to measure, for every method.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.", autocompletion=completion.devices)] = "auto",
     weights: Annotated[
         Path | None, typer.Option(help="ImageNet weights (.safetensors, timm's names) for pretrained-imagenet.")
     ] = None,
-    episodes: Annotated[str, typer.Option(help="Who draws the training episodes: own or learn2learn.")] = "own",
+    episodes: Annotated[
+        str,
+        typer.Option(help="Who draws the training episodes: own or learn2learn.", autocompletion=completion.episodes),
+    ] = "own",
     training_groups: Annotated[
         str | None,
         typer.Option(
@@ -204,7 +227,9 @@ def run(
             "on a CPU.",
         ),
     ] = None,
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16 (autocast).")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="auto, fp32 or bf16 (autocast).", autocompletion=completion.precisions)
+    ] = "auto",
     clock: Annotated[
         str,
         typer.Option(
@@ -212,7 +237,11 @@ def run(
         ),
     ] = "harness",
     executor: Annotated[
-        str, typer.Option(help="local, local-processes:N (several at a time, which slow one another down) or slurm.")
+        str,
+        typer.Option(
+            help="local, local-processes:N (several at a time, which slow one another down) or slurm.",
+            autocompletion=completion.executors,
+        ),
     ] = "local",
     cluster: Annotated[
         Path | None,
@@ -256,8 +285,6 @@ def run(
 
                 family(name)
 
-        from harness.runs import run_folder
-
         names = list(dict.fromkeys(SUITES if suites == ["all"] else suites))
         requests = _requests(asked, names)
         answers = {}
@@ -291,7 +318,7 @@ def run(
             performs = executor_named(executor)
             compute = choose(device, precision)
             rank_count(training_processes or 0, groups_per_step, gpu_count(compute.device))
-        cache_dir = _cache(cache)
+        cache_dir = cache_folder(cache)
         choice = Choice(
             _names(methods), tuple(_method_file(file) for file in method or ()), _names(families), _names(targets),
             _numbers("--seeds", seeds, 0), groups, episodes, weights.expanduser().absolute() if weights else None,
@@ -338,11 +365,11 @@ def status(
 ) -> None:
     """What a run has measured so far, cell by cell; on a cluster, what Slurm says and where the logs are."""
     with plain_errors(debug):
-        from rich.console import Console
         from rich.markup import escape
         from rich.table import Table
 
         from harness.standing import standings
+        from harness.terminal import print_styled
 
         found = _find_run(reference)
         manifest, standing = found.manifest, standings(found)
@@ -373,13 +400,10 @@ def status(
                 cell["state"],
                 escape(cell["reason"]),
             )
-        console = Console()
-        console.print(
-            escape(f"{found.folder}: {manifest['suite']}, {manifest['profile']}, {manifest['device']}"), highlight=False
-        )
-        console.print(grid)
+        print(printable(f"{found.folder}: {manifest['suite']}, {manifest['profile']}, {manifest['device']}"))
+        print_styled(grid)
         for log in sorted({log for here in standing.values() if here.state in ("failed", "lost") for log in here.logs}):
-            console.print(escape(str(log)), highlight=False, soft_wrap=True)
+            print(printable(str(log)))
 
 
 @app.command()
@@ -462,7 +486,10 @@ def collect(
 @app.command()
 def table(
     reference: Annotated[
-        str, typer.Argument(metavar="RUN_OR_SUITE", help="A run's folder, or a suite (its latest run).")
+        str,
+        typer.Argument(
+            metavar="RUN_OR_SUITE", help="A run's folder, or a suite (its latest run).", autocompletion=completion.runs
+        ),
     ],
     format: Annotated[TableFormat, typer.Option(help="latex, markdown or csv.")] = TableFormat.markdown,
     paper: PaperOption = False,
@@ -489,8 +516,15 @@ def table(
 
 @app.command()
 def compare(
-    run_a: Annotated[str, typer.Argument(metavar="RUN_A", help="A run's folder, or a suite (its latest run).")],
-    run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="The run that is held against it.")],
+    run_a: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN_A", help="A run's folder, or a suite (its latest run).", autocompletion=completion.runs
+        ),
+    ],
+    run_b: Annotated[
+        str, typer.Argument(metavar="RUN_B", help="The run that is held against it.", autocompletion=completion.runs)
+    ],
     format: Annotated[TableFormat, typer.Option(help="latex, markdown or csv.")] = TableFormat.markdown,
     debug: DebugOption = False,
 ) -> None:
@@ -504,7 +538,10 @@ def compare(
 @app.command()
 def report(
     references: Annotated[
-        list[str], typer.Argument(metavar="RUN...", help="Runs' folders, or suites (the latest run of each).")
+        list[str],
+        typer.Argument(
+            metavar="RUN...", help="Runs' folders, or suites (the latest run of each).", autocompletion=completion.runs
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(help="The page's file; without, report.html in the folder of the first run.")
@@ -523,10 +560,10 @@ def report(
 def data_list(data: DataOption = None, source: SourceOption = None, debug: DebugOption = False) -> None:
     """Every image source, and where it was found."""
     with plain_errors(debug):
-        from rich.console import Console
         from rich.markup import escape
         from rich.table import Table
 
+        from harness.terminal import print_styled
         from suites.sources import SOURCES
         from suites.sources.loading import locate
 
@@ -542,12 +579,12 @@ def data_list(data: DataOption = None, source: SourceOption = None, debug: Debug
                 escape(text),
                 "embedded" if name == "digits" else escape(str(found)) if found else "[dim]not found[/dim]",
             )
-        Console().print(grid)
+        print_styled(grid)
 
 
 @data_app.command("fetch")
 def data_fetch(
-    names: Annotated[list[str], typer.Argument(help="Sources to download.")],
+    names: Annotated[list[str], typer.Argument(help="Sources to download.", autocompletion=completion.sources)],
     data: DataOption = None,
     debug: DebugOption = False,
 ) -> None:
@@ -564,7 +601,10 @@ def data_fetch(
 @data_app.command("verify")
 def data_verify(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Sources to verify; all that are found if none is named.")
+        list[str] | None,
+        typer.Argument(
+            help="Sources to verify; all that are found if none is named.", autocompletion=completion.sources
+        ),
     ] = None,
     data: DataOption = None,
     cache: CacheOption = None,
@@ -578,7 +618,7 @@ def data_verify(
 
         folders = _folders(source)
         for name in names or [n for n in {**SOURCES, **folders} if locate(n, data_dir=data, folders=folders)]:
-            found = verify(name, data_dir=data, cache_dir=_cache(cache), folders=folders)
+            found = verify(name, data_dir=data, cache_dir=cache_folder(cache), folders=folders)
             print(
                 f"{found.name}: {found.images} images of {found.classes} classes, {found.size[0]}x{found.size[1]}, "
                 f"{found.channels} channels, content {found.fingerprint[:16]}, {found.path}"
@@ -622,13 +662,18 @@ def new_family(
     with plain_errors(debug):
         from harness.beginnings import look_at_folder
 
-        print(printable(look_at_folder(folder.expanduser(), name, _cache(cache))))
+        print(printable(look_at_folder(folder.expanduser(), name, cache_folder(cache))))
 
 
 @app.command()
 def check(
-    method: Annotated[str, typer.Argument(metavar="METHOD", help="FILE.py:Class, or a name such as protonet.")],
-    target: Annotated[str, typer.Option(help="The target network.")] = "convnet3",
+    method: Annotated[
+        str,
+        typer.Argument(
+            metavar="METHOD", help="FILE.py:Class, or a name such as protonet.", autocompletion=completion.method
+        ),
+    ],
+    target: Annotated[str, typer.Option(help="The target network.", autocompletion=completion.target)] = "convnet3",
     option: Annotated[
         list[str] | None, typer.Option(help="NAME=VALUE, an option of the method, such as epochs=(1,2); repeatable.")
     ] = None,
@@ -642,29 +687,35 @@ def check(
         options = _options(option)
         if method.endswith(".py"):
             raise UsageError(f"check takes FILE.py:Class, and '{method}' names no class")
-        found = registry.find_in_file(method) if ":" in method else registry.find(method)
+        found = registry.find_in_file(method, "check") if ":" in method else registry.find(method)
 
         from harness.conformance import report, subject_of
 
-        subject = subject_of(found, target, options, _cache(cache))
+        subject = subject_of(found, target, options, cache_folder(cache))
         failures = report(subject, lambda line: print(printable(line), flush=True), debug)
     if failures:
         raise typer.Exit(FAILED)
 
 
 @app.command()
-def doctor(data: DataOption = None, cache: CacheOption = None) -> None:
-    """This machine as the harness sees it: device, versions, memory, disk, sources, speed."""
-    from rich.console import Console
+def doctor(data: DataOption = None, cache: CacheOption = None, as_json: JsonOption = False) -> None:
+    """This machine as the harness sees it, and what follows: device, memory, disk, sources, Slurm, speed, times to expect."""
     from rich.markup import escape
     from rich.table import Table
 
     from harness.doctor import examine
+    from harness.terminal import print_styled
 
+    findings = examine(data, cache_folder(cache))
+    if as_json:
+        _print_json({f.name: {"found": f.found, "implies": f.implies, **f.values} for f in findings})
+        return
     grid = Table.grid(padding=(0, 2))
-    for name, text in examine(data, _cache(cache)):
-        grid.add_row(name, escape(text))
-    Console().print(grid)
+    for finding in findings:
+        grid.add_row(finding.name, escape(finding.found))
+        if finding.implies:
+            grid.add_row("", f"[dim]{escape(finding.implies)}[/dim]")
+    print_styled(grid)
 
 
 def _print_json(value: Any) -> None:
@@ -741,12 +792,6 @@ def _folders(sources: list[str] | None) -> dict[str, Path]:
     return folders
 
 
-def _cache(cache: Path | None) -> Path:
-    if cache is not None:
-        return cache
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pudnet-bench"
-
-
 def _requests(asked: dict[str, Any], suites: list[str]) -> dict[str, Request]:
     """What is asked of each suite, from the options as they were given.
 
@@ -778,7 +823,6 @@ def _answer(there: Path, request: Request, data: Path | None, folders: dict[str,
 
 
 def _find_folder(reference: str) -> Path:
-    from harness.runs import find_folder
     from suites.catalog import SUITES
 
     return find_folder(reference, tuple(SUITES))

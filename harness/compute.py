@@ -41,9 +41,13 @@ class Compute:
         return partial(torch.autocast, self.device.type, torch.bfloat16)
 
 
+def core_count() -> int:
+    """The number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def processor_name() -> str:
     """The CPU's model and the number of cores this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         with open("/proc/cpuinfo") as lines:  # noqa: PTH123 - a file of the kernel's, read line by line
             model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -51,7 +55,7 @@ def processor_name() -> str:
         import platform
 
         model = platform.processor() or platform.machine()
-    return f"{model}, {cores} cores"
+    return f"{model}, {core_count()} cores"
 
 
 def machine(device: str) -> str | None:

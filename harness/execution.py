@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from harness.artifacts import Artifact, ArtifactSpec, ArtifactStore, Trained, Watch, meta_train
 from harness.clock import Clock, PeakMemory, timed
 from harness.compute import Compute
+from harness.energy import EnergyMeter, metered
+from harness.flops import UNKNOWN, FlopCount, count
 from harness.interruption import Interruption
 from harness.plan import Cell
 from harness.progress import Display
@@ -57,20 +60,21 @@ def run_cell(cell: Cell, run: Run, bench: Workbench, groups: range | None = None
     images = bench.images_of(cell.family.name)
     if artifact is not None:
         run.keep_curve(cell.key, artifact.curve)
-    if missing:
-        warm_up(method, images, cell.seed)
     title = f"{cell.variant.name} · {cell.family.name} · {cell.target.name}"
+    flops = UNKNOWN
+    if missing:
+        flops = warm_up(method, images, cell.seed, lambda text: bench.display.say(f"{title}: {text}"))
     with _Unwritten(run, cell.key) as unwritten, bench.display.task(title, cell.groups, "groups") as task:
         done = cell.groups - len(all_missing)
         task.update(done)
-        for count, index in enumerate(missing, done + 1):
+        for measured, index in enumerate(missing, done + 1):
             if bench.interruption.wanted:
                 break
-            rows, network = measure_group(cell, method, images, index, bench.compute, artifact)
+            rows, network = measure_group(cell, method, images, index, bench.compute, artifact, flops)
             if cell.keeps_parameters:
                 run.keep_parameters(cell.key, index, network)
             unwritten.add(rows)
-            task.update(count, f"accuracy {rows[-1]['accuracy']:.2%}, {rows[-1]['seconds']:.3g} s")
+            task.update(measured, f"accuracy {rows[-1]['accuracy']:.2%}, {rows[-1]['seconds']:.3g} s")
         else:
             unwritten.complete(cell.groups)
     bench.interruption.leave()
@@ -92,25 +96,34 @@ def is_complete(cell: Cell, run: Run) -> bool:
 
 
 def measure_group(
-    cell: Cell, method: Method, images: FamilyImages, index: int, compute: Compute, artifact: Artifact | None
+    cell: Cell,
+    method: Method,
+    images: FamilyImages,
+    index: int,
+    compute: Compute,
+    artifact: Artifact | None,
+    flops: FlopCount = UNKNOWN,
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
     """One row per snapshot of ``method`` on unseen group ``index``. The clock runs inside ``fit`` alone.
 
     With ``cell.keeps_parameters`` also, float32: "parameters" [d] of the last snapshot's network, and "mean_image"
     [c * h * w] of the fit images. Raises MethodError where a method yields no snapshot, or none with a network.
     """
-    clock, memory = Clock(compute.device), PeakMemory(compute.device)
+    clock, memory, meter = Clock(compute.device), PeakMemory(compute.device), EnergyMeter(compute.device)
+    learned = learned_parameters(artifact.state if artifact else method.state_dict())
     clock.start()
     group = images.group("unseen", cell.seed, index)
     data = clock.stop()
     seed_draws(cell.seed * 1_000_003 + index, compute.device)  # an outcome must not depend on which groups ran before
     memory.reset()
     rows = []
-    for snapshot, elapsed in timed(iter(method.fit(group.fit)), clock):
+    # The meter is read outside of what the clock times.
+    for (snapshot, elapsed), joules in metered(timed(iter(method.fit(group.fit)), clock), meter):
         peak = memory.read()
         clock.start()
         accuracy = test_accuracy(snapshot.classifier, group.test)
         evaluation = clock.stop()
+        fit_flops, test_flops = flops.of(snapshot, len(group.fit))
         rows.append(
             {
                 "cell": cell.key,
@@ -135,6 +148,10 @@ def measure_group(
                 "meta_train_seconds": artifact.seconds if artifact else float("nan"),
                 "training_groups": float(artifact.groups if artifact else "nan"),
                 "epochs": float(snapshot.epochs),
+                "fit_flops": fit_flops,
+                "test_flops": test_flops,
+                "parameters": float(learned),
+                "energy_joules": joules,
             }
         )
     if not rows:
@@ -187,15 +204,37 @@ def _share_right(classifier: Classifier, test: Dataset, at_once: int) -> float:
     return int(right) / len(test)
 
 
-def warm_up(method: Method, images: FamilyImages, seed: int) -> None:
-    """Let caches, kernels and allocators settle on a throw-away group of the same shape; not measured."""
-    group = images.group("training" if images.split.training else "unseen", seed, THROW_AWAY)
-    for _ in range(1 if method.iterative else WARM_UPS):
+def warm_up(
+    method: Method, images: FamilyImages, seed: int, say: Callable[[str], None] = lambda text: None
+) -> FlopCount:
+    """Let caches, kernels and allocators settle on a throw-away group of the same shape, which is not measured.
+
+    The first fit is the one whose FLOPs are counted. Where the count fails the method is warmed up without it, ``say`` is
+    told why, and nothing is known of its FLOPs.
+    """
+    # Halves of other classes have another size.
+    alike = images.split.training and images.family.images
+    group = images.group("training" if alike else "unseen", seed, THROW_AWAY)
+    fits = 1 if method.iterative else WARM_UPS
+    try:
+        flops, failure = count(method, group, test_accuracy), ""
+        fits -= 1
+    except Exception as error:  # the method's own fault, too: the plain fits that follow say so
+        flops, failure = UNKNOWN, f"{type(error).__name__}: {error}"
+    for _ in range(fits):
         fitting = iter(method.fit(group.fit))
         first = next(fitting, None)
         if first is not None:  # the measured fit says what is wrong with a method that yields nothing
             test_accuracy(first.classifier, group.test)
         del fitting
+    if failure:
+        say(f"FLOPs are not counted ({failure.splitlines()[0]})")
+    return flops
+
+
+def learned_parameters(state: Mapping[str, Tensor]) -> int:
+    """How many numbers a state holds; what counts batches is not learned, and not a floating-point number."""
+    return sum(tensor.numel() for tensor in state.values() if tensor.is_floating_point())
 
 
 def prepare(cell: Cell, bench: Workbench) -> tuple[Method, Artifact | None]:

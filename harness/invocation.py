@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -22,10 +21,11 @@ from harness.job import cells_behind
 from harness.jobs import Workshop, family_images, missing_jobs, with_bases
 from harness.output import show
 from harness.plan import Plan
-from harness.progress import Display, duration
+from harness.progress import Display, span
 from harness.recipe import Recipe
 from harness.rendered import Images, Request
 from harness.rendering import merge_plans
+from harness.terminal import print_styled
 from results.store import Run
 from slurm.cluster import Cluster
 
@@ -142,7 +142,6 @@ def plan_record(plan: Plan) -> dict[str, Any]:
 
 def dry_run(plans: Sequence[Plan], compute: Compute, cache_dir: Path) -> None:
     """Print each plan: cells, artifacts to train, and about how much time and disk they take on this device."""
-    console = Console()
     store = ArtifactStore(cache_dir)
     trainings: set[str] = set()
     artifacts: set[str] = set()
@@ -166,18 +165,13 @@ def dry_run(plans: Sequence[Plan], compute: Compute, cache_dir: Path) -> None:
             total += about
             grid.add_row(
                 escape(cell.variant.name), escape(cell.family.name), cell.target.name, str(cell.seed), str(cell.groups),
-                state, duration(about.seconds),
+                state, span(about.least, about.seconds),
             )  # fmt: skip
-        console.print(
-            f"{plan.suite.name}, {plan.profile.name}: {len(plan.cells)} cells, {len(plan.artifacts)} artifacts",
-            highlight=False,
-        )
-        console.print(grid)
+        print(f"{plan.suite.name}, {plan.profile.name}: {len(plan.cells)} cells, {len(plan.artifacts)} artifacts")
+        print_styled(grid)
     cells = sum(len(plan.cells) for plan in plans)
-    console.print(
+    print(
         f"in all {cells} cells and {len(artifacts)} distinct artifacts, from {len(trainings)} meta-trainings that are not "
-        f"there yet; about {duration(total.seconds)} on {compute.name} ({compute.precision}), counting meta-training to its "
-        f"limit; {total.bytes / 1e6:.0f} MB of disk",
-        highlight=False,
-        markup=False,
+        f"there yet; about {span(total.least, total.seconds)} on {compute.name} ({compute.precision}), by when validation ends "
+        f"meta-training; {total.bytes / 1e6:.0f} MB of disk"
     )

@@ -7,10 +7,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from harness.plain_text import printable
+from harness.terminal import console
 
 PLAIN_INTERVAL = 30.0  # seconds
 
@@ -49,11 +49,11 @@ class Display:
     """The progress of a run; use as ``with Display() as display``."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True)
+        self.console = console(stderr=True)
         self.progress: Progress | None = None
 
     def __enter__(self) -> Display:
-        if self.console.is_terminal:
+        if self.console.is_terminal and not self.console.is_dumb_terminal:
             self.progress = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(20),
@@ -90,7 +90,18 @@ class Display:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: "40 s", "12 min", "3.5 h"."""
+    """Seconds as a person says them: "40 s", "12 min", "3.5 h", "6 days"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    if seconds < 48 * 3600:
+        return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.0f} days"
+
+
+def span(least: float, most: float) -> str:
+    """Two durations as one: "12 to 40 min", or the one where they read the same."""
+    first, last = duration(least), duration(most)
+    if first == last:
+        return first
+    number, unit = first.rsplit(" ", 1)
+    return f"{number if unit == last.rsplit(' ', 1)[1] else first} to {last}"

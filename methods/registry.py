@@ -93,14 +93,14 @@ def find(name: str) -> type[Method]:
         raise UnknownMethodError(f"method '{name}' cannot be imported from {module}: {error}") from error
 
 
-def find_in_file(reference: str) -> type[Method]:
-    """The class named by ``path/to/file.py:MyMethod``.
+def find_in_file(reference: str, asked: str = "--method") -> type[Method]:
+    """The class named by ``path/to/file.py:MyMethod``, given to ``asked``.
 
     Runs the file. Raises UnknownMethodError when it is not there, fails to import, or the class lacks the contract.
     """
     path_text, colon, attribute = reference.rpartition(":")
     if not colon or not attribute.isidentifier():
-        raise UnknownMethodError(f"--method takes FILE.py:Class, and '{reference}' names no class")
+        raise UnknownMethodError(f"{asked} takes FILE.py:Class, and '{reference}' names no class")
     path = Path(path_text).expanduser().resolve()
     found = getattr(import_file(path, "method file"), attribute, None)
     if found is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -15,7 +16,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from methods import targets
 from methods.base import Dataset, Method, MethodError, Snapshot, TargetSpec
+from methods.graphs import StaticTraining, recorded
 
+LOOPS = ("device", "dataloader", "graph")
 WORKERS = 2  # processes of the plain script's DataLoader
 
 
@@ -29,7 +32,10 @@ class Scratch(Method):
     ``loop="device"`` is training at its best: images stay on the device, the precision is the harness's, the optimiser one
     fused kernel. ``loop="dataloader"`` is a plain script, as the paper's times suggest it had: torch's DataLoader with
     ``WORKERS`` processes begun anew for each epoch, eager float32 in contiguous memory, the optimiser as torch defaults it.
-    Raises MethodError for another loop.
+    ``loop="graph"`` is training at its best with each step replayed as a CUDA graph. The first fit records it, which is the
+    one that warms up, not timed, as compiling is not; a fit that finds another shape of dataset records again, and its time
+    has that in it. A fit ends the snapshots of the one before. Raises MethodError for another loop, and ``fit`` does
+    where "graph" finds a CPU or an optimiser that it cannot record.
     """
 
     iterative: ClassVar[bool] = True
@@ -47,9 +53,11 @@ class Scratch(Method):
         loop: str = "device",
     ) -> None:
         super().__init__(target, n_training_classes)
-        if loop not in ("device", "dataloader"):
-            raise MethodError(f"{self.name}'s loop is device or dataloader, not '{loop}'")
+        if loop not in LOOPS:
+            raise MethodError(f"{self.name}'s loop is {', '.join(LOOPS[:-1])} or {LOOPS[-1]}, not '{loop}'")
         self.plain = loop == "dataloader"
+        self.graphed = loop == "graph"
+        self.recorded: StaticTraining | None = None
         self.initial_seed = initial_seed
         self.epochs = epochs
         self.batch_size = batch_size
@@ -67,17 +75,32 @@ class Scratch(Method):
             torch.manual_seed(self.initial_seed)
             return targets.build(self.target).to(dataset.images.device)
 
-    def fit(self, dataset: Dataset) -> Iterator[Snapshot]:
-        device = dataset.images.device
+    def start(self, dataset: Dataset) -> nn.Sequential:
+        """Features and linear head as training begins with them: the first random draws of a fit."""
         features = self.fitted_network(dataset)
         width = targets.feature_count(features, self.target.image_shape)
-        network = nn.Sequential(features, nn.Linear(width, dataset.n_classes)).to(device)
+        return nn.Sequential(features, nn.Linear(width, dataset.n_classes)).to(dataset.images.device)
+
+    def fit(self, dataset: Dataset) -> Iterator[Snapshot]:
+        network = self.start(dataset)
+        if self.graphed:
+            training = self._recorded_for(dataset, network)
+            network, one_epoch = training.network, training.epoch
+        else:
+            one_epoch = partial(next, self._epochs(network, dataset))
+        for epoch in range(1, max(self.epochs) + 1):
+            network.train()
+            one_epoch()
+            if epoch in self.epochs:
+                yield self.snapshot(network, epoch)
+
+    def _epochs(self, network: nn.Module, dataset: Dataset) -> Iterator[None]:
+        """Trains ``network`` for one epoch after the other."""
         batches = self._loaded(dataset) if self.plain else self._gathered(dataset)
         if self.plain:
             network.to(memory_format=torch.contiguous_format)
         optimizer = self.optimizer(network.parameters())
-        for epoch in range(1, max(self.epochs) + 1):
-            network.train()
+        while True:
             for images, labels in next(batches):
                 if len(labels) == 1:
                     continue  # BatchNorm cannot estimate a variance from one image
@@ -87,15 +110,27 @@ class Scratch(Method):
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
-            if epoch in self.epochs:
-                network.eval()
-                yield Snapshot(partial(self._classify, network), f"{epoch} epochs", epoch, features)
+            yield
+
+    def _recorded_for(self, dataset: Dataset, network: nn.Sequential) -> StaticTraining:
+        """The training that replays recorded steps, begun with the state of ``network``."""
+        if self.recorded is None or not self.recorded.suits(dataset):
+            self.recorded = None  # its memory is free before other steps are recorded
+            own = copy.deepcopy(network)
+            optimizer = self.optimizer(own.parameters())
+            self.recorded = StaticTraining(own, optimizer, dataset, self.batch_size, self._precision, recorded)
+        self.recorded.begin(network, dataset)
+        return self.recorded
 
     def _gathered(self, dataset: Dataset) -> Iterator[Iterable[tuple[Tensor, Tensor]]]:
         """Epoch after epoch its batches, gathered on the device."""
         while True:
-            order = torch.randperm(len(dataset), device=dataset.labels.device)
-            yield ((dataset.images[batch], dataset.labels[batch]) for batch in order.split(self.batch_size))
+            batches = self.order(dataset).split(self.batch_size)
+            yield ((dataset.images[batch], dataset.labels[batch]) for batch in batches)
+
+    def order(self, dataset: Dataset) -> Tensor:
+        """The order of the images in one epoch, int64 [n]."""
+        return torch.randperm(len(dataset), device=dataset.labels.device)
 
     def _loaded(self, dataset: Dataset) -> Iterator[Iterable[tuple[Tensor, Tensor]]]:
         """Epoch after epoch its batches, image by image through the processes of a DataLoader."""
@@ -112,6 +147,11 @@ class Scratch(Method):
 
     def _precision(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.plain else self.autocast()
+
+    def snapshot(self, network: nn.Sequential, epoch: int) -> Snapshot:
+        """What ``start`` gave, after so many epochs, put into evaluation mode."""
+        network.eval()
+        return Snapshot(partial(self._classify, network), f"{epoch} epochs", epoch, network[0])
 
     @torch.no_grad()
     def _classify(self, network: nn.Module, images: Tensor) -> Tensor:

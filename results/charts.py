@@ -324,5 +324,5 @@ def _legend(series: Sequence[Series], levels: Sequence[Level], with_front: bool)
         parts.append(sample.format(f"c{level.style % COLOURS}", line, one_line(level.label)))
     if with_front:
         line = Markup('<path class="front" d="M0 12H13V3H26"/>')
-        parts.append(sample.format("", line, "Pareto front: nothing is both faster and more accurate"))
+        parts.append(sample.format("", line, "Pareto front: nothing is both cheaper and more accurate"))
     return Markup('<ul class="legend">{}</ul>').format(Markup().join(parts))

@@ -1,4 +1,4 @@
-"""What a result costs in all: fit times, meta-training, and when the one pays for the other.
+"""What a result costs in all: times, memory, FLOPs, energy, and when meta-training has paid for itself.
 
 Everything is per family, target and device; times of different devices are never combined.
 """
@@ -6,6 +6,8 @@ Everything is per family, target and device; times of different devices are neve
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -13,10 +15,51 @@ import pandas as pd
 from results.comparison import PAIR
 from results.escaping import escape_markdown
 from results.statistics import break_even_count, break_even_epoch, paired
+from results.tables import format_seconds
 
 _SETTING = ["family", "target", "device"]
 
-METHOD_COSTS = (*_SETTING, "method", "snapshot", "n", "meta_train_seconds", "fit_seconds", "peak_memory_bytes")
+
+def duration(seconds: float) -> str:
+    """Three digits, in milliseconds below a second: "3.18 ms", "43.4 s"."""
+    return f"{format_seconds(1e3 * seconds)} ms" if seconds < 1 else f"{format_seconds(seconds)} s"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """How a cost is shown to people: its name, the unit of its numbers ("" where each carries its own), and their text."""
+
+    name: str
+    unit: str
+    text: Callable[[float], str]
+
+    @property
+    def heading(self) -> str:
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+
+def _amount(of: float) -> Callable[[float], str]:
+    def text(value: float) -> str:
+        amount = value / of
+        return f"{amount:,.0f}" if amount >= 1000 else f"{float(f'{amount:.3g}'):.10g}"
+
+    return text
+
+
+COSTS = {
+    "meta_train_seconds": Cost("meta-training", "", duration),
+    "fit_seconds": Cost("fit", "", duration),
+    "evaluation_seconds": Cost("evaluation", "", duration),
+    "data_seconds": Cost("data", "", duration),
+    "peak_memory_bytes": Cost("peak memory", "MB", _amount(1e6)),
+    "parameters": Cost("parameters", "million", _amount(1e6)),
+    "fit_flops": Cost("fit", "GFLOPs", _amount(1e9)),
+    "test_flops": Cost("test image", "MFLOPs", _amount(1e6)),
+    "energy_joules": Cost("energy", "J", _amount(1)),
+}
+"""What is accounted for, by the column of `method_costs`."""
+
+METHOD_COSTS = (*_SETTING, "method", "snapshot", "n", *COSTS)
 BREAK_EVENS = (
     *_SETTING,
     "method",
@@ -36,20 +79,19 @@ DIFFERENCES = (*_SETTING, "method", "snapshot", "reference", "n", "difference", 
 def method_costs(frame: pd.DataFrame) -> pd.DataFrame:
     """Columns `METHOD_COSTS`, one row per family, target, device, method and snapshot of `Run.frame()`.
 
-    meta_train_seconds: mean over seeds, NaN without meta-training; fit_seconds: mean over the n groups;
-    peak_memory_bytes: the largest of any group.
+    meta_train_seconds: mean over seeds, NaN without meta-training. peak_memory_bytes: the largest of any group. The others
+    are means over the n groups (of those for which a value is known; NaN for none): fit_seconds, fit_flops and
+    energy_joules of a fit until the snapshot; evaluation_seconds of all test images, test_flops of one; data_seconds;
+    parameters learned before any unseen group was met.
     """
     found = []
     for keys, rows in frame.groupby([*_SETTING, "method", "snapshot"], sort=False):
-        found.append(
-            (
-                *keys,
-                len(rows),
-                _meta_train_seconds(rows),
-                rows["seconds"].mean(),
-                rows["peak_memory_bytes"].max(),
-            )
-        )
+        known: dict[str, Any] = {
+            "meta_train_seconds": _meta_train_seconds(rows),
+            "fit_seconds": rows["seconds"].mean(),
+            "peak_memory_bytes": rows["peak_memory_bytes"].max(),
+        }
+        found.append((*keys, len(rows), *(known[name] if name in known else rows[name].mean() for name in COSTS)))
     return pd.DataFrame(found, columns=list(METHOD_COSTS))
 
 
@@ -122,15 +164,23 @@ def csv_text(table: pd.DataFrame) -> str:
 
 
 def markdown_text(table: pd.DataFrame) -> str:
-    """A frame of this module as a Markdown table: four significant digits, "—" where there is no value."""
+    """A frame of this module as a Markdown table, "—" where there is no value.
 
-    def shown(value: Any) -> str:
+    Costs are in units for people (`COSTS`), other numbers have four significant digits.
+    """
+    costs = COSTS if tuple(table.columns) == METHOD_COSTS else {}
+
+    def shown(column: str, value: Any) -> str:
         if pd.isna(value):
             return "—"
+        if column in costs:
+            return costs[column].text(value)
         return f"{value:.4g}" if isinstance(value, float) else escape_markdown(str(value))
 
-    lines = [list(table.columns), ["---"] * len(table.columns)]
-    lines += [[shown(value) for value in row] for row in table.itertuples(index=False, name=None)]
+    names = list(table.columns)
+    lines = [[costs[name].heading if name in costs else name for name in names], ["---"] * len(names)]
+    for row in table.itertuples(index=False, name=None):
+        lines.append([shown(name, value) for name, value in zip(names, row, strict=True)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

@@ -8,7 +8,7 @@ policy forbids the rest. What is computed here is what `results.tables`, `result
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -347,7 +347,11 @@ def _panels(
             Panel(
                 title=f"{title}, on {device}" if device else title,
                 table=_result_table(number, run, layout, shown, keys, data["numbers"]),
-                plots=(*_time_plots(shown, layout, frame, styles), *_epoch_plots(shown, layout, frame, styles)),
+                plots=(
+                    *_spent_plots(shown, layout, frame, styles, _TIME),
+                    *_spent_plots(shown, layout, frame, styles, _FLOPS),
+                    *_epoch_plots(shown, layout, frame, styles),
+                ),
                 scatter=None if scatter is None else len(data["scatters"]) - 1,
             )
         )
@@ -440,46 +444,82 @@ def _words(text: object) -> Entry:
     return Entry(str(text), str(text))
 
 
-def _setting(run: ReportedRun, row: Mapping[Any, Any], keys: Mapping[_Place, str]) -> list[Entry]:
-    """The entries that say what a row of `results.costs` is about: method, family, target, device."""
-    families = dict(run.manifest["plan"]["families"])
-    labels = {(r.method, r.snapshot): _row_label(r) for layout in run.layouts for r in layout.rows}
-    method, snapshot = row["method"], row["snapshot"]
-    name = labels.get((method, snapshot)) or ", ".join(filter(None, (method, snapshot)))
-    key = keys.get((row["device"], row["target"], method, snapshot, row["family"]), "")
-    return [
-        Entry(name, name, key, opens=bool(key)),
-        _words(families.get(row["family"], row["family"])),
-        _words(run.target_labels.get(row["target"], row["target"])),
-        _words(row["device"]),
-    ]
+@dataclass(frozen=True)
+class _Setting:
+    """Names of what rows of `results.costs` are about: the method, and of family, target and device those that differ.
 
+    `common` are the names that all rows share, for the note below the table.
+    """
 
-_SETTING_HEADS = tuple(Head(label, numeric=False) for label in ("Method", "Family", "Target", "Device"))
+    heads: tuple[Head, ...]
+    rows: tuple[tuple[Entry, ...], ...]
+    common: str
+
+    @classmethod
+    def of(cls, run: ReportedRun, table: pd.DataFrame, keys: Mapping[_Place, str]) -> _Setting:
+        families = dict(run.manifest["plan"]["families"])
+        labels = {(r.method, r.snapshot): _row_label(r) for layout in run.layouts for r in layout.rows}
+        names: dict[str, list[str]] = {"Family": [], "Target": [], "Device": []}
+        methods = []
+        for row in table.to_dict("records"):
+            method, snapshot = row["method"], row["snapshot"]
+            name = labels.get((method, snapshot)) or ", ".join(filter(None, (method, snapshot)))
+            key = keys.get((row["device"], row["target"], method, snapshot, row["family"]), "")
+            methods.append(Entry(name, name, key, opens=bool(key)))
+            names["Family"].append(families.get(row["family"], row["family"]))
+            names["Target"].append(run.target_labels.get(row["target"], row["target"]))
+            names["Device"].append(row["device"])
+        differing = [name for name, values in names.items() if len(set(values)) > 1]
+        return cls(
+            tuple(Head(name, numeric=False) for name in ("Method", *differing)),
+            tuple(
+                (method, *(_words(names[name][place]) for name in differing)) for place, method in enumerate(methods)
+            ),
+            ", ".join(values[0] for name, values in names.items() if name not in differing),
+        )
+
+    def note(self, text: str) -> str:
+        return f"{self.common}. {text}" if self.common else text
 
 
 def _cost_table(run: ReportedRun, keys: Mapping[_Place, str]) -> PageTable:
+    table = costs.method_costs(run.frame)
+    setting = _Setting.of(run, table, keys)
+    known = {name: cost for name, cost in costs.COSTS.items() if table[name].notna().any()}
     rows = []
-    for row in costs.method_costs(run.frame).to_dict("records"):
-        where = _setting(run, row, keys)
-        rows.append(
-            (
-                *where,
-                _seconds(row["meta_train_seconds"], "none", where[0].key),
-                _seconds(row["fit_seconds"], "—", where[0].key),
-                Entry(f"{row['peak_memory_bytes'] / 1e6:,.1f}", float(row["peak_memory_bytes"]), where[0].key),
-                Entry(str(row["n"]), row["n"], where[0].key),
-            )
-        )
-    heads = (Head("meta-training (s)"), Head("fit (s)"), Head("peak memory (MB)"), Head("n"))
-    note = "Meta-training: mean over seeds. Fit: mean over the n groups. Peak memory: the largest of any group."
-    return PageTable("Costs", note, (*_SETTING_HEADS, *heads), tuple(rows))
+    for where, row in zip(setting.rows, table.to_dict("records"), strict=True):
+        key = where[0].key
+        line = [
+            Entry("none" if name == "meta_train_seconds" else "—", None, key)
+            if math.isnan(row[name])
+            else Entry(cost.text(row[name]), float(row[name]), key)
+            for name, cost in known.items()
+        ]
+        rows.append((*where, *line, Entry(str(row["n"]), row["n"], key)))
+    heads = (*(Head(cost.unit or cost.name, cost.name if cost.unit else "") for cost in known.values()), Head("n"))
+    note = (
+        "Means over the n groups, of a fit until a classifier is ready; meta-training: mean over seeds; evaluation: all test "
+        "images; peak memory: the largest of any group; parameters: learned before any unseen group."
+    )
+    if "fit_flops" in known or "test_flops" in known:
+        note += " FLOPs: products of matrices and convolutions, by torch's counter."
+    if "energy_joules" in known:
+        note += " Energy: all that the device used meanwhile, other work and idling included."
+    unknown = [
+        cost.heading for name, cost in costs.COSTS.items() if name not in known and name in _MEASURED_WHERE_POSSIBLE
+    ]
+    if unknown:
+        note += f" Not known of this run: {', '.join(unknown)}."
+    return PageTable("Costs", setting.note(note), (*setting.heads, *heads), tuple(rows))
+
+
+_MEASURED_WHERE_POSSIBLE = ("parameters", "fit_flops", "test_flops", "energy_joules")
 
 
 def _break_even_table(run: ReportedRun, table: pd.DataFrame, keys: Mapping[_Place, str]) -> PageTable:
+    setting = _Setting.of(run, table, keys)
     rows = []
-    for row in table.to_dict("records"):
-        where = _setting(run, row, keys)
+    for where, row in zip(setting.rows, table.to_dict("records"), strict=True):
         epoch, count = row["break_even_epoch"], row["break_even_count"]
         never = math.isnan(epoch), not isinstance(count, int)
         key = where[0].key
@@ -504,7 +544,7 @@ def _break_even_table(run: ReportedRun, table: pd.DataFrame, keys: Mapping[_Plac
         "if it is the first measured one, that may be late. Datasets: after so many, PudNet's meta-training and "
         "predictions have taken no longer than fitting each of them."
     )
-    return PageTable("Break-even with PudNet", note, (*_SETTING_HEADS, *heads), tuple(rows))
+    return PageTable("Break-even with PudNet", setting.note(note), (*setting.heads, *heads), tuple(rows))
 
 
 def _seconds(value: float, otherwise: str, key: str) -> Entry:
@@ -514,48 +554,61 @@ def _seconds(value: float, otherwise: str, key: str) -> Entry:
 # --- Plots --------------------------------------------------------------------------------------------------------
 
 
-def _time_plots(
-    cells: Sequence[TableCell], layout: TableLayout, frame: pd.DataFrame, styles: Mapping[str, int]
+@dataclass(frozen=True)
+class _Spent:
+    """What accuracy is drawn against: a column of rows, in units of `unit`, its name, the axis, and a value's text."""
+
+    column: str
+    unit: float
+    name: str
+    axis: str
+    text: Callable[[float], str]
+
+
+_TIME = _Spent(
+    "seconds", 1.0, "time", "time until a classifier is ready (s)", lambda seconds: f"{format_seconds(seconds)} s"
+)
+_FLOPS = _Spent("fit_flops", 1e9, "FLOPs", "GFLOPs until a classifier is ready", lambda giga: f"{giga:.3g} GFLOPs")
+
+
+def _spent_plots(
+    cells: Sequence[TableCell], layout: TableLayout, frame: pd.DataFrame, styles: Mapping[str, int], spent: _Spent
 ) -> list[Plot]:
-    """Accuracy against time, a plot for each family."""
+    """Accuracy against time or FLOPs, a plot for each family."""
     labels = _column_labels(cells, layout)
-    times = {
-        tuple(map(str, where)): mean_ci(rows["seconds"].to_numpy()).half_width
+    means = {
+        tuple(map(str, where)): mean_ci(rows[spent.column].dropna().to_numpy() / spent.unit)
         for where, rows in frame.groupby(["method", "snapshot", "family"], sort=False)
     }
     names = _method_labels(cells)
     plots = []
     for family, label in labels.items():
-        # A clock that showed no time at all has no place on a logarithmic axis.
-        shown = [cell for cell in cells if cell.column == family and cell.n and cell.seconds_mean > 0]
+        measured = [
+            (cell, means[cell.row.method, cell.row.snapshot, family])
+            for cell in cells
+            if cell.column == family and cell.n
+        ]
+        # What is not known, or none at all, has no place on a logarithmic axis.
+        shown = [(cell, x) for cell, x in measured if x.mean > 0]
         if len(shown) < 2:  # nothing to compare it with
             continue
-        pairs = [(cell.seconds_mean, cell.accuracy_mean) for cell in shown]
+        pairs = [(x.mean, cell.accuracy_mean) for cell, x in shown]
         front = pareto_front(pairs)
         points: dict[str, list[Point]] = {}
-        for place, cell in enumerate(shown):
+        for place, (cell, x) in enumerate(shown):
             points.setdefault(cell.row.method, []).append(
                 Point(
-                    cell.seconds_mean, cell.accuracy_mean, cell.accuracy_ci,
-                    times[cell.row.method, cell.row.snapshot, family],
+                    x.mean, cell.accuracy_mean, cell.accuracy_ci, x.half_width,
                     f"{_row_label(cell.row)}: {format_accuracy(cell.accuracy_mean, cell.accuracy_ci, '±')} % in "
-                    f"{format_seconds(cell.seconds_mean)} s (n = {cell.n})",
+                    f"{spent.text(x.mean)} (n = {cell.n})",
                     ringed=place in front,
                 )
             )  # fmt: skip
         series = [Series(names[method], tuple(p), styles[method]) for method, p in points.items()]
-        title = f"Accuracy against time, {label}"
-        drawing = chart(
-            title, series, "time until a classifier is ready (s)", ACCURACY, log_x=True,
-            front=[pairs[place] for place in front],
-        )  # fmt: skip
-        plots.append(
-            Plot(
-                title,
-                drawing,
-                "Means with 95% intervals; snapshots of one training are joined. Ringed: on the Pareto front.",
-            )
-        )
+        title = f"Accuracy against {spent.name}, {label}"
+        drawing = chart(title, series, spent.axis, ACCURACY, log_x=True, front=[pairs[place] for place in front])
+        note = "Means with 95% intervals; snapshots of one training are joined. Ringed: on the Pareto front."
+        plots.append(Plot(title, drawing, note))
     return plots
 
 

@@ -67,10 +67,19 @@ ROW_SCHEMA = pa.schema(
             ("meta_train_seconds", pa.float64()),  # NaN if none
             ("training_groups", pa.float64()),  # that meta-training used; NaN if none
             ("epochs", pa.float64()),  # NaN when the snapshot is not one of an iterative training
+            ("fit_flops", pa.float64()),  # of fit until this snapshot; NaN if unknown
+            ("test_flops", pa.float64()),  # of the classifier, per test image; NaN if unknown
+            ("parameters", pa.float64()),  # learned before any unseen group, BatchNorm's statistics included; 0 if none
+            ("energy_joules", pa.float64()),  # of fit until this snapshot; NaN where the device does not report it
         ]
     ]
 )
-"""The columns of a row: one (group, snapshot) of a cell. A cell has one seed, so its groups are unique in it."""
+"""The columns of a row: one (group, snapshot) of a cell. A cell has one seed, so its groups are unique in it.
+
+Columns are only ever added at the end; of a file that was written before, they are read as NaN.
+"""
+
+_FIRST_COLUMNS = 22  # of the oldest files in this format
 
 _CHECKSUM = b"pudnet-bench.sha256"
 _MANIFEST = "manifest.json"
@@ -233,7 +242,7 @@ class Run:
 
     def curve(self, key: str) -> pd.DataFrame | None:
         """What ``keep_curve`` kept; None if nothing, or if it was damaged and is now set aside, with a warning."""
-        table = self._read(self._curve_path(key), None)
+        table = self._read(self._curve_path(key), of_rows=False)
         return None if table is None else table.to_pandas()
 
     def keep_derived(self, key: str, name: str, table: pd.DataFrame) -> None:
@@ -242,7 +251,7 @@ class Run:
 
     def derived(self, key: str, name: str) -> pd.DataFrame | None:
         """What ``keep_derived`` kept under ``name``; None if nothing, or if it was damaged."""
-        table = self._read(self._derived_path(key, name), None)
+        table = self._read(self._derived_path(key, name), of_rows=False)
         return None if table is None else table.to_pandas()
 
     def keep_parameters(self, key: str, group: int, arrays: Mapping[str, np.ndarray]) -> None:
@@ -348,10 +357,10 @@ class Run:
     def _rows(self, key: str) -> pa.Table:
         return _merged(self._tables(key))
 
-    def _read(self, path: Path, schema: pa.Schema | None = ROW_SCHEMA) -> pa.Table | None:
-        """The file's rows; None if it is not there, or was damaged and is now set aside as `*.corrupt`.
+    def _read(self, path: Path, *, of_rows: bool = True) -> pa.Table | None:
+        """The file's rows, with all columns; None if it is not there, or was damaged and is now set aside as `*.corrupt`.
 
-        Without `schema` any columns will do.
+        Without `of_rows` any columns will do.
         """
         try:
             data = path.read_bytes()  # here an OSError is the folder's fault, below it is pyarrow's word for damage
@@ -359,14 +368,17 @@ class Run:
             return None
         try:
             table = pq.ParquetFile(io.BytesIO(data)).read(use_threads=False)  # a third of the time of pq.read_table
-            if schema is not None and not table.schema.equals(schema):
+            if of_rows and not table.schema.equals(pa.schema(_row_fields(table.column_names))):
                 raise ValueError("its columns are not those of a row")
             if (table.schema.metadata or {}).get(_CHECKSUM) != _checksum(table):
                 raise ValueError("its checksum does not match")
         except (pa.ArrowException, OSError, ValueError) as error:
             set_aside(path, str(error).splitlines()[0])
             return None
-        return table.replace_schema_metadata(None)
+        table = table.replace_schema_metadata(None)
+        for field in list(ROW_SCHEMA)[table.num_columns :] if of_rows else ():
+            table = table.append_column(field, pa.array(np.full(table.num_rows, np.nan)))
+        return table
 
 
 @contextmanager
@@ -426,14 +438,14 @@ def _table_of(key: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 def _merged(tables: Sequence[pa.Table]) -> pa.Table:
     """One table ordered by group; a group that is in several tables counts once, from the first of them."""
-    seen = np.empty(0, np.int64)
-    kept = [ROW_SCHEMA.empty_table()]
-    for table in tables:
-        groups = table["group"].to_numpy()
-        kept.append(table.filter(pa.array(~np.isin(groups, seen))))
-        seen = np.union1d(seen, groups)
-    merged = pa.concat_tables(kept)
-    return merged.take(np.argsort(merged["group"].to_numpy(), kind="stable"))
+    merged = pa.concat_tables([ROW_SCHEMA.empty_table(), *tables])
+    groups = merged["group"].to_numpy()
+    order = np.argsort(groups, kind="stable")  # the rows of a group: those of its first table first
+    table = np.repeat(np.arange(len(tables)), [part.num_rows for part in tables])[order]
+    begins = np.ones(len(order), dtype=bool)
+    begins[1:] = groups[order[1:]] != groups[order[:-1]]
+    first = table[begins][np.cumsum(begins) - 1]
+    return merged.take(order[table == first])
 
 
 def _write_frame(path: Path, frame: pd.DataFrame) -> None:
@@ -452,13 +464,19 @@ def _parquet(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
+def _row_fields(names: Sequence[str]) -> list[pa.Field]:
+    """The fields of a file of rows with the columns `names`, which may be of an earlier version; none if it is no such file."""
+    fields = list(ROW_SCHEMA)[: len(names)]
+    return fields if len(names) >= _FIRST_COLUMNS and [field.name for field in fields] == list(names) else []
+
+
 def _checksum(table: pa.Table) -> bytes:
     """SHA-256 over the values, in hex: the footer's own checks do not cover the pages.
 
     Over the names of the columns too where they are not those of a row.
     """
     digest = hashlib.sha256()
-    if table.column_names != ROW_SCHEMA.names:
+    if not _row_fields(table.column_names):
         digest.update(json.dumps(table.column_names).encode())
     for name in table.column_names:
         column = table[name]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -68,6 +69,36 @@ class JobState:
         """It will not start until a person changes something."""
         waits = self.state in {"REQUEUE_HOLD", "SPECIAL_EXIT"} or (self.state == "PENDING" and self.reason in HELD)
         return waits or self.reason.replace("_", " ").startswith("launch failed requeued held")
+
+
+@dataclass(frozen=True)
+class Presence:
+    """Slurm as this machine has it: whether its commands are ``installed``, their ``version`` ("" where they do not tell it,
+    as without a cluster's configuration), whether a controller ``answers``, and what was ``said`` about that.
+    """
+
+    installed: bool
+    version: str
+    answers: bool
+    said: str
+
+
+def presence(timeout: float) -> Presence:
+    """Whether jobs can be submitted from here. Waits for each of two commands ``timeout`` seconds at most."""
+    if shutil.which("sbatch") is None:
+        return Presence(False, "", False, "no sbatch")
+    version = ""
+    try:
+        version = _run(["sbatch", "--version"], timeout).stdout.strip()
+        ping = _run(["scontrol", "ping"], timeout)
+    except SlurmError as error:
+        return Presence(True, version, False, str(error))
+    up = re.search(r"^Slurmctld\(.*\) at (\S+) is UP", ping.stdout, re.MULTILINE)
+    if up:
+        return Presence(True, version, True, f"the controller on {up[1]} answers")
+    lines = (ping.stdout + ping.stderr).strip().splitlines()
+    said = re.sub(r"^scontrol: (fatal|error): ", "", lines[-1].strip()) if lines else "no controller answers"
+    return Presence(True, version, False, said)
 
 
 def states(job_ids: Iterable[str]) -> dict[str, JobState]:
@@ -218,18 +249,19 @@ def _chunks(job_ids: list[str]) -> Iterator[str]:
         yield ",".join(bases[start : start + IDS_PER_COMMAND])
 
 
-def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+def _run(command: list[str], timeout: float | None = None) -> subprocess.CompletedProcess[str]:
     """``command`` in a plain environment. Raises SlurmError when it is not there or does not return."""
+    timeout = TIMEOUT if timeout is None else timeout
     environment = {name: value for name, value in os.environ.items() if not name.startswith(DROPPED)}
     environment |= {"LC_ALL": "C", "SLURM_BITSTR_LEN": "0"}
     try:
         return subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout
         )
     except FileNotFoundError:
         raise SlurmError(f"the command {command[0]} is not found: is this a machine of a Slurm cluster?") from None
     except subprocess.TimeoutExpired:
-        raise SlurmError(f"{command[0]} has not answered for {TIMEOUT:.0f} s") from None
+        raise SlurmError(f"{command[0]} has not answered for {timeout:g} s") from None
 
 
 def _no_answer(command: str, said: str) -> SlurmError:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from slurm.testing.fixtures import local_slurm, slurm_daemons
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["local_slurm", "slurm_daemons"]
 
@@ -28,3 +33,17 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("PUDNET_BENCH_DATA names no folder with the real image sets")
     return Path(folder)
+
+
+@pytest.fixture
+def cuda() -> Iterator[torch.device]:
+    """The CUDA device, its float32 exact and its convolutions repeatable; skips where there is none. Mark tests `cuda`."""
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no CUDA device")
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, cudnn.deterministic, matmul.allow_tf32
+    cudnn.allow_tf32, cudnn.deterministic, matmul.allow_tf32 = False, True, False
+    yield torch.device("cuda", torch.cuda.current_device())
+    cudnn.allow_tf32, cudnn.deterministic, matmul.allow_tf32 = before

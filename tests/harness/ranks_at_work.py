@@ -22,9 +22,9 @@ METHODS = ("pretrained", "matchnet", "meta-deepbdc", "musml", "pudnet")
 TRAINING = Training(0, Budget(5, 2, 2, groups_per_step=2), 3)
 
 
-def recipe_of(cache_dir: Path, methods: tuple[str, ...]) -> Recipe:
+def recipe_of(cache_dir: Path, methods: tuple[str, ...], device: str = "cpu") -> Recipe:
     choice = Choice(methods=methods, targets=("convnet3",))
-    return Recipe("table1", "quick", choice, "cpu", "fp32", str(cache_dir))
+    return Recipe("table1", "quick", choice, device, "fp32", str(cache_dir))
 
 
 def train(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -612,20 +613,53 @@ def test_data_fetch_refuses_what_it_cannot_fetch(command_line: CommandLine, tmp_
 
 
 def test_doctor_says_what_this_machine_is(command_line: CommandLine, tmp_path: Path) -> None:
-    done = command_line("doctor", "--cache", tmp_path / "not/yet/there")
+    done = command_line("doctor", "--cache", tmp_path / "not/yet/there", "--data", tmp_path)
     assert done.exit_code == 0
-    lines = {line[:22].strip(): line[22:].strip() for line in done.stdout.splitlines()}
+    lines = [(line[:22].strip(), line[22:].strip()) for line in done.stdout.splitlines()]
+    found = {name: text for name, text in lines if name}
+    assert all(
+        not name or not lines[place + 1][0] for place, (name, _) in enumerate(lines[:-1])
+    )  # each implies something
     kind = "(cuda)" if torch.cuda.is_available() else "(cpu)"
-    assert kind in lines["device"]
-    assert "threads" in lines["processor"]
-    assert f"torch {torch.__version__.partition('+')[0]}" in lines["versions"]
-    available, total = (float(text.split()[0]) for text in lines["memory"].split(" of "))
+    assert kind in found["device"]
+    assert f"{torch.get_num_threads()} of " in found["threads"]
+    assert torch.__version__ in found["torch"]
+    assert f"torch {torch.__version__.partition('+')[0]}" in found["versions"]
+    available, total = (float(text.split()[0]) for text in found["memory"].split(" of "))
     assert 0 < available <= total
-    assert str(tmp_path / "not/yet/there") in lines["cache"]
-    assert lines["source digits"] == "embedded"
-    assert lines["source fashion-mnist"] == "not found"
-    assert "GFLOP/s float32" in lines["speed"]
+    assert str(tmp_path / "not/yet/there") in found["cache"]
+    assert found["energy"].startswith(("no counter", "package-0", "GPU-"))
+    assert found["source digits"] == "embedded"
+    assert found["source fashion-mnist"] == "not found"
+    assert "GFLOP/s" in found["speed"]
+    assert re.fullmatch(r"about .* on digits", found["table1, quick"])
+    assert found["table1, standard"] == "no real images are found"
     assert not (tmp_path / "not").exists()
+
+
+def test_doctor_for_programs(command_line: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "FashionMNIST/raw").mkdir(parents=True)
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (tmp_path / f"FashionMNIST/raw/{name}-ubyte").touch()
+    done = command_line("doctor", "--cache", tmp_path / "cache", "--data", tmp_path, "--json")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert all({"found", "implies"} <= finding.keys() for finding in told.values())
+    assert told["source fashion-mnist"]["is_there"] is True
+    assert told["source cifar-100"]["is_there"] is False
+    assert told["suites"]["whole"] == []
+    assert "table1" in told["suites"]["in_part"]
+    assert "table8" in told["suites"]["not"]
+    rates = [
+        told["speed"][f"{kind}_{kind_of}_gflop_per_second"]
+        for kind in ("convolution", "matrix")
+        for kind_of in ("fp32", "bf16")
+    ]
+    assert min(*rates, told["speed"]["copy_gb_per_second"]) > 0
+    standard = told["table1, standard"]
+    assert standard["families"] == ["fashion"]
+    assert standard["implies"].startswith("`python -m harness run table1 --profile standard --families fashion`")
+    assert told["table1, quick"]["least_seconds"] <= told["table1, quick"]["most_seconds"] < standard["most_seconds"]
 
 
 # --- the process --------------------------------------------------------------------------------------------------

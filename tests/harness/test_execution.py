@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from click.testing import Result
 from harness import execution
 from harness.artifacts import ArtifactStore
 from harness.compute import Compute
+from harness.energy import EnergyMeter
 from harness.execution import WARM_UPS, Workbench, measure_group, run_cell
 from harness.execution import test_accuracy as accuracy_on_test
 from harness.plan import Plan
@@ -33,7 +35,7 @@ yield Snapshot(lambda images: classifier(images) + bias)
 MANIFEST = {
     "suite": "figure1", "profile": "quick", "device": "here", "command": "", "started": "", "git_commit": "", "versions": {},
 }  # fmt: skip
-NOT_MEASURED = ["seconds", "wall_seconds", "evaluation_seconds", "data_seconds", "peak_memory_bytes"]
+NOT_MEASURED = ["seconds", "wall_seconds", "evaluation_seconds", "data_seconds", "peak_memory_bytes", "energy_joules"]
 
 
 def rows(folder: Path) -> pd.DataFrame:
@@ -301,6 +303,8 @@ yield Snapshot(evaluate, "2 epochs", 2)
     assert set(found["artifact"]) == {""}
     assert found["meta_train_seconds"].isna().all()
     assert found["accuracy"].between(0.5, 1).all()
+    assert set(found["parameters"]) == {0}
+    assert set(found["fit_flops"]) == set(found["test_flops"]) == {0}  # torch has no formula for distances
 
 
 def test_what_meta_training_learned_reaches_the_measured_method_and_is_shared_by_runs(
@@ -367,3 +371,107 @@ def test_a_damaged_cell_is_measured_again(
             run_cell(cell, run, Workbench(lambda family: digits_images, store, compute, display))
     pd.testing.assert_series_equal(run.frame()["accuracy"], before["accuracy"])
     assert count(fits) == 2 * (WARM_UPS + 3)
+
+
+def test_a_row_says_what_it_cost(command_line: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    zone = tmp_path / "powercap" / "intel-rapl:0"
+    zone.mkdir(parents=True)
+    for file, content in (("name", "package-0"), ("energy_uj", "1000"), ("max_energy_range_uj", "999999999")):
+        (zone / file).write_text(content)
+    (tmp_path / "learner.py").write_text(
+        f"""
+from pathlib import Path
+import torch
+from methods.base import Method, Snapshot
+
+COUNTER = Path({str(zone / "energy_uj")!r})
+
+class Learner(Method):
+    '''Has learned 6 numbers, of which one is a count; each fit uses two joules and later three more.'''
+    name = "learner"
+
+    def meta_train(self, groups, session):
+        pass
+
+    def state_dict(self):
+        return {{"weights": torch.zeros(5), "batches": torch.zeros((), dtype=torch.int64)}}
+
+    def load_state_dict(self, state):
+        pass
+
+    def use(self, joules):
+        COUNTER.write_text(str(int(COUNTER.read_text()) + 1_000_000 * joules))
+
+    def fit(self, dataset):
+        pixels = dataset.images.flatten(1)
+        means = torch.stack([pixels[dataset.labels == c].mean(0) for c in range(dataset.n_classes)])
+
+        def classify(images):
+            self.use(100)
+            return images.flatten(1) @ means.T
+
+        self.use(2)
+        yield Snapshot(classify, "first")
+        pixels @ means.T
+        self.use(3)
+        yield Snapshot(classify, "second")
+"""
+    )
+    monkeypatch.setattr(execution, "EnergyMeter", partial(EnergyMeter, powercap=zone.parent))
+    call = (
+        "run",
+        "table1",
+        "--methods",
+        "learner",
+        "--method",
+        "learner.py:Learner",
+        "--out",
+        "out",
+        "--device",
+        "cpu",
+    )
+    done = command_line(*call, "--groups", "2", "--cache", tmp_path / "cache")
+    assert done.exit_code == 0, done.output
+    found = rows(tmp_path / "out")
+    assert found["snapshot"].tolist() == ["first", "second"] * 2
+    assert found["energy_joules"].tolist() == pytest.approx([2, 5] * 2)  # what classifying used is not the fit's
+    products = 2 * 64 * 2  # two means of 64 pixels
+    assert found["fit_flops"].tolist() == [0, 100 * products] * 2
+    assert found["test_flops"].tolist() == [products] * 4
+    assert found["parameters"].tolist() == [5] * 4
+    costs = pd.read_csv(tmp_path / "out/tables/table1-costs.csv").set_index("snapshot")
+    assert costs["energy_joules"].tolist() == pytest.approx([2, 5])
+    assert costs.loc["second", ["parameters", "fit_flops", "test_flops"]].tolist() == [5, 100 * products, products]
+
+
+def test_what_a_fine_tuned_method_learned_is_what_it_begins_with(command_line: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "tuned.py").write_text(
+        "from suites.declaration import Suite, Variant\n"
+        "options = (('base', 'protonet'), ('epochs', (1,)))\n"
+        "tuned = Variant('tuned', 'finetune', 'Tuned', (('1 epochs', ''),), options)\n"
+        "SUITE = Suite('tuned', 'Tuned', ('convnet3',), ('digits',), (tuned, Variant('protonet', 'protonet', 'Net')))\n"
+    )
+    done = command_line("run", "tuned.py", "--groups", "1", "--training-groups", "2", "--out", "out")
+    assert done.exit_code == 0, done.output
+    found = rows(tmp_path / "out").set_index("method")
+    assert found["parameters"].nunique() == 1
+    assert found.loc["tuned", "parameters"] == 64 * 9 + 2 * 64 * 64 * 9 + 3 * 4 * 64  # kernels; four numbers a channel
+    assert found.loc["tuned", "fit_flops"] > found.loc["protonet", "fit_flops"] > 0
+
+
+def test_a_method_that_cannot_be_counted_is_measured_all_the_same(
+    command_line: CommandLine, method_file: MethodFile, fits: Path, tmp_path: Path
+) -> None:
+    proud = """
+if torch.utils._python_dispatch._get_current_dispatch_mode() is not None:
+    raise RuntimeError("not while you look")
+yield Snapshot(classifier)
+"""
+    call = ("run", "table1", "--methods", "own", "--method", method_file(proud), "--groups", "2", "--out", "out")
+    done = command_line(*call)
+    assert done.exit_code == 0, done.output
+    assert "own · digits · convnet3: FLOPs are not counted (RuntimeError: not while you look)" in done.stderr
+    assert count(fits) == 1 + WARM_UPS + 2
+    found = rows(tmp_path / "out")
+    assert found[["fit_flops", "test_flops"]].isna().all(axis=None)
+    assert found["finished"].all()

@@ -87,19 +87,16 @@ def test_a_task_is_what_a_group_is(digits_images: FamilyImages, beforehand: bool
     assert labels.dtype == ours.labels.dtype
     assert sorted(labels.tolist()) == ours.labels.tolist()
     assert len(set(labels[:50].tolist())) == len(set(labels[50:].tolist())) == 1  # sorted by class
-    stored = digits_images.dataset(np.arange(len(digits_images.images)), 10, digits_images_labels(digits_images))
+    classes_of_all = np.repeat(np.arange(digits_images.family.classes), digits_images.ranges.sizes)
+    stored = digits_images.dataset(np.arange(len(classes_of_all)), 10, classes_of_all)
     known = {row.numpy().tobytes(): int(c) for row, c in zip(stored.images.flatten(1), stored.labels, strict=True)}
     classes = [known[row.numpy().tobytes()] for row in task.flatten(1)]  # to the last bit, ours normalised
     assert set(classes) <= set(digits_images.split.training)
     assert len({(c, int(y)) for c, y in zip(classes, labels, strict=True)}) == 2
 
 
-def digits_images_labels(images: FamilyImages) -> np.ndarray:
-    return np.repeat(np.arange(images.family.classes), images.ranges.sizes)
-
-
 def test_the_ratios_are_of_times_and_name_both_sides(digits_images: FamilyImages) -> None:
-    ratios = peers.measure(digits_images, rounds=1)
+    ratios = peers.sampling(digits_images, rounds=1) + peers.training(digits_images, rounds=1)
     assert len({(ratio.name, ratio.against) for ratio in ratios}) == len(ratios) >= 8
     for ratio in ratios:
         assert ratio.value == pytest.approx(ratio.against_seconds / ratio.seconds)

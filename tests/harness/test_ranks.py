@@ -181,3 +181,23 @@ def test_processes_that_would_have_nothing_to_do_are_refused(command_line: Comma
     with pytest.raises(RankError, match="torch sees 4 GPUs"):
         rank_count(5, 8, 4)
     assert command_line("run", "table1", "--groups-per-step", "0").exit_code == 2
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="torch sees fewer than two CUDA devices")
+def test_two_gpus_learn_what_one_does(cache_dir: Path, tmp_path: Path, cuda: torch.device) -> None:
+    recipe = work.recipe_of(cache_dir, ("protonet", "pudnet"), "cuda")
+    training = Training(0, Budget(4, 2, 2, groups_per_step=2), 3)
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    alone.mkdir()
+    shared.mkdir()
+    work.train_all(recipe, training, alone, ALONE)
+    with together(2, cuda, work.train_all, (recipe, training, shared)) as ranks:
+        work.train_all(recipe, training, shared, ranks)
+    for method in ("protonet", "pudnet"):
+        one, _ = work.learned(alone, method, 0)
+        (first, _), (second, _) = (work.learned(shared, method, rank) for rank in (0, 1))
+        for name, value in one.items():
+            assert torch.equal(first[name], second[name]), (method, name)
+            # Adam makes a step of 1e-3 of a gradient that is next to nothing: the mean tells, not the largest.
+            assert float((first[name].double() - value.double()).abs().mean()) < 1e-4, (method, name)

@@ -270,6 +270,33 @@ def test_it_fits_from_a_phone_to_a_wide_screen(
     in_order(browser)
 
 
+def test_costs_are_read_to_their_end_on_a_phone(open_page: Callable[..., Any]) -> None:
+    browser = open_page(320, 640)
+    table = browser.execute_script(
+        "return [...document.querySelectorAll('table')].find((table) => table.caption.innerText == 'Costs')"
+    )
+    heads = [head.text.replace("\n", " ").rstrip(" ↕") for head in table.find_elements("css selector", "thead th")]
+    assert (heads[0], heads[-1]) == ("Method", "n")
+    assert {"fit", "peak memory MB", "fit GFLOPs", "test image MFLOPs"} <= set(heads)
+
+    def ends() -> list[tuple[float, float]]:
+        """Left and right of the first and of the last field of a row, on the screen."""
+        return browser.execute_script(
+            """const row = arguments[0].tBodies[0].rows[0];
+            return [row.cells[0], row.lastElementChild].map((field) => field.getBoundingClientRect())
+              .map((box) => [box.left, box.right])""",
+            table,
+        )
+
+    (left, right), (last, _) = ends()
+    assert left >= 0
+    assert right <= 320 < last
+    browser.execute_script("arguments[0].parentElement.scrollLeft = 10000", table)
+    (left, right), (last, end) = ends()
+    assert 0 <= left < right <= last < end <= 320  # the method's name stays beside the last number
+    in_order(browser)
+
+
 def test_it_prints_without_its_controls(open_page: Callable[..., Any], tmp_path: Path) -> None:
     browser = open_page(dark=True)
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})

@@ -105,5 +105,5 @@ def test_the_plain_loop_computes_in_float32_whatever_the_harness_chose(make_data
 
 
 def test_another_loop_is_refused() -> None:
-    with pytest.raises(MethodError, match="adam's loop is device or dataloader, not 'fast'"):
+    with pytest.raises(MethodError, match="adam's loop is device, dataloader or graph, not 'fast'"):
         Adam(TARGET, 0, loop="fast")

@@ -18,7 +18,10 @@ from harness import recipe
 from harness.commands import app
 from results.store import Run
 
-TIMES = ["seconds", "wall_seconds", "evaluation_seconds", "data_seconds", "peak_memory_bytes", "meta_train_seconds"]
+TIMES = [
+    "seconds", "wall_seconds", "evaluation_seconds", "data_seconds", "peak_memory_bytes", "meta_train_seconds",
+    "energy_joules",
+]  # fmt: skip
 CALLS = {
     "table1": ("--methods", "protonet", "--groups", "3", "--training-groups", "4"),
     "figure1": ("--groups", "4", "--precision", "fp32"),

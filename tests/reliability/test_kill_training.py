@@ -130,6 +130,7 @@ def outcome(runs: Runs) -> str:
             "data_seconds",
             "peak_memory_bytes",
             "meta_train_seconds",
+            "energy_joules",
         ]
     )
     table = pd.read_csv(runs.folder / "tables" / "patience.csv")

@@ -44,6 +44,10 @@ def make_row() -> Callable[..., dict[str, Any]]:
             "meta_train_seconds": float("nan"),
             "training_groups": float("nan"),
             "epochs": float("nan"),
+            "fit_flops": 2e9,
+            "test_flops": 3e6,
+            "parameters": 350_000.0,
+            "energy_joules": float("nan"),
         }
         assert changes.keys() <= row.keys()
         return row | changes
@@ -107,7 +111,15 @@ DOTS = 150  # per inch of a page's picture
 @pytest.fixture
 def golden_frame() -> pd.DataFrame:
     """Two families, two seeds; CIFAR100-set has no ProtoNet, a half-measured Adam and a user's own method."""
-    return pd.read_csv(GOLDEN / "frame.csv", keep_default_na=False, na_values={"meta_train_seconds": "", "epochs": ""})
+    frame = pd.read_csv(GOLDEN / "frame.csv", keep_default_na=False, na_values={"meta_train_seconds": "", "epochs": ""})
+    return frame.assign(
+        evaluation_seconds=0.02,
+        data_seconds=0.001,
+        fit_flops=1e9 * frame["epochs"].fillna(0.05),
+        test_flops=3e6,
+        parameters=frame["method"].map({"pudnet": 350_000.0, "protonet": 75_000.0}).fillna(0.0),
+        energy_joules=float("nan"),
+    )
 
 
 @pytest.fixture

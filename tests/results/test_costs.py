@@ -57,6 +57,42 @@ def test_method_costs_by_hand(frame: pd.DataFrame) -> None:
     assert (pudnet["n"], pudnet["meta_train_seconds"], pudnet["fit_seconds"]) == (8, 125.0, 0.5)
     assert (adam["n"], adam["fit_seconds"], adam["peak_memory_bytes"]) == (2, 4.5, 20)
     assert math.isnan(adam["meta_train_seconds"])
+    assert (pudnet["fit_flops"], pudnet["test_flops"], pudnet["parameters"]) == (2e9, 3e6, 350_000)
+    assert (pudnet["evaluation_seconds"], pudnet["data_seconds"]) == (0.5, 0.01)
+    assert math.isnan(pudnet["energy_joules"])
+
+
+def test_what_is_known_of_some_groups_is_their_mean(frame: pd.DataFrame) -> None:
+    """Rows from before a column was added, in a run that goes on."""
+    ours = frame.index[frame["method"] == "pudnet"]
+    frame.loc[ours[:3], ["energy_joules", "fit_flops"]] = [[10.0, 1e9], [30.0, 3e9], [math.nan, math.nan]]
+    frame.loc[ours[3:], "fit_flops"] = math.nan
+    row = method_costs(frame).query("method == 'pudnet'").iloc[0]
+    assert (row["n"], row["energy_joules"], row["fit_flops"]) == (8, 20, 2e9)
+
+
+def test_costs_in_units_for_people_and_in_full(frame: pd.DataFrame) -> None:
+    costs = {
+        "seconds": 0.00318, "evaluation_seconds": 0.0207, "data_seconds": 1e-5, "meta_train_seconds": 1234.5,
+        "peak_memory_bytes": 1_234_567_890, "parameters": 351_471.0, "fit_flops": 4.447002e7, "test_flops": 1_548_544.0,
+        "energy_joules": 0.25,
+    }  # fmt: skip
+    table = method_costs(frame.query("method == 'pudnet'").assign(**costs))
+    head, _, line = markdown_text(table).splitlines()
+    names = [name.strip() for name in head.strip("|").split("|")]
+    shown = dict(zip(names, (value.strip() for value in line.strip("|").split("|")), strict=True))
+    assert list(shown.values())[6:] == [
+        "1230 s", "3.18 ms", "20.7 ms", "0.0100 ms", "1,235", "0.351", "0.0445", "1.55", "0.25",
+    ]  # fmt: skip
+    assert names[6:] == [
+        "meta-training", "fit", "evaluation", "data", "peak memory (MB)", "parameters (million)", "fit (GFLOPs)",
+        "test image (MFLOPs)", "energy (J)",
+    ]  # fmt: skip
+    (row,) = csv.DictReader(io.StringIO(csv_text(table)))
+    kept = {"fit_seconds": costs.pop("seconds"), **costs}
+    assert {name: float(row[name]) for name in kept} == pytest.approx(kept, rel=1e-12)
+    unknown = method_costs(frame.assign(fit_flops=math.nan, test_flops=math.nan))
+    assert markdown_text(unknown).count(" — |") == 3 * 3 + 2  # of Adam, meta-training too
 
 
 def test_break_evens_by_hand(frame: pd.DataFrame) -> None:

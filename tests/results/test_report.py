@@ -183,7 +183,47 @@ def test_costs_and_break_evens_are_those_of_costs(run: ReportedRun) -> None:
         if not math.isnan(row["break_even_epoch"]):
             assert row["break_even_epoch"] in values
     for row in costs.method_costs(run.frame).to_dict("records"):
-        assert row["fit_seconds"] in values
+        for name in ("fit_seconds", "evaluation_seconds", "peak_memory_bytes", "fit_flops", "test_flops", "parameters"):
+            assert row[name] in values
+
+
+def cost_table(run: ReportedRun) -> tuple[list[str], str]:
+    """The heads of the table of costs, and the note below it."""
+    parsed = Parsed(page([run]))
+    tags = [(tag, "".join(text).strip()) for tag, _, text in parsed.elements]
+    first = tags.index(("caption", "Costs"))
+    heads = [text for tag, text in tags[first : tags.index(("th", "n"), first) + 1] if tag == "th"]
+    return heads, next(text for tag, text in tags[first:] if tag == "p")
+
+
+def test_costs_have_the_columns_of_which_something_is_known(run: ReportedRun) -> None:
+    heads, note = cost_table(run)
+    assert heads == [
+        "Method", "Family", "meta-training", "fit", "evaluation", "data", "peak memory MB", "parameters million",
+        "fit GFLOPs", "test image MFLOPs", "n",
+    ]  # fmt: skip
+    assert note.startswith("ConvNet-3, cpu. Means over the n groups")  # what all rows share
+    assert note.endswith("Not known of this run: energy (J).")
+    with_energy = replace(run, frame=run.frame.assign(energy_joules=1.5, fit_flops=math.nan, test_flops=math.nan))
+    heads, note = cost_table(with_energy)
+    assert "energy J" in heads
+    assert not any("FLOPs" in head for head in heads)
+    assert "other work and idling included" in note
+    assert note.endswith("Not known of this run: fit (GFLOPs), test image (MFLOPs).")
+
+
+def test_accuracy_against_flops_where_they_are_known(run: ReportedRun) -> None:
+    def titles(frame: pd.DataFrame) -> list[str]:
+        found = Parsed(page([replace(run, frame=frame)])).texts("figcaption")
+        return [title for title in found if title.startswith("Accuracy against FLOPs")]
+
+    families = ["Accuracy against FLOPs, Fashion-set", "Accuracy against FLOPs, CIFAR100-set"]
+    assert titles(run.frame) == families
+    told = Parsed(page([run])).texts("title")
+    assert any(re.search(r"PudNet: .* % in 0\.05 GFLOPs \(n = \d+\)", text) for text in told)
+    partly = run.frame.assign(fit_flops=run.frame["fit_flops"].mask(run.frame["family"] == "fashion"))
+    assert titles(partly) == families[1:]
+    assert titles(run.frame.assign(fit_flops=math.nan)) == []
 
 
 def test_hostile_names_are_text(run: ReportedRun, make_row: Callable[..., dict[str, Any]]) -> None:

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import pickle
@@ -247,6 +248,53 @@ def test_missing_and_unknown_columns_are_named(run: Run, make_row: MakeRow) -> N
         run.write_shard(KEY, [row])
     with pytest.raises(ValueError, match="no rows"):
         run.write_shard(KEY, [])
+
+
+# --- files from before columns were added
+
+LATER = ["fit_flops", "test_flops", "parameters", "energy_joules"]
+
+
+def write_as_before(path: Path, rows: list[dict[str, Any]], columns: list[str]) -> None:
+    """A file of rows with ``columns``, sealed as it was when there were no others: over the values, column by column."""
+    table = pa.Table.from_pylist(rows, schema=ROW_SCHEMA).select(columns)
+    digest = hashlib.sha256()
+    for name in columns:
+        text = pa.types.is_string(table[name].type)
+        digest.update(json.dumps(table[name].to_pylist()).encode() if text else table[name].to_numpy().tobytes())
+    metadata = {b"pudnet-bench.sha256": digest.hexdigest().encode()}
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+
+
+def test_a_file_from_before_columns_were_added_is_read_and_gone_on_with(run: Run, make_row: MakeRow) -> None:
+    before = [name for name in ROW_SCHEMA.names if name not in LATER]
+    write_as_before(run.folder / "cells" / f"{KEY}.parquet", [make_row(group=0, accuracy=0.25)], before)
+    assert run.finished(KEY)
+    frame = run.frame()
+    assert frame["accuracy"].tolist() == [0.25]
+    assert frame[LATER].isna().all(axis=None)
+    run.write_shard(KEY, [make_row(group=1)])
+    run.finish(KEY)
+    frame = run.frame()
+    assert frame["fit_flops"].isna().tolist() == [True, False]
+    assert pq.read_schema(run.folder / "cells" / f"{KEY}.parquet").equals(ROW_SCHEMA)
+
+
+@pytest.mark.parametrize("lost", ["epochs", "accuracy"])
+def test_a_file_without_one_of_the_first_columns_is_damaged(run: Run, make_row: MakeRow, lost: str) -> None:
+    columns = [name for name in ROW_SCHEMA.names if name not in (*LATER, lost)]
+    write_as_before(run.folder / "cells" / f"{KEY}.parquet", [make_row()], columns)
+    with pytest.warns(UserWarning, match="its columns are not those of a row"):
+        assert not run.finished(KEY)
+
+
+def test_a_changed_value_in_a_file_from_before_is_found(run: Run, make_row: MakeRow) -> None:
+    before = [name for name in ROW_SCHEMA.names if name not in LATER]
+    path = run.folder / "cells" / f"{KEY}.parquet"
+    write_as_before(path, [make_row()], before)
+    path.write_bytes(damage_in_a_page(path.read_bytes()))
+    with pytest.warns(UserWarning, match="its checksum does not match"):
+        assert not run.finished(KEY)
 
 
 # --- crashes

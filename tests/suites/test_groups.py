@@ -156,6 +156,12 @@ def test_a_groups_images_are_of_the_splits_classes_and_labelled_by_them(split: S
         assert group.index == index
 
 
+def test_images_of_one_channel_have_the_strides_of_channels_last_too() -> None:
+    """Convolutions choose their memory format by strides, also where both formats hold the same bytes."""
+    group = FamilyImages(SMALL, source(channels=1), CPU).group("unseen", 0, 0)
+    assert group.fit.images.stride() == (16, 1, 4, 1)
+
+
 def test_images_are_kept_as_bytes_and_handed_out_normalised(images: FamilyImages) -> None:
     assert images.images.dtype == torch.uint8
     group = images.group("unseen", 0, 0)
@@ -361,3 +367,29 @@ def test_a_group_can_have_fewer_test_images_than_fit_images() -> None:
     drawn = draw_group(family, ClassSplit.of(family).unseen, ranges, "unseen", 0, 3)
     assert (drawn.fit.shape, drawn.test.shape) == ((20, 500), (20, 100))
     assert not set(drawn.fit.flat) & set(drawn.test.flat)
+
+
+# --- on a GPU ---
+
+
+@pytest.mark.cuda
+def test_groups_are_the_same_on_both_devices_bit_for_bit(cuda) -> None:
+    on_cpu, on_gpu = (FamilyImages(SMALL, source(), device) for device in (CPU, cuda))
+
+    def equal(one: Dataset, other: Dataset) -> bool:
+        assert other.images.is_cuda
+        assert other.images.stride() == one.images.stride()
+        return torch.equal(one.images, other.images.cpu()) and torch.equal(one.labels, other.labels.cpu())
+
+    assert torch.equal(on_cpu.images, on_gpu.images.cpu())  # uint8
+    for split in SPLITS:
+        for index in range(3):
+            one, other = on_cpu.group(split, 0, index), on_gpu.group(split, 0, index)
+            assert equal(one.fit, other.fit)
+            assert equal(one.test, other.test)
+    streams = (TrainingStream(images, 0, support_per_class=4) for images in (on_cpu, on_gpu))
+    for one, other in zip(*(islice(stream.episodes(), 3) for stream in streams), strict=True):
+        assert equal(one.support, other.support)
+        assert equal(one.query, other.query)
+        assert equal(one.fit, other.fit)
+        assert torch.equal(one.global_labels, other.global_labels.cpu())

@@ -1,8 +1,9 @@
-"""Where runs lie. Imports no array library: what is rendered already is printed at once."""
+"""Where runs and caches are unless a person says otherwise. Imports next to nothing."""
 
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 
 from results.files import StoreError
@@ -10,11 +11,18 @@ from results.files import StoreError
 RUNS = Path("runs")
 
 
-def run_folder(out: Path | None, suite: str, profile: str, device: str, several: bool) -> Path:
-    """The folder of a run of ``suite``: ``out``, or one inside it where it is for ``several``; without, one under ``runs/``."""
-    if out is None:
+def cache_folder(given: Path | None) -> Path:
+    """The folder for decoded images and artifacts: the one ``given``, or the user's cache."""
+    if given is not None:
+        return given
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pudnet-bench"
+
+
+def run_folder(given: Path | None, suite: str, profile: str, device: str, several: bool) -> Path:
+    """A run's folder; of ``several`` suites each has its own in the one that is ``given``."""
+    if given is None:
         return RUNS / f"{suite}-{profile}-{device}"
-    return out / suite if several else out
+    return given / suite if several else given
 
 
 def find_folder(reference: str, suites: tuple[str, ...]) -> Path:

@@ -1,0 +1,297 @@
+"""How time and memory grow with the number of groups and of images, and how a run speeds up with processes.
+
+    python -m harness.bench.growth DIR
+
+measures everything and leaves the points, the fitted exponents and the picture in DIR. Every point is measured in a process
+of its own, which has done the smallest size before: memory that an earlier point left behind hides nothing.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import astuple, dataclass
+from functools import cache, partial
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.bench.peers import our_protonet
+from harness.bench.prediction import IMAGE_SHAPE, predictor, random_dataset
+from harness.bench.ratio import Ratio, interleaved
+from harness.clock import Clock, PeakMemory
+from harness.compute import Compute, choose
+from harness.invocation import plan_record
+from harness.plan import Choice, make_plan
+from harness.provenance import manifest
+from harness.rendering import write_tables
+from methods.base import Method, TargetSpec
+from results.files import sealed_json
+from results.store import Run
+from suites.catalog import PROFILES, SUITES
+from suites.families import FAMILIES
+from suites.groups import FamilyImages, TrainingStream, draw_group
+from suites.sources.content import Source
+
+GROUPS = (100, 316, 1_000, 3_162, 10_000, 31_623, 100_000)
+IMAGES = (100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000)
+FAMILY, IMAGES_OF_A_CLASS = "cifar100", 600
+GROUPS_OF_A_SHARD = 500  # as written by a method that takes 40 ms for a group: a shard every 20 s
+LONG_ENOUGH, MOST_REPEATS = 1.0, 9  # seconds of one point, and repetitions where one is shorter
+RUN = ("table1", "--methods", "pudnet,protonet", "--families", "digits", "--seeds", "0,1")
+RUN_SIZE = ("--training-groups", "200", "--groups", "1000", "--device", "cpu")
+SMALL_AND_LARGE = {"groups": (200, 2_000), "images": (500, 5_000)}  # of the ratios
+GROWTH_GOAL = 1.2
+Work = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """``work`` is what is measured; ``given`` the bytes that it is handed, which are not its own."""
+
+    work: Work
+    given: int = 0
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Something that is done to n groups or n images (``unit``). ``prepare(n, compute, folder)``, at each of ``sizes``."""
+
+    name: str
+    unit: str
+    sizes: tuple[int, ...]
+    prepare: Callable[[int, Compute, Path], Prepared]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One subject at one size. ``peak_bytes`` of the process (of the allocator on CUDA) less what the work was given;
+    ``extra_bytes`` of them came with the work."""
+
+    subject: str
+    unit: str
+    n: int
+    seconds: float
+    peak_bytes: int
+    extra_bytes: int
+
+
+@cache
+def _source() -> Source:
+    """Random images in the shape and number of CIFAR-100's."""
+    family = FAMILIES[FAMILY]
+    labels = np.repeat(np.arange(family.classes), IMAGES_OF_A_CLASS)
+    images = np.random.default_rng(0).integers(0, 256, (len(labels), *IMAGE_SHAPE), dtype=np.uint8)
+    return Source(family.source, images, labels, tuple(map(str, range(family.classes))), "random")
+
+
+def _positions(n: int, compute: Compute, folder: Path) -> Prepared:
+    images = FamilyImages(FAMILIES[FAMILY], _source(), compute.device)
+
+    def draw() -> None:
+        for index in range(n):
+            draw_group(images.family, images.split.training, images.ranges, "training", 0, index)
+
+    return Prepared(draw, images.images.nbytes)
+
+
+def _episodes(n: int, compute: Compute, folder: Path) -> Prepared:
+    images = FamilyImages(FAMILIES[FAMILY], _source(), compute.device)
+
+    def draw() -> None:
+        for _ in islice(TrainingStream(images, seed=0).episodes(), n):
+            pass
+
+    return Prepared(draw, images.images.nbytes)
+
+
+def _plan(n: int, compute: Compute) -> dict[str, Any]:
+    """The manifest of a run of PudNet and ProtoNet on ``n`` groups."""
+    choice = Choice(methods=("pudnet", "protonet"), families=("digits",), groups=n)
+    few = np.zeros((10, 1, 8, 8), dtype=np.uint8)
+    source = Source("digits", few, np.arange(10), tuple("0123456789"), "")
+    plan = make_plan(SUITES["table1"], PROFILES["quick"], choice, compute, lambda *_: source)
+    return {**manifest("table1", "quick", "growth", compute), "plan": plan_record(plan)}
+
+
+def _empty_run(folder: Path, told: dict[str, Any]) -> Run:
+    return Run.create_or_open(Path(tempfile.mkdtemp(dir=folder)), told)
+
+
+def _write(run: Run, n: int) -> None:
+    """Rows of ``n`` groups of each cell of the run, a shard after the other, as they come while it measures."""
+    rng = np.random.default_rng(0)
+    for cell in run.manifest["plan"]["cells"]:
+        common = {name: cell[name] for name in ("method", "family", "target", "seed", "artifact")}
+        common |= {"cell": cell["key"], "suite": "table1", "snapshot": "", "device": run.manifest["device"]}
+        common |= {"n_fit": 500, "n_test": 500, "n_classes": 5, "epochs": float("nan")}
+        common |= {"meta_train_seconds": 100.0, "training_groups": 1000.0}
+        for first in range(0, n, GROUPS_OF_A_SHARD):
+            rows = [
+                {
+                    **common,
+                    "group": group,
+                    "accuracy": int(right) / 500,
+                    "seconds": float(seconds),
+                    "wall_seconds": float(seconds),
+                    "evaluation_seconds": float(seconds),
+                    "data_seconds": float(seconds),
+                    "peak_memory_bytes": 10**9,
+                }
+                for group, right, seconds in zip(
+                    range(first, min(first + GROUPS_OF_A_SHARD, n)),
+                    rng.integers(300, 500, GROUPS_OF_A_SHARD),
+                    rng.uniform(0.01, 0.02, GROUPS_OF_A_SHARD),
+                    strict=False,
+                )
+            ]
+            run.write_shard(cell["key"], rows)
+        run.finish(cell["key"])
+
+
+def _writing(n: int, compute: Compute, folder: Path) -> Prepared:
+    told = _plan(n, compute)
+    return Prepared(lambda: _write(_empty_run(folder, told), n))
+
+
+def _reading(n: int, compute: Compute, folder: Path) -> Prepared:
+    run = _empty_run(folder, _plan(n, compute))
+    _write(run, n)
+    return Prepared(lambda: write_tables(Run.open(run.folder), with_paper=False))
+
+
+def _fitting(make: Callable[[Compute], Method], n: int, compute: Compute, folder: Path) -> Prepared:
+    method, dataset = make(compute), random_dataset(n, compute.device)
+    return Prepared(lambda: next(iter(method.fit(dataset))), dataset.images.nbytes + dataset.labels.nbytes)
+
+
+def _protonet(compute: Compute) -> Method:
+    return our_protonet(TargetSpec("convnet3", IMAGE_SHAPE), compute)
+
+
+def _pudnet(compute: Compute) -> Method:
+    return predictor("convnet3", compute)
+
+
+SUBJECTS = (
+    Subject("drawing positions of groups", "groups", GROUPS, _positions),
+    Subject("drawing training episodes with their images", "groups", GROUPS, _episodes),
+    Subject("writing a run's rows", "groups", GROUPS, _writing),
+    Subject("reading a run, all its tables", "groups", GROUPS, _reading),
+    Subject("PudNet's fit", "images", IMAGES, partial(_fitting, _pudnet)),
+    Subject("ProtoNet's fit", "images", IMAGES, partial(_fitting, _protonet)),
+)
+
+
+def measure_point(name: str, n: int, device: str, threads: int) -> Point:
+    """The subject of that name at size ``n``, in this process, which should be a fresh one."""
+    torch.set_num_threads(threads)
+    subject = next(s for s in SUBJECTS if s.name == name)
+    compute = choose(device)
+    clock, memory = Clock(compute.device), PeakMemory(compute.device)
+    with tempfile.TemporaryDirectory() as folder:
+        subject.prepare(subject.sizes[0], compute, Path(folder)).work()
+        prepared = subject.prepare(n, compute, Path(folder))
+        memory.reset()
+        before, peaks, spent = memory.read(), list[int](), list[float]()
+        while sum(spent) < LONG_ENOUGH and len(spent) < MOST_REPEATS:
+            clock.start()
+            prepared.work()
+            spent.append(clock.stop().wall_seconds)
+            peaks.append(memory.read())
+    return Point(name, subject.unit, n, median(spent), peaks[0] - prepared.given, peaks[0] - before)
+
+
+def measure_points(subjects: Sequence[Subject] = SUBJECTS, device: str = "auto", threads: int = 1) -> Iterator[Point]:
+    """Every point of ``subjects``, each in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
+        for subject in subjects:
+            for n in subject.sizes:
+                yield pool.submit(measure_point, subject.name, n, device, threads).result()
+
+
+def run_seconds(processes: int, cores: Sequence[int]) -> float:
+    """Seconds that `python -m harness run` takes with so many processes on so many cores, from an empty cache."""
+    mine = os.sched_getaffinity(0)
+    with tempfile.TemporaryDirectory() as folder:
+        where = ("--cache", f"{folder}/cache", "--out", f"{folder}/run", "--executor", f"local-processes:{processes}")
+        command = [sys.executable, "-m", "harness", "run", *RUN, *RUN_SIZE, *where]
+        os.sched_setaffinity(0, cores[:processes])
+        try:
+            began = time.perf_counter()
+            subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            return time.perf_counter() - began
+        finally:
+            os.sched_setaffinity(0, mine)
+
+
+def speed_ups(most: int = 2, repetitions: int = 3) -> list[tuple[int, float]]:
+    """(processes, seconds) of the run `RUN`, with 1, 2, 4, ... up to ``most`` processes, turn by turn."""
+    cores = sorted(os.sched_getaffinity(0))
+    counts = [2**k for k in range(most.bit_length()) if 2**k <= min(most, len(cores))]
+    return [(count, run_seconds(count, cores)) for _ in range(repetitions) for count in counts]
+
+
+def measure(compute: Compute, rounds: int = 5) -> list[Ratio]:
+    """Each subject at a large size against as many of the small ones as make it up: 1 where time grows in proportion."""
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for subject in SUBJECTS:
+            small, large = SMALL_AND_LARGE[subject.unit]
+            once, often = (subject.prepare(n, compute, Path(folder)).work for n in (large, small))
+
+            def over(often: Work = often, times: int = large // small) -> None:
+                for _ in range(times):
+                    often()
+
+            title = f"{subject.name}, {large:,} {subject.unit}"
+            against = f"{large // small} times {small:,}"
+            found.append(interleaved(title, once, against, over, compute.device, rounds=rounds, goal=GROWTH_GOAL))
+    return found
+
+
+def write(folder: Path, points: Sequence[Point], runs: Sequence[tuple[int, float]]) -> None:
+    """Leave points, exponents, pictures and where they come from in ``folder``."""
+    import pandas as pd
+
+    from results import growth
+
+    table = pd.DataFrame([astuple(point) for point in points], columns=list(growth.POINTS))
+    processes = pd.DataFrame(runs, columns=list(growth.SPEED_UPS))
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, frame in (("points", table), ("exponents", growth.exponents(table)), ("processes", processes)):
+        (folder / f"{name}.csv").write_text(frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    told = manifest("growth", "", "python -m harness.bench.growth", choose())
+    (folder / "manifest.json").write_bytes(sealed_json(told))
+    for format in ("pdf", "png"):
+        (folder / f"growth.{format}").write_bytes(growth.draw(table, processes, format))
+
+
+def main(folder: Path) -> None:
+    """Measure everything, say each point as it comes, and ``write`` it."""
+    points = []
+    for point in measure_points():
+        print(
+            f"{point.subject}, {point.n:,} {point.unit}: {point.seconds:.4g} s, {point.extra_bytes / 1e6:.1f} MB",
+            flush=True,
+        )
+        points.append(point)
+    runs = speed_ups()
+    for processes, seconds in runs:
+        print(f"run with {processes} processes: {seconds:.1f} s")
+    write(folder, points, runs)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

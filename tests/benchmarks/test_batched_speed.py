@@ -1,0 +1,29 @@
+"""Several groups at once against one after another, for whoever asks whether it is worth it on a device.
+
+`uv run pytest tests/benchmarks -n 0` measures; under xdist pytest-benchmark is off and each piece only runs once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from harness.bench import batched
+from harness.compute import choose
+
+
+def test_groups_at_once_against_one_by_one(benchmark: Any) -> None:
+    if not benchmark.enabled:
+        shape, device = (1, 8, 8), torch.device("cpu")
+        groups = batched.datasets(shape, 2, device)
+        for way in (batched.one_by_one, batched.at_once, batched.vmapped):
+            way(batched.trainer(shape, choose("cpu")), groups)
+        for step in (batched.gradients_one_by_one, batched.gradients_at_once):
+            step(batched.learner(shape, choose("cpu")), batched.episodes(shape, 2, device))
+        return
+    ratios = batched.measure(choose())
+    for ratio in ratios:
+        benchmark.extra_info[ratio.name] = ratio.value
+        print(f"\n{ratio.name}: {ratio.value:.2f} times as fast as {ratio.against} ({ratio.seconds:.3f} s)", end="")
+    benchmark.pedantic(lambda: None, rounds=1)
