@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,28 @@ class Workbench:
     together: Callable[[Cell], AbstractContextManager[Ranks]] = lambda cell: nullcontext(ALONE)
 
 
+@dataclass(frozen=True)
+class ReadyCell:
+    """A cell with all that measuring takes: what its method has learned is loaded, and it is warmed up."""
+
+    cell: Cell
+    method: Method
+    artifact: Artifact | None
+    images: FamilyImages
+    compute: Compute
+    flops: FlopCount = UNKNOWN
+
+    @cached_property
+    def gauges(self) -> tuple[Clock, PeakMemory, EnergyMeter]:
+        device = self.compute.device
+        return Clock(device), PeakMemory(device), EnergyMeter(device)
+
+    @cached_property
+    def parameters(self) -> int:
+        """How many numbers were learned before any unseen group."""
+        return learned_parameters(self.artifact.state if self.artifact else self.method.state_dict())
+
+
 def run_cell(cell: Cell, run: Run, bench: Workbench, groups: range | None = None) -> None:
     """Measure what is missing of ``cell`` (of ``groups``, or of all), and mark it finished once no group is missing.
 
@@ -60,17 +83,22 @@ def run_cell(cell: Cell, run: Run, bench: Workbench, groups: range | None = None
     images = bench.images_of(cell.family.name)
     if artifact is not None:
         run.keep_curve(cell.key, artifact.curve)
-    title = f"{cell.variant.name} · {cell.family.name} · {cell.target.name}"
     flops = UNKNOWN
     if missing:
-        flops = warm_up(method, images, cell.seed, lambda text: bench.display.say(f"{title}: {text}"))
-    with _Unwritten(run, cell.key) as unwritten, bench.display.task(title, cell.groups, "groups") as task:
-        done = cell.groups - len(all_missing)
+        flops = warm_up(method, images, cell.seed, lambda text: bench.display.say(f"{cell.title}: {text}"))
+    ready = ReadyCell(cell, method, artifact, images, bench.compute, flops)
+    measure_groups(ready, run, bench, missing, cell.groups - len(all_missing))
+
+
+def measure_groups(ready: ReadyCell, run: Run, bench: Workbench, missing: Sequence[int], done: int = 0) -> None:
+    """Measure the groups ``missing``, of which ``done`` others are there, and keep them in ``run``."""
+    cell = ready.cell
+    with _Unwritten(run, cell.key) as unwritten, bench.display.task(cell.title, cell.groups, "groups") as task:
         task.update(done)
         for measured, index in enumerate(missing, done + 1):
             if bench.interruption.wanted:
                 break
-            rows, network = measure_group(cell, method, images, index, bench.compute, artifact, flops)
+            rows, network = measure_group(ready, index)
             if cell.keeps_parameters:
                 run.keep_parameters(cell.key, index, network)
             unwritten.add(rows)
@@ -95,35 +123,27 @@ def is_complete(cell: Cell, run: Run) -> bool:
     return run.finished(cell.key) and (cell.artifact is None or run.curve(cell.key) is not None)
 
 
-def measure_group(
-    cell: Cell,
-    method: Method,
-    images: FamilyImages,
-    index: int,
-    compute: Compute,
-    artifact: Artifact | None,
-    flops: FlopCount = UNKNOWN,
-) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    """One row per snapshot of ``method`` on unseen group ``index``. The clock runs inside ``fit`` alone.
+def measure_group(ready: ReadyCell, index: int) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """One row per snapshot of the method on unseen group ``index``. The clock runs inside ``fit`` alone.
 
     With ``cell.keeps_parameters`` also, float32: "parameters" [d] of the last snapshot's network, and "mean_image"
     [c * h * w] of the fit images. Raises MethodError where a method yields no snapshot, or none with a network.
     """
-    clock, memory, meter = Clock(compute.device), PeakMemory(compute.device), EnergyMeter(compute.device)
-    learned = learned_parameters(artifact.state if artifact else method.state_dict())
+    cell, artifact, compute = ready.cell, ready.artifact, ready.compute
+    clock, memory, meter = ready.gauges
     clock.start()
-    group = images.group("unseen", cell.seed, index)
+    group = ready.images.group("unseen", cell.seed, index)
     data = clock.stop()
     seed_draws(cell.seed * 1_000_003 + index, compute.device)  # an outcome must not depend on which groups ran before
     memory.reset()
     rows = []
     # The meter is read outside of what the clock times.
-    for (snapshot, elapsed), joules in metered(timed(iter(method.fit(group.fit)), clock), meter):
+    for (snapshot, elapsed), joules in metered(timed(iter(ready.method.fit(group.fit)), clock), meter):
         peak = memory.read()
         clock.start()
         accuracy = test_accuracy(snapshot.classifier, group.test)
         evaluation = clock.stop()
-        fit_flops, test_flops = flops.of(snapshot, len(group.fit))
+        fit_flops, test_flops = ready.flops.of(snapshot, len(group.fit))
         rows.append(
             {
                 "cell": cell.key,
@@ -150,7 +170,7 @@ def measure_group(
                 "epochs": float(snapshot.epochs),
                 "fit_flops": fit_flops,
                 "test_flops": test_flops,
-                "parameters": float(learned),
+                "parameters": float(ready.parameters),
                 "energy_joules": joules,
             }
         )
@@ -183,7 +203,7 @@ def test_accuracy(classifier: Classifier, test: Dataset) -> float:
 
     Where the device's memory is too small it is tried once more, with half as many images at a time.
     """
-    at_once = max(1, EVALUATION_PIXELS // test.images[0, 0].numel())
+    at_once = max(1, EVALUATION_PIXELS // test.images.shape[2:].numel())
     try:
         return _share_right(classifier, test, at_once)
     except torch.OutOfMemoryError:
@@ -192,16 +212,19 @@ def test_accuracy(classifier: Classifier, test: Dataset) -> float:
 
 
 def _share_right(classifier: Classifier, test: Dataset, at_once: int) -> float:
-    right = torch.zeros((), dtype=torch.int64, device=test.labels.device)
-    for images, labels in zip(test.images.split(at_once), test.labels.split(at_once), strict=True):
+    parts: Iterable[tuple[Tensor, Tensor]] = [(test.images, test.labels)]
+    if len(test) > at_once:
+        parts = zip(test.images.split(at_once), test.labels.split(at_once), strict=True)
+    right = []
+    for images, labels in parts:
         logits = classifier(images)
         if tuple(logits.shape) != (len(images), test.n_classes):
             raise MethodError(
                 f"a classifier gave logits of shape {tuple(logits.shape)} for {len(images)} images of "
                 f"{test.n_classes} classes"
             )
-        right += (logits.argmax(-1) == labels).sum()
-    return int(right) / len(test)
+        right.append((logits.argmax(-1) == labels).sum())
+    return int(sum(right)) / len(test)
 
 
 def warm_up(
