@@ -29,7 +29,7 @@ from harness.compute import Compute
 from harness.interruption import Interruption
 from harness.unfinished import Schedule, UnfinishedTraining
 from methods.base import ALONE, Budget, DivergenceError, Method, Progress, Ranks, Session
-from results.store import sealed_json, unsealed_json
+from results.files import sealed_json, unsealed_json
 from suites.groups import FamilyImages, TrainingStream
 from suites.learn2learn_episodes import training_stream
 

@@ -27,7 +27,8 @@ from harness.plan import Plan
 from harness.progress import Display
 from harness.recipe import Recipe
 from harness.standing import OUTCOMES, Submitted, keep_submitted, live_jobs, outcome_path, submitted
-from results.store import Run, write_atomically
+from results.files import write_atomically
+from results.store import Run
 from slurm import launcher
 from slurm.cluster import Cluster, Stage, load
 

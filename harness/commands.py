@@ -18,15 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from harness import completion
-from harness.folders import cache_folder, run_folder
+from harness.folders import cache_folder, find_folder, run_folder
 from harness.plain_text import printable
-from harness.terminal import print_styled
 
 if TYPE_CHECKING:
+    from harness.rendered import Rendered, Request
     from results.store import Run
 
 app = typer.Typer(
@@ -117,7 +115,7 @@ def _sentence(error: Exception) -> str | None:
         ("suites.sources.catalog", "SourceError"),
         ("methods.registry", "UnknownMethodError"),
         ("methods.base", "MethodError"),
-        ("results.store", "StoreError"),
+        ("results.files", "StoreError"),
         ("harness.beginnings", "BeginningError"),
         ("harness.compute", "ComputeError"),
         ("harness.executors", "ExecutorError"),
@@ -166,6 +164,11 @@ def list_everything(as_json: JsonOption = False) -> None:
         ],
         "profiles": [(p.name, p.description) for p in PROFILES.values()],
     }
+    from rich.markup import escape
+    from rich.table import Table
+
+    from harness.terminal import print_styled
+
     for title, lines in sections.items():
         grid = Table.grid(padding=(0, 2))
         for name, text in lines:
@@ -260,6 +263,7 @@ def run(
     debug: DebugOption = False,
 ) -> None:
     """Measure one or more suites, or go on with them where they were interrupted."""
+    asked = dict(locals())
     with plain_errors(debug):
         from methods.registry import check_name
         from suites.catalog import PROFILES, SUITES
@@ -281,6 +285,18 @@ def run(
                 from suites.families import family
 
                 family(name)
+
+        names = list(dict.fromkeys(SUITES if suites == ["all"] else suites))
+        requests = _requests(asked, names)
+        answers = {}
+        for name, request in requests.items() if not dry_run else ():
+            there = run_folder(out, name, profile, "cpu", len(names) > 1)
+            if answer := _answer(there, request, data, folders):
+                answers[name] = there, answer
+        if len(answers) == len(names):
+            for there, answer in answers.values():
+                answer.tell(there)
+            return
 
         from harness.compute import choose
         from harness.executors import executor_named
@@ -309,30 +325,35 @@ def run(
             _numbers("--seeds", seeds, 0), groups, episodes, weights.expanduser().absolute() if weights else None,
             _numbers("--training-groups", training_groups, 1) or (), groups_per_step, clock,
         )  # fmt: skip
-        recipes = [
-            Recipe(
+        recipes = {
+            name: Recipe(
                 str(Path(name).expanduser().absolute()) if name.endswith(".py") else name, profile, choice, compute.device.type,
                 compute.precision, str(cache_dir.absolute()), str(data.expanduser().absolute()) if data else None,
                 {source: str(folder.absolute()) for source, folder in folders.items()}, training_processes or 0,
             )
-            for name in (list(SUITES) if suites == ["all"] else suites)
-        ]  # fmt: skip
-        plans = [recipe.plan(compute) for recipe in recipes]
+            for name in names if name not in answers
+        }  # fmt: skip
+        plans = {name: recipe.plan(compute) for name, recipe in recipes.items()}
         if dry_run:
-            print_plan(plans, compute, cache_dir)
+            print_plan(list(plans.values()), compute, cache_dir)
             return
         command = shlex.join(["python", "-m", "harness", *sys.argv[1:]])
         failures = 0
-        for plan, recipe in zip(plans, recipes, strict=True):
-            folder = run_folder(out, plan.suite.name, profile, compute.device.type, len(plans) > 1)
+        for name in names:
+            if name in answers:
+                there, answer = answers[name]
+                answer.tell(there)
+                continue
+            plan, recipe = plans[name], recipes[name]
+            there = run_folder(out, plan.suite.name, profile, compute.device.type, len(names) > 1)
             if profile_of_cluster is None:
-                failures += run_plan(plan, folder, command, compute, cache_dir, paper, performs, recipe)
+                failures += run_plan(plan, there, command, compute, cache_dir, paper, performs, recipe, requests[name])
                 continue
             from harness.invocation import submit_plan
 
-            submit_plan(plan, folder, command, compute, profile_of_cluster, recipe, shard)
+            submit_plan(plan, there, command, compute, profile_of_cluster, recipe, shard)
             if wait:
-                failures += _follow(folder, paper)
+                failures += _follow(there, paper)
     if failures:
         raise typer.Exit(FAILED)
 
@@ -345,7 +366,11 @@ def status(
 ) -> None:
     """What a run has measured so far, cell by cell; on a cluster, what Slurm says and where the logs are."""
     with plain_errors(debug):
+        from rich.markup import escape
+        from rich.table import Table
+
         from harness.standing import standings
+        from harness.terminal import print_styled
 
         found = _find_run(reference)
         manifest, standing = found.manifest, standings(found)
@@ -407,6 +432,9 @@ def resume(
     """Go on with a run where it is, as it was asked for: submit or measure what is missing."""
     failures = 0
     with plain_errors(debug):
+        from harness.rendered import Request, program_digest
+
+        request = Request(program_digest())
         from harness import cluster
         from harness import recipe as recipes
         from harness.invocation import run_plan, submit_plan
@@ -421,7 +449,15 @@ def resume(
             if profile is None:
                 compute = recipe.compute()
                 failures += run_plan(
-                    recipe.plan(compute), found.folder, command, compute, Path(recipe.cache), paper, None, recipe
+                    recipe.plan(compute),
+                    found.folder,
+                    command,
+                    compute,
+                    Path(recipe.cache),
+                    paper,
+                    None,
+                    recipe,
+                    request,
                 )
             else:
                 compute = cluster.compute_of(profile, recipe.device, recipe.precision)
@@ -440,9 +476,12 @@ def collect(
 ) -> None:
     """Write a run's tables and figures from what is measured so far; cells that are not finished carry their n."""
     with plain_errors(debug):
+        from harness.rendered import Request, program_digest
+
+        request = Request(program_digest())
         from harness.output import show
 
-        show(_find_run(reference), paper)
+        show(_find_run(reference), paper, request)
 
 
 @app.command()
@@ -460,6 +499,13 @@ def table(
 ) -> None:
     """Print a run's table."""
     with plain_errors(debug):
+        from harness.rendered import program_digest, recall
+
+        folder = _find_folder(reference)
+        made = None if as_json else recall(folder, program_digest())
+        if made is not None and made.paper == paper:
+            print(made.table(folder, format.value), end="")
+            return
         from harness.rendering import table_records, table_text
 
         found = _find_run(reference)
@@ -515,6 +561,10 @@ def report(
 def data_list(data: DataOption = None, source: SourceOption = None, debug: DebugOption = False) -> None:
     """Every image source, and where it was found."""
     with plain_errors(debug):
+        from rich.markup import escape
+        from rich.table import Table
+
+        from harness.terminal import print_styled
         from suites.sources import SOURCES
         from suites.sources.loading import locate
 
@@ -682,7 +732,7 @@ def bench(
         from harness.bench.setting import Setting
         from harness.compute import choose
         from harness.provenance import circumstances
-        from results.store import write_atomically
+        from results.files import write_atomically
 
         compute = choose(device, precision)
         setting = Setting(compute, cache_folder(cache), data, rounds, quick)
@@ -754,7 +804,11 @@ def gpu_session(
 @app.command()
 def doctor(data: DataOption = None, cache: CacheOption = None, as_json: JsonOption = False) -> None:
     """This machine as the harness sees it, and what follows: device, memory, disk, sources, Slurm, speed, times to expect."""
+    from rich.markup import escape
+    from rich.table import Table
+
     from harness.doctor import examine
+    from harness.terminal import print_styled
 
     findings = examine(data, cache_folder(cache))
     if as_json:
@@ -774,12 +828,15 @@ def _print_json(value: Any) -> None:
 
 def _follow(folder: Path, paper: bool) -> int:
     """Wait for a run's jobs, write its tables, and return how many cells are not done."""
+    from harness.rendered import Request, program_digest
+
+    request = Request(program_digest())
     from harness.output import show
     from harness.standing import follow, standings
 
     found = _find_run(str(folder))
     follow(found, lambda line: print(line, file=sys.stderr, flush=True))
-    show(found, paper)
+    show(found, paper, request)
     undone = [standing for standing in standings(found).values() if standing.state != "done"]
     if undone:
         print(f"{len(undone)} cells are not done; `python -m harness status {folder}` says why", file=sys.stderr)
@@ -839,8 +896,43 @@ def _folders(sources: list[str] | None) -> dict[str, Path]:
     return folders
 
 
-def _find_run(reference: str) -> Run:
-    from harness.rendering import find_run
+def _requests(asked: dict[str, Any], suites: list[str]) -> dict[str, Request]:
+    """What is asked of each suite, from the options as they were given.
+
+    Without a digest where code of the user's decides what is measured, or where only torch can say on which device.
+    """
+    from harness.compute import machine
+    from harness.rendered import Request, program_digest, request
+    from methods.registry import BUILT_IN
     from suites.catalog import SUITES
 
-    return find_run(reference, tuple(SUITES))
+    program, here = program_digest(), machine(asked["device"])
+    own = {*suites} - {*SUITES} or {*(_names(asked["methods"]) or ())} - {*BUILT_IN} or asked["method"]
+    if here is None or own or asked["weights"] or asked["cluster"]:
+        return dict.fromkeys(suites, Request(program))
+    options = {name: value for name, value in asked.items() if name not in ("suites", "out", "dry_run", "debug")}
+    return {suite: request({**options, "suite": suite}, here, program) for suite in suites}
+
+
+def _answer(there: Path, request: Request, data: Path | None, folders: dict[str, Path]) -> Rendered | None:
+    """What the run in the folder ``there`` has to answer ``request`` with; None where it is to be planned and measured."""
+    from harness.rendered import recall
+    from suites.sources.loading import state
+
+    def now(source: str, size: int | None) -> str:
+        return state(source, data_dir=data, folders=folders, size=size)
+
+    made = recall(there, request.program) if request.digest else None
+    return made if made is not None and made.answers(request, now) else None
+
+
+def _find_folder(reference: str) -> Path:
+    from suites.catalog import SUITES
+
+    return find_folder(reference, tuple(SUITES))
+
+
+def _find_run(reference: str) -> Run:
+    from results.store import Run
+
+    return Run.open(_find_folder(reference))

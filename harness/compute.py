@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 Precision = Literal["fp32", "bf16"]
 
@@ -33,6 +36,8 @@ class Compute:
     def autocast(self) -> Callable[[], AbstractContextManager[Any]]:
         if self.precision == "fp32":
             return nullcontext
+        import torch
+
         return partial(torch.autocast, self.device.type, torch.bfloat16)
 
 
@@ -53,8 +58,34 @@ def processor_name() -> str:
     return f"{model}, {core_count()} cores"
 
 
+def machine(device: str) -> str | None:
+    """What ``choose(device)`` goes by here, told without torch; None where only torch knows.
+
+    That is the processor, its instructions, and that torch can see no other device: neither is there a CUDA driver that could
+    be loaded, nor a device of AMD's.
+    """
+    if device != "cpu" and (device != "auto" or _loads("libcuda.so.1") or Path("/dev/kfd").exists()):
+        return None
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return None
+    instructions = next((line for line in lines if line.startswith(("flags", "Features"))), None)
+    return instructions and f"{processor_name()} {instructions}"
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
 def native_bf16(device: torch.device) -> bool:
     """Whether bfloat16 products are faster than float32 on ``device``: it has instructions of its own for them."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     flags = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
@@ -63,6 +94,8 @@ def native_bf16(device: torch.device) -> bool:
 
 def choose(device: str = "auto", precision: str = "auto") -> Compute:
     """The device and precision asked for. Raises ComputeError when this machine lacks it."""
+    import torch
+
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():

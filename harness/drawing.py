@@ -8,39 +8,47 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from harness.rendering import measured
 from results import correlation, curves, figures, paper
-from results.store import Run, write_atomically
+from results.files import write_atomically
+from results.store import Run
 
 AXES = {"groups": "groups seen in meta-training", "eta": r"share of the sketch in the initial residual, $\eta$"}
 TARGET_LABELS = {"convnet3": "ConvNet-3", "resnet18": "ResNet-18", "resnet34": "ResNet-34"}
 PAIRS = 10  # canonical pairs shown, where there are enough groups for so many
 SHUFFLES = 200  # of the control of Figure 1
 FEWEST_GROUPS = 15  # for a canonical correlation: five folds of three
+Say = Callable[[str], None]
 
 
-def write_figures(run: Run, with_paper: bool) -> list[Path]:
-    """Draw the figure of the run's plan into ``<run>/figures``, where it has one, and return the files."""
+def to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def write_figures(run: Run, with_paper: bool, say: Say = to_stderr) -> dict[str, bytes]:
+    """Draw the figure of the run's plan into ``<run>/figures``, where it has one; ``say`` is told what cannot be drawn, and why.
+
+    Returns what was written, by name within the run's folder.
+    """
     plan = run.manifest["plan"]
     kind = plan.get("figure", "")
     if kind == "correlation":
-        files = _correlations(run)
+        files = _correlations(run, say)
     elif kind == "losses":
         files = _losses(run)
     elif kind:
         files = _lines(run, AXES[kind], kind == "groups", with_paper)
     else:
         files = {}
-    folder = run.folder / "figures"
-    for name, content in files.items():
-        folder.mkdir(exist_ok=True)
-        write_atomically(folder / f"{run.manifest['suite']}{name}", content)
-    return [folder / f"{run.manifest['suite']}{name}" for name in files]
+    written = {f"figures/{run.manifest['suite']}{name}": content for name, content in files.items()}
+    for name, content in written.items():
+        (run.folder / "figures").mkdir(exist_ok=True)
+        write_atomically(run.folder / name, content)
+    return written
 
 
 def _lines(run: Run, x_label: str, log_x: bool, with_paper: bool) -> dict[str, bytes]:
@@ -89,8 +97,8 @@ def of_one_seed(losses: pd.DataFrame) -> pd.DataFrame:
     return losses[losses["seed"] == losses["seed"].min()]
 
 
-def correlations(run: Run) -> dict[str, pd.DataFrame]:
-    """``results.correlation.correlation_table`` of each cell with enough groups, by its label.
+def correlations(run: Run, say: Say = to_stderr) -> dict[str, pd.DataFrame]:
+    """``results.correlation.correlation_table`` of each cell with enough groups, by its label; ``say`` is told of the others.
 
     Computed once for the groups that are measured, and kept with the run where it can be written. Raises StoreError where
     the parameters that it is computed from are gone.
@@ -101,10 +109,9 @@ def correlations(run: Run) -> dict[str, pd.DataFrame]:
     for cell in plan["cells"]:
         groups = sorted(frame.loc[frame["cell"] == cell["key"], "group"].unique())
         if len(groups) < FEWEST_GROUPS:
-            print(
+            say(
                 f"{cell['family']}: {len(groups)} groups are measured, and a canonical correlation needs at least "
-                f"{FEWEST_GROUPS}; raise --groups",
-                file=sys.stderr,
+                f"{FEWEST_GROUPS}; raise --groups"
             )
             continue
         title = f"{labels[cell['family']]}, {TARGET_LABELS.get(cell['target'], cell['target'])}, seed {cell['seed']}"
@@ -137,8 +144,8 @@ def _losses(run: Run) -> dict[str, bytes]:
     }
 
 
-def _correlations(run: Run) -> dict[str, bytes]:
-    tables = correlations(run)
+def _correlations(run: Run, say: Say) -> dict[str, bytes]:
+    tables = correlations(run, say)
     if not tables:
         return {}
     rows = pd.concat([table.assign(family=label) for label, table in tables.items()], ignore_index=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,28 @@ class Workbench:
     together: Callable[[Cell], AbstractContextManager[Ranks]] = lambda cell: nullcontext(ALONE)
 
 
+@dataclass(frozen=True)
+class ReadyCell:
+    """A cell with all that measuring takes: what its method has learned is loaded, and it is warmed up."""
+
+    cell: Cell
+    method: Method
+    artifact: Artifact | None
+    images: FamilyImages
+    compute: Compute
+    flops: FlopCount = UNKNOWN
+
+    @cached_property
+    def gauges(self) -> tuple[Clock, PeakMemory, EnergyMeter]:
+        device = self.compute.device
+        return Clock(device), PeakMemory(device), EnergyMeter(device)
+
+    @cached_property
+    def parameters(self) -> int:
+        """How many numbers were learned before any unseen group."""
+        return learned_parameters(self.artifact.state if self.artifact else self.method.state_dict())
+
+
 def run_cell(cell: Cell, run: Run, bench: Workbench, groups: range | None = None) -> None:
     """Measure what is missing of ``cell`` (of ``groups``, or of all), and mark it finished once no group is missing.
 
@@ -60,25 +83,29 @@ def run_cell(cell: Cell, run: Run, bench: Workbench, groups: range | None = None
     images = bench.images_of(cell.family.name)
     if artifact is not None:
         run.keep_curve(cell.key, artifact.curve)
-    title = f"{cell.variant.name} · {cell.family.name} · {cell.target.name}"
     flops = UNKNOWN
     if missing:
-        flops = warm_up(method, images, cell.seed, lambda text: bench.display.say(f"{title}: {text}"))
-    with _shards(run, cell.key) as keep, bench.display.task(title, cell.groups, "groups") as task:
-        done = cell.groups - len(all_missing)
+        flops = warm_up(method, images, cell.seed, lambda text: bench.display.say(f"{cell.title}: {text}"))
+    ready = ReadyCell(cell, method, artifact, images, bench.compute, flops)
+    measure_groups(ready, run, bench, missing, cell.groups - len(all_missing))
+
+
+def measure_groups(ready: ReadyCell, run: Run, bench: Workbench, missing: Sequence[int], done: int = 0) -> None:
+    """Measure the groups ``missing``, of which ``done`` others are there, and keep them in ``run``."""
+    cell = ready.cell
+    with _Unwritten(run, cell.key) as unwritten, bench.display.task(cell.title, cell.groups, "groups") as task:
         task.update(done)
         for measured, index in enumerate(missing, done + 1):
             if bench.interruption.wanted:
                 break
-            rows, network = measure_group(cell, method, images, index, bench.compute, artifact, flops)
+            rows, network = measure_group(ready, index)
             if cell.keeps_parameters:
                 run.keep_parameters(cell.key, index, network)
-            keep(rows)
+            unwritten.add(rows)
             task.update(measured, f"accuracy {rows[-1]['accuracy']:.2%}, {rows[-1]['seconds']:.3g} s")
+        else:
+            unwritten.complete(cell.groups)
     bench.interruption.leave()
-    with run.holding(cell.key):  # another process may have measured the other groups
-        if run.groups_done(cell.key) >= set(range(cell.groups)):
-            run.finish(cell.key)
 
 
 def missing_groups(cell: Cell, run: Run) -> list[int]:
@@ -96,35 +123,27 @@ def is_complete(cell: Cell, run: Run) -> bool:
     return run.finished(cell.key) and (cell.artifact is None or run.curve(cell.key) is not None)
 
 
-def measure_group(
-    cell: Cell,
-    method: Method,
-    images: FamilyImages,
-    index: int,
-    compute: Compute,
-    artifact: Artifact | None,
-    flops: FlopCount = UNKNOWN,
-) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    """One row per snapshot of ``method`` on unseen group ``index``. The clock runs inside ``fit`` alone.
+def measure_group(ready: ReadyCell, index: int) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """One row per snapshot of the method on unseen group ``index``. The clock runs inside ``fit`` alone.
 
     With ``cell.keeps_parameters`` also, float32: "parameters" [d] of the last snapshot's network, and "mean_image"
     [c * h * w] of the fit images. Raises MethodError where a method yields no snapshot, or none with a network.
     """
-    clock, memory, meter = Clock(compute.device), PeakMemory(compute.device), EnergyMeter(compute.device)
-    learned = learned_parameters(artifact.state if artifact else method.state_dict())
+    cell, artifact, compute = ready.cell, ready.artifact, ready.compute
+    clock, memory, meter = ready.gauges
     clock.start()
-    group = images.group("unseen", cell.seed, index)
+    group = ready.images.group("unseen", cell.seed, index)
     data = clock.stop()
-    torch.manual_seed(cell.seed * 1_000_003 + index)  # a group's outcome must not depend on which groups ran before
+    seed_draws(cell.seed * 1_000_003 + index, compute.device)  # an outcome must not depend on which groups ran before
     memory.reset()
     rows = []
     # The meter is read outside of what the clock times.
-    for (snapshot, elapsed), joules in metered(timed(iter(method.fit(group.fit)), clock), meter):
+    for (snapshot, elapsed), joules in metered(timed(iter(ready.method.fit(group.fit)), clock), meter):
         peak = memory.read()
         clock.start()
         accuracy = test_accuracy(snapshot.classifier, group.test)
         evaluation = clock.stop()
-        fit_flops, test_flops = flops.of(snapshot, len(group.fit))
+        fit_flops, test_flops = ready.flops.of(snapshot, len(group.fit))
         rows.append(
             {
                 "cell": cell.key,
@@ -151,7 +170,7 @@ def measure_group(
                 "epochs": float(snapshot.epochs),
                 "fit_flops": fit_flops,
                 "test_flops": test_flops,
-                "parameters": float(learned),
+                "parameters": float(ready.parameters),
                 "energy_joules": joules,
             }
         )
@@ -168,13 +187,23 @@ def measure_group(
     return rows, {"parameters": parameters.float().cpu().numpy(), "mean_image": mean_image.cpu().numpy()}
 
 
+def seed_draws(seed: int, device: torch.device) -> None:
+    """What ``torch.manual_seed`` does to the generators that a method on ``device`` draws from, in a hundredth of the time.
+
+    It also seeds every other device there might be, and on a machine without them writes down where it was called from.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
 @torch.no_grad()
 def test_accuracy(classifier: Classifier, test: Dataset) -> float:
     """Share (0..1) of test images whose largest logit is that of their class. Raises MethodError on logits of a wrong shape.
 
     Where the device's memory is too small it is tried once more, with half as many images at a time.
     """
-    at_once = max(1, EVALUATION_PIXELS // test.images[0, 0].numel())
+    at_once = max(1, EVALUATION_PIXELS // test.images.shape[2:].numel())
     try:
         return _share_right(classifier, test, at_once)
     except torch.OutOfMemoryError:
@@ -183,16 +212,19 @@ def test_accuracy(classifier: Classifier, test: Dataset) -> float:
 
 
 def _share_right(classifier: Classifier, test: Dataset, at_once: int) -> float:
-    right = torch.zeros((), dtype=torch.int64, device=test.labels.device)
-    for images, labels in zip(test.images.split(at_once), test.labels.split(at_once), strict=True):
+    parts: Iterable[tuple[Tensor, Tensor]] = [(test.images, test.labels)]
+    if len(test) > at_once:
+        parts = zip(test.images.split(at_once), test.labels.split(at_once), strict=True)
+    right = []
+    for images, labels in parts:
         logits = classifier(images)
         if tuple(logits.shape) != (len(images), test.n_classes):
             raise MethodError(
                 f"a classifier gave logits of shape {tuple(logits.shape)} for {len(images)} images of "
                 f"{test.n_classes} classes"
             )
-        right += (logits.argmax(-1) == labels).sum()
-    return int(right) / len(test)
+        right.append((logits.argmax(-1) == labels).sum())
+    return int(sum(right)) / len(test)
 
 
 def warm_up(
@@ -332,25 +364,31 @@ def _ready(cell: Cell, compute: Compute) -> Method:
     return method
 
 
-@contextmanager
-def _shards(run: Run, key: str) -> Iterator[Any]:
-    """Yields ``keep(rows)``: rows of whole groups, written as a shard every few seconds and when the block ends in any way."""
-    rows: list[dict[str, Any]] = []
-    written = time.monotonic()
+class _Unwritten:
+    """Rows of whole groups on their way to the disk: a shard every few seconds, and when the block ends in any way."""
 
-    def flush() -> None:
-        nonlocal written
-        if rows:
-            run.write_shard(key, rows)
-            rows.clear()
-        written = time.monotonic()
+    def __init__(self, run: Run, key: str) -> None:
+        self.run, self.key = run, key
+        self.rows: list[dict[str, Any]] = []
+        self.written = time.monotonic()
 
-    def keep(new: list[dict[str, Any]]) -> None:
-        rows.extend(new)
-        if time.monotonic() - written >= SHARD_SECONDS:
-            flush()
+    def __enter__(self) -> _Unwritten:
+        return self
 
-    try:
-        yield keep
-    finally:
-        flush()
+    def __exit__(self, *_: object) -> None:
+        if self.rows:
+            self.run.write_shard(self.key, self.rows)
+
+    def add(self, rows: list[dict[str, Any]]) -> None:
+        """Take the rows of a group."""
+        self.rows.extend(rows)
+        if time.monotonic() - self.written >= SHARD_SECONDS:
+            self.run.write_shard(self.key, self.rows)
+            self.rows.clear()
+            self.written = time.monotonic()
+
+    def complete(self, groups: int) -> None:
+        """Finish the cell, unless another process has yet to measure some of its ``groups``."""
+        with self.run.holding(self.key):
+            self.run.complete(self.key, self.rows, groups)
+        self.rows.clear()

@@ -23,10 +23,11 @@ from typing import Any
 
 from harness.bench import SUBJECTS
 from harness.compute import Compute
+from harness.folders import RUNS
 from harness.provenance import circumstances, now
-from harness.rendering import RUNS
 from results.escaping import escape_markdown
-from results.store import Run, write_atomically
+from results.files import write_atomically
+from results.store import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = Path("results/published")

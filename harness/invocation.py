@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from harness.output import show
 from harness.plan import Plan
 from harness.progress import Display, span
 from harness.recipe import Recipe
+from harness.rendered import Images, Request
 from harness.rendering import merge_plans
 from harness.terminal import print_styled
 from results.store import Run
@@ -37,10 +39,12 @@ def run_plan(
     with_paper: bool,
     executor: Executor | None = None,
     recipe: Recipe | None = None,
+    request: Request | None = None,
 ) -> int:
     """Run the plan's missing cells, write the tables, and return how many cells failed.
 
     ``recipe`` is what the plan was made from, kept with the run where it is given; executors of several processes need it.
+    ``request`` is kept where all is measured, so that it finds its answer when it comes again.
     A failing cell is reported with its cause and the others go on. Errors of the output folder (OSError) end the run.
     """
     run = open_run(plan, folder, command, compute)
@@ -50,8 +54,11 @@ def run_plan(
             workshop = Workshop(plan, run, compute, cache_dir, display, recipe=recipe)
             jobs = missing_jobs(plan, run, workshop.bench.store)
             failed = (executor or Local()).perform(jobs, workshop, recipe)
+            complete = not jobs or not missing_jobs(plan, run, workshop.bench.store)
         run.update_manifest(ended=provenance.now())
-        show(run, with_paper)
+        if request is not None and not complete:
+            request = replace(request, digest="")
+        show(run, with_paper, request, images(plan))
     if failed:
         print(
             f"{len(failed)} of {len(plan.cells)} cells failed; run the same command again to try them again",
@@ -91,6 +98,12 @@ def submit_plan(
         if sent
         else f"{folder}: nothing is missing that is not in the queue"
     )
+
+
+def images(plan: Plan) -> list[Images]:
+    """What the plan's cells are measured on and trained on."""
+    sources = [pair for c in plan.cells for pair in ((c.family, c.source), (c.trained_on, c.training_source))]
+    return list(dict.fromkeys(Images(family.source, family.image_size, source.state) for family, source in sources))
 
 
 def plan_record(plan: Plan) -> dict[str, Any]:

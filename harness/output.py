@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
+from hashlib import sha256
 
+from harness import rendered
 from harness.drawing import write_figures
-from harness.rendering import table_text, write_tables
+from harness.rendered import Images, Rendered, Request
+from harness.rendering import write_tables
 from results.store import Run
 
 
-def show(run: Run, with_paper: bool) -> None:
-    """Write tables and figures of what is measured, and print the table."""
-    write_tables(run, with_paper)
-    figures = write_figures(run, with_paper)
-    print(table_text(run, "markdown", with_paper))
-    print(f"{run.folder / 'tables'}: LaTeX, Markdown and CSV", file=sys.stderr)
-    if figures:
-        print(f"{run.folder / 'figures'}: {', '.join(path.name for path in figures)}", file=sys.stderr)
+def show(run: Run, with_paper: bool, request: Request | None = None, images: Sequence[Images] = ()) -> None:
+    """Write tables and figures of what is measured, and print the table.
+
+    ``request`` is what the run answers, in full where it has a digest, planned with ``images``; with None nobody will know
+    later what the tables were made from.
+    """
+    read = rendered.read_digest(run.folder)
+    notes: list[str] = []
+    written = {**write_tables(run, with_paper), **write_figures(run, with_paper, notes.append)}
+    files = {name: sha256(content).hexdigest() for name, content in written.items()}
+    program, digest = (request.program, request.digest) if request else ("", "")
+    made = Rendered(run.manifest["suite"], with_paper, tuple(notes), files, program, read, digest, tuple(images))
+    # Where another process measured meanwhile, or the code was changed, it is not known what was rendered from what.
+    if request and read == rendered.read_digest(run.folder) and program == rendered.program_digest():
+        rendered.keep(run.folder, made)
+    made.tell(run.folder)

@@ -72,6 +72,11 @@ class Cell:
     def seed(self) -> int:
         return self.training.seed
 
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{self.variant.name} · {self.family.name} · {self.target.name}"
+
     def make_method(self) -> Method:
         """A fresh instance. Raises MethodError when the class does not take its options."""
         try:

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,11 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+@cache
 def git_commit() -> str:
     """The commit of the project's checkout, with "+changes" when files differ from it; "" outside a checkout.
 
-    Published results are no change: a number does not depend on those beside which it is put.
+    Published results are no change: a number does not depend on those beside which it is put. Asked for once a process.
     """
     root = Path(__file__).resolve().parent.parent
     try:

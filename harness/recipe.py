@@ -12,7 +12,8 @@ import torch
 from harness.compute import Compute, choose
 from harness.plan import Choice, Plan, make_plan
 from harness.suite_file import suite_in_file
-from results.store import Run, sealed_json, set_aside, unsealed_json, write_atomically
+from results.files import sealed_json, set_aside, unsealed_json, write_atomically
+from results.store import Run
 from suites.catalog import PROFILES, SUITES
 from suites.declaration import Suite, pick
 from suites.sources.loading import Source, load

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from harness.folders import RUNS
+from harness.rendered import EXTENSIONS
 from results import comparison, costs, paper
 from results.escaping import Format
-from results.store import Run, StoreError, write_atomically
-from results.tables import TableLayout, TableRow, records, render
-
-EXTENSIONS: dict[Format, str] = {"latex": "tex", "markdown": "md", "csv": "csv"}
+from results.files import StoreError, write_atomically
+from results.store import Run
+from results.tables import TableLayout, TableRow, records, render, summarise, typeset
 
 
 def merge_plans(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
@@ -105,13 +102,19 @@ def provenance_line(run: Run) -> str:
     return f"{run.folder}: {manifest['suite']}, {manifest['profile']}, {manifest['device']}, {commit}, {manifest['command']}"
 
 
-def write_tables(run: Run, with_paper: bool) -> list[Path]:
-    """Render everything into ``<run>/tables`` and return the files: the suite's table, costs, break-evens, differences."""
+def write_tables(run: Run, with_paper: bool) -> dict[str, bytes]:
+    """Render everything into ``<run>/tables``: the suite's table, costs, break-evens, differences.
+
+    Returns what was written, by name within the run's folder.
+    """
     frame = measured(run)
-    folder = run.folder / "tables"
-    folder.mkdir(exist_ok=True)
     suite = run.manifest["suite"]
-    texts = {f"{suite}.{extension}": table_text(run, format, with_paper) for format, extension in EXTENSIONS.items()}
+    numbers = paper.load(suite) if with_paper else None
+    tables = [(layout, summarise(frame, layout)) for layout in layouts(run)]
+    texts = {
+        f"{suite}.{extension}": "\n".join(typeset(cells, layout, format, numbers) for layout, cells in tables)
+        for format, extension in EXTENSIONS.items()
+    }
     if len(frame):
         references = {"costs": costs.method_costs(frame)}
         if (frame["method"] == "pudnet").any():
@@ -119,23 +122,8 @@ def write_tables(run: Run, with_paper: bool) -> list[Path]:
         for name, table in references.items():
             texts[f"{suite}-{name}.csv"] = costs.csv_text(table)
             texts[f"{suite}-{name}.md"] = costs.markdown_text(table)
-    for name, text in texts.items():
-        write_atomically(folder / name, text.encode())
-    return [folder / name for name in texts]
-
-
-def find_run(reference: str, suites: tuple[str, ...]) -> Run:
-    """The run in the folder ``reference``, or the latest run of the suite of that name under ``runs/``.
-
-    Raises StoreError naming the nearest suite or the folders that were looked at.
-    """
-    if Path(reference).is_dir():
-        return Run.open(Path(reference))
-    if reference in suites:
-        folders = sorted(RUNS.glob(f"{reference}-*/manifest.json"), key=lambda path: path.stat().st_mtime)
-        if not folders:
-            raise StoreError(f"no run of '{reference}' under {RUNS}/; `python -m harness run {reference}` makes one")
-        return Run.open(folders[-1].parent)
-    near = difflib.get_close_matches(reference, suites, 1)
-    hint = f"did you mean '{near[0]}'?" if near else f"give a run's folder or one of {', '.join(suites)}"
-    raise StoreError(f"'{reference}' is neither a run's folder nor a suite; {hint}")
+    (run.folder / "tables").mkdir(exist_ok=True)
+    written = {f"tables/{name}": text.encode() for name, text in texts.items()}
+    for name, content in written.items():
+        write_atomically(run.folder / name, content)
+    return written

@@ -11,8 +11,9 @@ import pandas as pd
 from harness.drawing import AXES, TARGET_LABELS, correlations, losses, printed_points
 from harness.rendering import layouts, measured
 from results import paper
+from results.files import StoreError, write_atomically
 from results.report import LearningCurve, ReportedRun, page
-from results.store import Run, StoreError, write_atomically
+from results.store import Run
 
 PLAIN_AXES = {**AXES, "eta": "share of the sketch in the initial residual, η"}  # a page knows no TeX
 

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from harness.job import Job
-from results.store import Run, sealed_json, set_aside, unsealed_json, write_atomically
+from results.files import sealed_json, set_aside, unsealed_json, write_atomically
+from results.store import Run
 from slurm import queue
 
 JOBS, OUTCOMES = "jobs.json", "outcomes"

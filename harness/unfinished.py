@@ -1,7 +1,7 @@
 """What a meta-training that was stopped leaves, so that the next process goes on from there.
 
 ``<cache>/unfinished/<key>/`` holds one file for each finished part of a training and one for the part that was running:
-safetensors with the numbers as JSON in their header, sealed (``results.store.sealed``).
+safetensors with the numbers as JSON in their header, sealed (``results.files.sealed``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import safetensors
 import safetensors.torch
 
 from methods.base import Progress
-from results.store import holding, sealed, unsealed, write_atomically
+from results.files import holding, sealed, unsealed, write_atomically
 
 SECONDS_BETWEEN = 30.0  # of training that a kill loses at most, where saving is quick
 SAVING_SHARE = 20  # a save is followed by at least so many times its own duration of training

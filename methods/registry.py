@@ -77,8 +77,7 @@ def entries() -> dict[str, MethodEntry]:
 
 def check_name(name: str) -> None:
     """Raise UnknownMethodError with the nearest name unless ``name`` is a method's."""
-    known = entries()
-    if name not in known:
+    if name not in BUILT_IN and name not in (known := entries()):
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
         raise UnknownMethodError(f"unknown method '{name}'; {hint}")
@@ -87,7 +86,7 @@ def check_name(name: str) -> None:
 def find(name: str) -> type[Method]:
     """The class of the method ``name``. Raises UnknownMethodError when there is none or it does not import."""
     check_name(name)
-    module, _, attribute = entries()[name].location.partition(":")
+    module, _, attribute = (BUILT_IN.get(name) or entries()[name]).location.partition(":")
     try:
         return _checked(getattr(importlib.import_module(module), attribute), name)
     except Exception as error:  # an installed package can fail in any way; the cause is named
@@ -116,15 +115,17 @@ def import_file(path: Path, kind: str) -> ModuleType:
     """
     if not path.is_file():
         raise UnknownMethodError(f"{kind} '{path}' is not there")
-    name = f"pudnet_bench_file_{sha256(bytes(path) + path.read_bytes()).hexdigest()[:16]}"
+    source = path.read_bytes()
+    name = f"pudnet_bench_file_{sha256(bytes(path) + source).hexdigest()[:16]}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, path)
-        if spec is None or spec.loader is None:
+        if spec is None:
             raise UnknownMethodError(f"{kind} '{path}' is not a Python file (.py)")
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:
-            spec.loader.exec_module(module)
+            # Not by its loader, which takes bytecode of another content with the same size and second for this one's.
+            exec(compile(source, path, "exec"), vars(module))
         except (Exception, SystemExit) as error:  # a user's file can fail in any way; the cause is named
             del sys.modules[name]
             raise UnknownMethodError(f"{kind} '{path}' fails to import: {type(error).__name__}: {error}") from error

@@ -7,25 +7,33 @@ flushed to disk and then renamed, so a final name never holds half a file. Nothi
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import io
 import json
 import os
 import re
 import socket
-import uuid
-import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from results.files import (
+    StoreError,
+    holding,
+    locked,
+    sealed,
+    sealed_json,
+    set_aside,
+    unsealed,
+    unsealed_json,
+    write_atomically,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,10 +87,6 @@ _IDENTITY = ("suite", "profile", "device")
 _INVOCATION = ("command", "started", "git_commit")
 _SHARD = re.compile(r"(?P<key>.+)\.(?P<first>\d+)-(?P<last>\d+)")
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_@=+,.-]{0,199}")
-
-
-class StoreError(Exception):
-    """A run folder that cannot be used: one clear sentence that names the thing and the way out."""
 
 
 @dataclass
@@ -177,6 +181,20 @@ class Run:
             table = _merged([table, before])
         _write_table(path, table)
 
+    def complete(self, key: str, rows: Sequence[Mapping[str, Any]], groups: int) -> bool:
+        """Keep the last `rows` of a cell of so many groups: in its finished file where none is missing then, else as a shard.
+
+        Returns whether the cell is finished. Only for the process that is `holding` the cell: of several that measured its
+        groups, the last finishes it. Raises what `write_shard` and `finish` raise.
+        """
+        mine = [_table_of(key, rows)] if rows else []
+        if set(_merged([*self._tables(key), *mine])["group"].to_pylist()) >= set(range(groups)):
+            self._finish(key, mine)
+            return True
+        if rows:
+            self.write_shard(key, rows)
+        return False
+
     def finish(self, key: str) -> None:
         """Merge the cell's shards into `cells/<key>.parquet`, then remove them.
 
@@ -185,16 +203,20 @@ class Run:
 
         Raises StoreError if nothing is measured or a shard turns out to be damaged (the others stay as they are).
         """
+        self._finish(key, [])
+
+    def _finish(self, key: str, more: Sequence[pa.Table]) -> None:
         path = self._finished_path(key)
         shards = self._shards(key)
         tables = [self._read(shard) for shard in shards]
         if None in tables:
             raise StoreError(f"A shard of the cell {key} in {self._cells} is damaged: run again to measure it anew.")
+        tables += more
         if path.exists() and (before := self._read(path)) is not None:
             tables.insert(0, before)
         if not tables:
             raise StoreError(f"Nothing of the cell {key} is measured in {self._cells}: run it first.")
-        if shards:
+        if shards or more:
             _write_table(path, _merged(tables))
         for shard in shards:
             shard.unlink(missing_ok=True)
@@ -311,25 +333,29 @@ class Run:
     def _finished_path(self, key: str) -> Path:
         return self._cells / f"{_checked(key)}.parquet"
 
-    def _files(self) -> list[tuple[str, Path]]:
-        """(key, file) of every Parquet file in `cells/`; shards in the order of their groups."""
+    def _files(self, beginning: str = "") -> list[tuple[str, Path]]:
+        """(key, file) of every Parquet file in `cells/` with such a name; shards in the order of their groups."""
         found = []
-        for path in self._cells.iterdir() if self._cells.is_dir() else ():
-            if path.suffix != ".parquet" or path.name.startswith("."):
+        for name in os.listdir(self._cells) if self._cells.is_dir() else ():  # noqa: PTH208 - a run has many files
+            if not name.startswith(beginning) or not name.endswith(".parquet") or name.startswith("."):
                 continue
+            path = self._cells / name
             shard = _SHARD.fullmatch(path.stem)
             order = (shard["key"], int(shard["first"]), int(shard["last"])) if shard else (path.stem, -1, -1)
             found.append((order, path))
         return [(order[0], path) for order, path in sorted(found)]
 
     def _shards(self, key: str) -> list[Path]:
-        return [path for known, path in self._files() if known == key and path != self._finished_path(key)]
+        return [path for known, path in self._files(key) if known == key and path != self._finished_path(key)]
 
-    def _rows(self, key: str) -> pa.Table:
+    def _tables(self, key: str) -> list[pa.Table]:
         # Shards before the merged file: if another process finishes the cell in between, the merged file is there.
         tables = [self._read(shard) for shard in self._shards(key)]
         tables.insert(0, self._read(self._finished_path(key)))
-        return _merged([table for table in tables if table is not None])
+        return [table for table in tables if table is not None]
+
+    def _rows(self, key: str) -> pa.Table:
+        return _merged(self._tables(key))
 
     def _read(self, path: Path, *, of_rows: bool = True) -> pa.Table | None:
         """The file's rows, with all columns; None if it is not there, or was damaged and is now set aside as `*.corrupt`.
@@ -341,7 +367,7 @@ class Run:
         except FileNotFoundError:
             return None
         try:
-            table = pq.read_table(io.BytesIO(data))
+            table = pq.ParquetFile(io.BytesIO(data)).read(use_threads=False)  # a third of the time of pq.read_table
             if of_rows and not table.schema.equals(pa.schema(_row_fields(table.column_names))):
                 raise ValueError("its columns are not those of a row")
             if (table.schema.metadata or {}).get(_CHECKSUM) != _checksum(table):
@@ -368,102 +394,6 @@ def _alone(folder: Path) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         yield
-
-
-def set_aside(path: Path, reason: str) -> None:
-    """Rename a damaged file of a run to `*.corrupt`, with a warning that names both and says what is wrong."""
-    aside = path.with_name(path.name + ".corrupt")
-    try:
-        path.replace(aside)
-        outcome = f"It is set aside as {aside.name}"
-    except OSError:  # a run that may only be read
-        outcome = "It is skipped"
-    warnings.warn(
-        f"{path} is damaged ({reason}). {outcome}; give the `run` command again to make it anew.", stacklevel=4
-    )
-
-
-def sealed(data: bytes) -> bytes:
-    """``data`` followed by its SHA-256, 32 bytes: whoever reads it knows that it is what was written."""
-    return data + hashlib.sha256(data).digest()
-
-
-def unsealed(data: bytes) -> bytes:
-    """What ``sealed`` was given. Raises ValueError where it is not what was written."""
-    content, digest = data[:-32], data[-32:]
-    if hashlib.sha256(content).digest() != digest:
-        raise ValueError("its checksum does not match")
-    return content
-
-
-def sealed_json(value: Mapping[str, Any]) -> bytes:
-    """``value`` as JSON for people and for ``unsealed_json``: with a ``checksum`` beside its own fields."""
-    plain = json.loads(json.dumps(value, default=str))
-    text = json.dumps({**plain, "checksum": _json_checksum(plain)}, indent=2, ensure_ascii=False)
-    return (text + "\n").encode()
-
-
-def unsealed_json(data: bytes) -> dict[str, Any]:
-    """What ``sealed_json`` was given. Raises ValueError where it is not what was written."""
-    value = json.loads(data)
-    if not isinstance(value, dict) or "checksum" not in value:
-        raise ValueError("it has no checksum")
-    if value.pop("checksum") != _json_checksum(value):
-        raise ValueError("its checksum does not match")
-    return value
-
-
-def _json_checksum(value: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-@contextmanager
-def holding(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold the lock of the file ``path``; ``waiting()`` is called once where another process has it and is waited for.
-
-    The lock is the kernel's (flock): it ends with the process that holds it, however that ends.
-    """
-    with path.open("a") as file:
-        if not locked(file):
-            waiting()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def locked(file: IO[str]) -> bool:
-    """Take the file's lock; False where another process has it. True where the file system knows no locks."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # some network file systems: nothing can be promised there, and nothing is refused
-        return True
-    return True
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that the name holds the old file or the whole new one, also after a power cut.
-
-    Raises OSError (read-only, full disk), and then leaves nothing behind.
-    """
-    # Not tempfile: its files are readable by their owner only, and a run is often shared.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)  # noqa: PTH105  (tests make this very call fail)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    with contextlib.suppress(OSError):  # the rename itself; some network file systems cannot flush a folder
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _refuse_foreign_folder(folder: Path) -> None:

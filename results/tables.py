@@ -106,15 +106,16 @@ CSV_COLUMNS = (
 )
 
 
-def summarise(frame: pd.DataFrame, layout: TableLayout) -> list[TableCell]:
+def summarise(frame: pd.DataFrame, layout: TableLayout, *, ranked: bool = True) -> list[TableCell]:
     """Every cell of the table, by device, row and column; missing ones included.
 
     `frame` is `Run.frame()`; rows of other targets belong to other tables and are left out. Measured methods and
     families that the layout does not know (a user's own) follow the layout's rows and columns, so nothing that was
-    measured goes unseen. Without any measurement there is one device, "".
+    measured goes unseen. Without any measurement there is one device, "". Without `ranked` no ranks are found, which takes
+    most of the time.
     """
     frame = frame[frame["target"] == layout.target]
-    ranked = {str(device): ranks(rows) for device, rows in frame.groupby("device", sort=False)}
+    places = {str(device): ranks(rows) for device, rows in frame.groupby("device", sort=False)} if ranked else {}
     measured: dict[tuple[str, str, str, str], dict[str, Any]] = {}
     for keys, rows in frame.groupby(["device", "method", "snapshot", "family"], sort=False):
         device, method, snapshot, family = map(str, keys)
@@ -127,7 +128,7 @@ def summarise(frame: pd.DataFrame, layout: TableLayout) -> list[TableCell]:
             "seconds_mean": float(rows["seconds"].mean()),
             "seconds_median": float(rows["seconds"].median()),
             "finished": bool(rows["finished"].all()) if "finished" in rows else True,
-            "rank": ranked[device][method, snapshot, family],
+            "rank": places[device][method, snapshot, family] if ranked else "",
         }
     shown = [*layout.rows, *_extra_rows(layout, measured)]
     columns = [family for family, _ in _columns(layout, {keys[3] for keys in measured})]
@@ -144,7 +145,7 @@ def records(
 ) -> list[dict[str, str | int | float | None]]:
     """The table for programs: for each cell its values by the names of `CSV_COLUMNS`, None where there is none."""
     numbers = None if paper is None else _paper_numbers(paper, layout.target)
-    return _records(summarise(frame, layout), layout, numbers or {})
+    return _records(summarise(frame, layout, ranked=False), layout, numbers or {})
 
 
 def render(frame: pd.DataFrame, layout: TableLayout, format: Format, paper: pd.DataFrame | None = None) -> str:
@@ -155,7 +156,11 @@ def render(frame: pd.DataFrame, layout: TableLayout, format: Format, paper: pd.D
     csv: one row per cell, full precision, accuracies in percent, empty where nothing is measured or printed.
     A cell over fewer groups than the caption says, or still being measured, carries its n, in LaTeX as a letter.
     """
-    cells = summarise(frame, layout)
+    return typeset(summarise(frame, layout, ranked=format != "csv"), layout, format, paper)
+
+
+def typeset(cells: list[TableCell], layout: TableLayout, format: Format, paper: pd.DataFrame | None = None) -> str:
+    """`render`, from the cells that `summarise` found."""
     numbers = None if paper is None else _paper_numbers(paper, layout.target)
     if format == "csv":
         return _csv(cells, layout, numbers or {})

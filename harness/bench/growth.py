@@ -37,7 +37,8 @@ from harness.plan import Choice, make_plan
 from harness.provenance import manifest
 from harness.rendering import write_tables
 from methods.base import Method, TargetSpec
-from results.store import Run, sealed_json
+from results.files import sealed_json
+from results.store import Run
 from suites.catalog import PROFILES, SUITES
 from suites.families import FAMILIES
 from suites.groups import FamilyImages, TrainingStream, draw_group

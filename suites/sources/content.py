@@ -22,7 +22,8 @@ class Source:
 
     ``images``: uint8 [n, c, h, w], a read-only memory map shared by all processes; ``labels``: int64 [n], ascending, so
     that the images of one class are contiguous, values 0..len(class_names)-1; ``fingerprint``: hexadecimal BLAKE2b of
-    the pixels, labels and class names, the same wherever the content lies on disk.
+    the pixels, labels and class names, the same wherever the content lies on disk; ``state``: that of the files which it
+    was decoded from (``loading.state``).
     """
 
     name: str
@@ -30,6 +31,7 @@ class Source:
     labels: np.ndarray
     class_names: tuple[str, ...]
     fingerprint: str
+    state: str = ""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +15,7 @@ from suites.sources.catalog import SOURCES, SourceError, SourceSpec
 from suites.sources.content import Content, Listing, Source
 from suites.sources.image_folders import list_image_folder
 
-__all__ = ["Source", "SourceSummary", "fetch", "load", "locate", "verify"]
+__all__ = ["Source", "SourceSummary", "fetch", "load", "locate", "state", "verify"]
 
 NO_FOLDERS: Mapping[str, Path] = MappingProxyType({})
 
@@ -124,9 +124,36 @@ def verify(
     return SourceSummary(name, n, len(source.class_names), (height, width), channels, source.fingerprint, path)
 
 
+def state(
+    name: str, *, data_dir: Path | None, folders: Mapping[str, Path] = NO_FOLDERS, size: int | None = None
+) -> str:
+    """Another text whenever ``load`` with these arguments would decode other files. Reads no image.
+
+    Files are told apart as ``load`` does, by their sizes and modification times. Raises ``SourceError`` as ``load`` does for
+    a source that is unknown, missing or empty.
+    """
+    _, listing, size = _listed(name, data_dir, folders, size)
+    return cache.index_key(listing, name, size)
+
+
 def _load(
     name: str, data_dir: Path | None, cache_dir: Path, folders: Mapping[str, Path], size: int | None, *, check: bool
 ) -> tuple[Source, Path]:
+    spec, listing, size = _listed(name, data_dir, folders, size)
+    key = cache.index_key(listing, name, size)
+    stored = None if check else cache.recall(cache_dir, key, name)
+    if stored is None:
+        content = listing.decode(size)
+        if spec:
+            _check_complete(spec, content, listing.path)
+        stored = cache.store(cache_dir, key, name, size, content)
+    return replace(stored, state=key), listing.path
+
+
+def _listed(
+    name: str, data_dir: Path | None, folders: Mapping[str, Path], size: int | None
+) -> tuple[SourceSpec | None, Listing, int | None]:
+    """What is known of the source (None of a user's own), its files, and the side to which its images are resized."""
     _check_name(name, folders)
     if size is not None and size < 1:
         raise SourceError(f"images of {name} cannot be resized to {size} pixels: give a size of at least 1")
@@ -136,16 +163,7 @@ def _load(
         if spec is None:
             raise SourceError(f"the folder {folders[name]} of the source {name!r} does not exist: give another")
         raise _missing(spec, data_dir)
-    size = size or (spec.resize if spec else None)
-    listing = place.listing()
-    key = cache.index_key(listing, name, size)
-    stored = None if check else cache.recall(cache_dir, key, name)
-    if stored is None:
-        content = listing.decode(size)
-        if spec:
-            _check_complete(spec, content, place.path)
-        stored = cache.store(cache_dir, key, name, size, content)
-    return stored, place.path
+    return spec, place.listing(), size or (spec.resize if spec else None)
 
 
 def _check_name(name: str, folders: Mapping[str, Path]) -> None:

@@ -16,7 +16,7 @@ from harness import execution
 from harness.artifacts import ArtifactStore
 from harness.compute import Compute
 from harness.energy import EnergyMeter
-from harness.execution import WARM_UPS, Workbench, measure_group, run_cell
+from harness.execution import WARM_UPS, ReadyCell, Workbench, measure_group, run_cell
 from harness.execution import test_accuracy as accuracy_on_test
 from harness.plan import Plan
 from harness.progress import Display
@@ -229,12 +229,10 @@ def test_a_groups_accuracy_does_not_depend_on_what_ran_before(
 
     def accuracies(order: list[int]) -> dict[int, list[float]]:
         torch.manual_seed(sum(order) * 17 + order[0])
-        measured = cell.make_method()
+        ready = ReadyCell(cell, cell.make_method(), None, digits_images, compute)
         found = {}
         for index in order:
-            found[index] = [
-                r["accuracy"] for r in measure_group(cell, measured, digits_images, index, compute, None)[0]
-            ]
+            found[index] = [r["accuracy"] for r in measure_group(ready, index)[0]]
             torch.rand(index + 1)
         return found
 

@@ -17,7 +17,8 @@ from harness.job import Job
 from harness.jobs import missing_jobs
 from harness.plan import Choice, Plan
 from harness.recipe import Recipe
-from results.store import Run, StoreError
+from results.files import StoreError
+from results.store import Run
 
 CommandLine = Callable[..., Result]
 NOISY = """

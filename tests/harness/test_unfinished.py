@@ -19,7 +19,7 @@ from harness.compute import Compute
 from harness.plan import Cell, Plan
 from harness.unfinished import Schedule, UnfinishedTraining
 from methods.base import Budget, Progress
-from results.store import locked
+from results.files import locked
 from suites.groups import FamilyImages
 
 TRAINING = Training(0, Budget(6, 2, 2), 1)

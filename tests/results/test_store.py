@@ -18,7 +18,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from results.store import ROW_SCHEMA, Run, StoreError, write_atomically
+from results.files import StoreError, write_atomically
+from results.store import ROW_SCHEMA, Run
 
 KEY = "pudnet-fashion"
 MANIFEST = {
@@ -336,6 +337,47 @@ def test_finish_may_be_killed_anywhere(run: Run, make_row: MakeRow, monkeypatch:
     run.finish(KEY)
     pd.testing.assert_frame_equal(run.frame().drop(columns="finished"), before)
     assert names(run) == [f"{KEY}.parquet"]
+
+
+def test_a_cell_measured_in_one_go_is_one_file(run: Run, make_row: MakeRow) -> None:
+    assert run.complete(KEY, [make_row(group=index) for index in range(3)], 3)
+    assert names(run) == [f"{KEY}.parquet"]
+    assert run.finished(KEY)
+    assert measured(run) == [(0, ""), (1, ""), (2, "")]
+
+
+def test_the_last_of_several_processes_completes_a_cell(run: Run, make_row: MakeRow) -> None:
+    other = Run.open(run.folder)
+    assert not other.complete(KEY, [make_row(group=2, accuracy=0.5)], 3)
+    assert not run.finished(KEY)
+    assert run.groups_done(KEY) == {2}
+    assert not run.complete(KEY, [], 3)
+    # Group 2 was measured twice: what was there first counts.
+    assert run.complete(KEY, [make_row(group=index, accuracy=0.1) for index in (0, 1, 2)], 3)
+    assert names(run) == [f"{KEY}.parquet"]
+    assert run.frame()["accuracy"].tolist() == [0.1, 0.1, 0.5]
+    assert run.complete(KEY, [], 3)
+    assert not run.complete(KEY, [make_row(group=3)], 5)  # more groups are asked for than before
+    assert run.groups_done(KEY) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_what_cannot_be_completed_keeps_what_was_there(
+    run: Run, make_row: MakeRow, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    run.write_shard(KEY, [make_row(group=0)])
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, killed)
+        with pytest.raises(Killed):
+            run.complete(KEY, [make_row(group=1)], 2)
+    assert names(run) == [f"{KEY}.0-0.parquet"]
+    assert measured(run) == [(0, "")]
+    assert run.complete(KEY, [make_row(group=1)], 2)
+    assert measured(run) == [(0, ""), (1, "")]
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
