@@ -44,7 +44,7 @@ def recall(cache_dir: Path, key: str, name: str) -> Source | None:
     """The source stored for an index key; None, with a warning if something is damaged, where it must be decoded."""
     entry = _index_file(cache_dir, key)
     try:
-        folder = cache_dir / "sources" / Path(json.loads(entry.read_text())["folder"]).name
+        folder = cache_dir / "sources" / Path(_read_json(entry)["folder"]).name
         return _open(folder, name) if folder.is_dir() else None
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -52,7 +52,7 @@ def recall(cache_dir: Path, key: str, name: str) -> Source | None:
         raise SourceError(
             f"cannot read the image cache {cache_dir} ({error.strerror}): choose another cache folder"
         ) from error
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         _set_aside(entry, f"{entry}: {error}")
     except _DamagedError as error:
         _set_aside(folder, str(error))
@@ -125,7 +125,7 @@ def _write(folder: Path, content: Content, name: str) -> str:
         "class_names": list(content.class_names),
         "bytes": {file: (folder / file).stat().st_size for file in ("images.npy", "labels.npy")},
     }
-    _write_json(folder / "meta.json", meta | {"checksum": _checksum(meta)})
+    _write_json(folder / "meta.json", meta)
     return digest
 
 
@@ -136,9 +136,7 @@ def _open(folder: Path, name: str) -> Source:
     """
     file = folder / "meta.json"
     try:
-        meta = json.loads(file.read_text())
-        if meta.pop("checksum") != _checksum(meta):
-            raise _DamagedError(f"{file} was changed after it was written")
+        meta = _read_json(file)
         for part, size in meta["bytes"].items():
             file = folder / part
             if file.stat().st_size != size:
@@ -157,8 +155,8 @@ def _open(folder: Path, name: str) -> Source:
     return Source(name, images, labels, tuple(meta["class_names"]), meta["fingerprint"])
 
 
-def _checksum(meta: dict[str, Any]) -> str:
-    return hashlib.blake2b(json.dumps(meta, sort_keys=True).encode(), digest_size=16).hexdigest()
+def _checksum(value: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _index_file(cache_dir: Path, key: str) -> Path:
@@ -168,8 +166,16 @@ def _index_file(cache_dir: Path, key: str) -> Path:
 def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{_UNFINISHED}{uuid.uuid4().hex}")
-    unfinished.write_text(json.dumps(value))
+    unfinished.write_text(json.dumps(value | {"checksum": _checksum(value)}))
     unfinished.replace(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """What ``_write_json`` was given. Raises ValueError, KeyError or AttributeError where it is not what was written."""
+    value: dict[str, Any] = json.loads(path.read_text())
+    if value.pop("checksum") != _checksum(value):
+        raise ValueError("it was changed after it was written")
+    return value
 
 
 def _set_aside(path: Path, damage: str) -> None:

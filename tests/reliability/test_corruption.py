@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -35,6 +37,13 @@ DAMAGES: dict[str, Callable[[bytes, random.Random], bytes]] = {
 
 def _flipped(data: bytes, place: int, bit: int) -> bytes:
     return data[:place] + bytes([data[place] ^ bit]) + data[place + 1 :]
+
+
+def _says(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -94,8 +103,8 @@ def test_no_damage_changes_a_number(place: Place) -> None:
             file = place.folder / path
             data = file.read_bytes()
             damaged = change(data, draw)
-            if damaged == data:
-                continue
+            if damaged == data or (path.suffix == ".json" and _says(damaged) == _says(data)):
+                continue  # the last line break of a JSON file, or 1E-5 for 1e-5
             file.write_bytes(damaged)
             cached = path.parts[0] == "cache"
             suite = "figure1" if path.parts[0] == "figure1" else "table1"

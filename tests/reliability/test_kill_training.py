@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import random
 import signal
@@ -9,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -18,14 +21,29 @@ from safetensors.torch import load_file
 from results.store import Run
 
 ROOT = Path(__file__).parents[2]
-KILLS, STEPS, GROUPS = 20, 120, 12
+KILLS, STEPS, GROUPS = 20, 60, 8
 
-# The command line, saving after every step: what is saved twice a minute otherwise would hardly be met by a kill.
+# The command line, saving after every step: what is saved twice a minute otherwise would hardly be met by a kill. A process
+# that has imported everything forks for each line of arguments: twenty starts of Python would take minutes.
 MAIN = """
+import json
+import os
+import sys
+
+import harness.invocation
 from harness import execution, unfinished
-unfinished.SECONDS_BETWEEN, unfinished.SAVING_SHARE, execution.SHARD_SECONDS = 0.0, 0, 0.0
 from harness.commands import main
-main()
+
+unfinished.SECONDS_BETWEEN, unfinished.SAVING_SHARE, execution.SHARD_SECONDS = 0.0, 0, 0.0
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        os.dup2(2, 1)
+        os.environ["PAUSE"], *sys.argv[1:] = json.loads(line)
+        main()
+        sys.exit()
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 METHOD = """
 import itertools
@@ -97,30 +115,50 @@ class Runs:
         self.events.touch()
         (folder / "patient.py").write_text(METHOD)
         (folder / "patience.py").write_text(SUITE)
-        self.command = [
-            sys.executable, "-c", MAIN, "run", str(folder / "patience.py"), "--method", f"{folder / 'patient.py'}:Patient",
+        self.arguments = [
+            "run", str(folder / "patience.py"), "--method", f"{folder / 'patient.py'}:Patient",
             "--training-groups", f"{STEPS // 2},{STEPS}", "--groups", str(GROUPS), "--precision", "fp32",
             "--cache", str(self.cache), "--out", str(self.folder),
         ]  # fmt: skip
+        self.said = folder / f"{name}.err"
+        environment = {**os.environ, "EVENTS": str(self.events), "OMP_NUM_THREADS": "1"}
+        self.server = subprocess.Popen(
+            [sys.executable, "-c", MAIN], cwd=ROOT, env=environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said.open("w"),
+        )  # fmt: skip
+        assert self.server.stdin
+        assert self.server.stdout
+        self.asks, self.answers = self.server.stdin, self.server.stdout
 
-    def begin(self, pause: float) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "EVENTS": str(self.events), "PAUSE": str(pause), "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(
-            self.command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
+    def begin(self, pause: float) -> int:
+        """Start a process of the run and return its id."""
+        self.asks.write(json.dumps([str(pause), *self.arguments]) + "\n")
+        self.asks.flush()
+        return int(self.answers.readline())
+
+    def ended(self) -> int:
+        """The exit code of the process that was begun last, or minus the signal that ended it; waits for that."""
+        return int(self.answers.readline())
 
     def whole(self) -> None:
-        process = self.begin(0)
-        _, said = process.communicate()
-        assert process.returncode == 0, said.decode()
+        self.begin(0)
+        assert self.ended() == 0, self.said.read_text()
+
+    def close(self) -> None:
+        with self.server:
+            self.asks.close()
 
     def happened(self) -> list[str]:
         return self.events.read_text().splitlines()
 
 
-def outcome(runs: Runs) -> str:
+def runs(process: int) -> bool:
+    return Path(f"/proc/{process}").exists()
+
+
+def outcome(made: Runs) -> str:
     """Everything of the run that no clock has touched, as text: what a table shows, of every group."""
-    frame = Run.open(runs.folder).frame()
+    frame = Run.open(made.folder).frame()
     assert frame["finished"].all()
     kept = frame.drop(
         columns=[
@@ -133,17 +171,25 @@ def outcome(runs: Runs) -> str:
             "energy_joules",
         ]
     )
-    table = pd.read_csv(runs.folder / "tables" / "patience.csv")
+    table = pd.read_csv(made.folder / "tables" / "patience.csv")
     shown = table[["row", "column", "accuracy_mean", "accuracy_ci", "n"]]
     return str(kept.to_csv(index=False)) + str(shown.to_csv(index=False))
 
 
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[tuple[Runs, Runs]]:
+    both = Runs(tmp_path, "killed"), Runs(tmp_path, "smooth")
+    yield both
+    for each in both:
+        each.close()
+
+
 @pytest.mark.timeout(1200)
-def test_twenty_kills_change_nothing(tmp_path: Path) -> None:
+def test_twenty_kills_change_nothing(made: tuple[Runs, Runs]) -> None:
     seed = random.SystemRandom().randrange(2**32)
     print(f"the moments of the kills come from random.Random({seed})")  # pytest shows it when the test fails
     rng = random.Random(seed)
-    killed, smooth = Runs(tmp_path, "killed"), Runs(tmp_path, "smooth")
+    killed, smooth = made
     smooth.whole()
     total = len(smooth.happened())
     finished: set[str] = set()
@@ -153,13 +199,13 @@ def test_twenty_kills_change_nothing(tmp_path: Path) -> None:
         wanted = before + rng.randint(0, total // KILLS)
         process = killed.begin(0.01)
         ends = time.monotonic() + 120
-        while len(killed.happened()) < wanted and process.poll() is None:
+        while len(killed.happened()) < wanted and runs(process):
             assert time.monotonic() < ends, "the run does not get on"
             time.sleep(0.002)
         time.sleep(rng.uniform(0, 0.05))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        if process.returncode != -signal.SIGKILL:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+        if killed.ended() != -signal.SIGKILL:
             break  # it was done before: the last kill came too late
         where[(killed.happened() or ["start"])[-1].split()[0]] += 1
         fresh = killed.happened()[before:]

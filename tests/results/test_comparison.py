@@ -65,6 +65,12 @@ def test_holm_takes_probabilities(bad: float) -> None:
         holm([0.5, bad])
 
 
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=8).filter(any))
+def test_few_pairs_are_tested_as_scipy_does(differences: list[int]) -> None:
+    values = np.array(differences) / 20
+    assert wilcoxon_p_value(values, np.zeros(len(values))) == pytest.approx(wilcoxon(values).pvalue)
+
+
 def test_the_smallest_p_value_is_that_of_differences_of_one_sign() -> None:
     for n in range(1, 9):
         assert smallest_p_value(n) == pytest.approx(wilcoxon(np.arange(1, n + 1)).pvalue)
