@@ -118,7 +118,9 @@ def _wilcoxon(difference: np.ndarray) -> float:
     # What scipy's wilcoxon does for so few pairs, ties and zeros among them, in a hundredth of its time: there the ranks are
     # found anew for each of the 2^n assignments of signs.
     signed = np.sign(changed) * rankdata(np.abs(changed))
-    positive = permutation_test((signed,), lambda x, axis: x.clip(0).sum(axis), permutation_type="samples", vectorized=True)
+    positive = permutation_test(
+        (signed,), lambda x, axis: x.clip(0).sum(axis), permutation_type="samples", vectorized=True
+    )
     return float(positive.pvalue)
 
 

@@ -18,6 +18,8 @@ __all__ = ["local_slurm", "slurm_daemons"]
 
 # Two xdist workers of two threads each would wait for one another inside every parallel region.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The tests start some hundred processes; each would compile torch and all else that it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.fixture(scope="session")

@@ -190,7 +190,7 @@ def follow(
 # What may differ from machine to machine, and from run to run.
 MASKS = {
     "machine": r"[A-Z][^,;:|…]*, \d+ cores",
-    "duration": r"(?<![\w.])\d+(?:\.\d+)? (?:ms|s|min|h)(?!\w)",
+    "duration": r"(?<![\w.])(?:\d+(?:\.\d+)?(?: (?:ms|s|min|h))? to )?\d+(?:\.\d+)? (?:ms|s|min|h)(?!\w)",
     "hash": r"(?<!\w)(?=[a-f]*\d)[0-9a-f]{8,}(?:\+changes)?(?!\w)",
     "path": r"(?<![\w.…])/\w[\w./-]+",
     "precision": r"bf16|fp32",

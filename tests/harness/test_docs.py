@@ -100,6 +100,7 @@ def test_each_substitution_is_used() -> None:
         ("| ProtoNet | **95.18 ± 1.92** | 0.00122 |", "| ProtoNet | 93.00 ± 25.41 | 1.5 |"),
         (r"a & \underline{$1.0 \pm 2$} \\", r"a & $\mathbf{9.25 \pm 7.5}$ \\"),
         ("on AMD EPYC, 2 cores, 15 min, c04dc966f6f9+changes", "on Intel(R) Xeon(R), 64 cores, 90 s, 0ab4dc966f6f"),
+        ("to train  1 s", "to train  50 s to 2 min"),
         ("first\n…\nlast", "first\n\nsecond\nthird\nlast"),
         ("…\na 1\nb 2…", "x\na 1\na 7\nb 3 and so on"),
         ("…", ""),

@@ -71,13 +71,13 @@ def test_steps_that_fail_or_hang_do_not_stop_the_rest(
     )
     todo = [
         python("fails", "import os; print(os.environ['PUDNET_BENCH_CACHE'], os.getcwd()); raise SystemExit(3)"),
-        python("hangs", hangs, 2),
-        python("stops", "import time\ntry: time.sleep(600)\nexcept KeyboardInterrupt: print('kept')", 1),
+        python("hangs", hangs, 4),
+        python("stops", "import time\ntry: time.sleep(600)\nexcept KeyboardInterrupt: print('kept')", 4),
         Step("two", 60, (("-c", "raise SystemExit(4)"), ("-c", "print('second')"))),
     ]  # fmt: skip
     became, _ = perform(todo, folder, compute)
     assert became == {
-        "fails": "exit code 3", "hangs": "out of time after 2 s", "stops": "out of time after 1 s", "two": "exit code 4",
+        "fails": "exit code 3", "hangs": "out of time after 4 s", "stops": "out of time after 4 s", "two": "exit code 4",
     }  # fmt: skip
     logs = {step.name: (folder / step.name / "log.txt").read_text().splitlines() for step in todo}
     assert logs["fails"][-1] == "$PUDNET_BENCH_CACHE ."
@@ -86,7 +86,7 @@ def test_steps_that_fail_or_hang_do_not_stop_the_rest(
     assert logs["two"][-1] == "second"
     readme = (folder / "README.md").read_text()
     assert "- command: `python --cache $PUDNET_BENCH_CACHE`" in readme
-    assert "| [hangs](hangs/) | out of time after 2 s |" in readme
+    assert "| [hangs](hangs/) | out of time after 4 s |" in readme
     assert str(tmp_path) not in readme + (folder / "fails/step.json").read_text()
     time.sleep(2)
     assert not (tmp_path / "left").exists()  # the child of the one that hung ended with it

@@ -72,13 +72,13 @@ def test_a_cell_is_finished_by_reading_each_shard_once(
     compute: Compute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[object] = []
-    real = pq.read_table
+    real = pq.ParquetFile
 
     def counted(source: Any, *rest: Any, **options: Any) -> Any:
         reads.append(source)
         return real(source, *rest, **options)
 
-    monkeypatch.setattr("results.store.pq.read_table", counted)
+    monkeypatch.setattr("results.store.pq.ParquetFile", counted)
     monkeypatch.setattr(growth, "GROUPS_OF_A_SHARD", 10)
     counts = []
     for n in (100, 200):
