@@ -185,6 +185,11 @@ def _perform(step: Step, own: Path, variables: Mapping[str, str]) -> Outcome:
     return Outcome(step.name, [_shown(c) for c in step.commands], started, time.monotonic() - began, outcome)
 
 
+def _hear_interrupts() -> None:
+    """In a step's process: a session in the background of a script ignores Ctrl-C, and what it starts would too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def _call(command: Sequence[str], log: Path, variables: Mapping[str, str], seconds: float) -> int | None:
     """The exit code of ``python *command``, or None where ``seconds`` did not suffice. What it prints is added to ``log``."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
@@ -194,7 +199,7 @@ def _call(command: Sequence[str], log: Path, variables: Mapping[str, str], secon
         out.flush()
         process = subprocess.Popen(
             [sys.executable, *command], stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True,
-            cwd=ROOT if "pytest" in command else None,
+            cwd=ROOT if "pytest" in command else None, preexec_fn=_hear_interrupts,
         )  # fmt: skip
         try:
             return process.wait(seconds)

@@ -33,20 +33,20 @@ def bare_passes(method: PudNet, episodes: list[Episode]) -> None:
             parameter.grad = None
 
 
-def meta_training(images: FamilyImages, target: str, compute: Compute, rounds: int) -> Ratio:
-    """PudNet's meta-training on ``GROUPS`` groups: its images per second over those of its networks' bare passes."""
+def meta_training(images: FamilyImages, target: str, compute: Compute, rounds: int, groups: int = GROUPS) -> Ratio:
+    """PudNet's meta-training on so many groups: its images per second over those of its networks' bare passes."""
     torch.manual_seed(0)
     method = PudNet(TargetSpec(target, images.image_shape), images.family.training_classes)
     method.autocast = compute.autocast
     method.to(compute.device)
     method.modules.train()
     stream = TrainingStream(images, seed=0)
-    episodes = list(islice(stream.episodes(), GROUPS))
+    episodes = list(islice(stream.episodes(), groups))
     for episode in episodes:
         assert len(episode.fit)  # gathered now, so that the bare passes find their images ready
     return interleaved(
-        f"PudNet's meta-training, {GROUPS} groups of {images.family.label}, {target}",
-        lambda: method.meta_train(stream, Session(Budget(GROUPS, GROUPS, 1))),
+        f"PudNet's meta-training, {groups} groups of {images.family.label}, {target}",
+        lambda: method.meta_train(stream, Session(Budget(groups, groups, 1))),
         "forward and backward of its networks alone",
         partial(bare_passes, method, episodes),
         compute.device,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness.bench.meta_training import PAIRS, meta_training
+from harness.bench.meta_training import GROUPS, PAIRS, meta_training
 from harness.bench.setting import Setting
 from harness.compute import choose
 
@@ -21,7 +21,8 @@ def test_meta_training_against_bare_passes(
 ) -> None:
     data = request.getfixturevalue("real_data") if family == "fashion" else None
     setting = Setting(choose(), cache_dir, data)
-    ratio = meta_training(setting.images(family), target, setting.compute, 7 if benchmark.enabled else 1)
+    rounds, groups = (7, GROUPS) if benchmark.enabled else (1, 1)
+    ratio = meta_training(setting.images(family), target, setting.compute, rounds, groups)
     benchmark.extra_info["share_of_bare_speed"] = ratio.value
     benchmark.pedantic(lambda: None, rounds=1)
     print(f"\n{family} {target}: {ratio.value:.0%} of the bare passes' images per second")

@@ -67,7 +67,7 @@ def test_steps_that_fail_or_hang_do_not_stop_the_rest(
     folder = tmp_path / "published" / "first-cpu"
     hangs = (
         "import signal, subprocess, sys, time; signal.signal(2, signal.SIG_IGN); print('begun', flush=True); "
-        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(3); open(\"left\", \"w\")']); time.sleep(600)"
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(7); open(\"left\", \"w\")']); time.sleep(600)"
     )
     todo = [
         python("fails", "import os; print(os.environ['PUDNET_BENCH_CACHE'], os.getcwd()); raise SystemExit(3)"),
