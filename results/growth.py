@@ -76,7 +76,7 @@ def draw(points: pd.DataFrame, speed_ups: pd.DataFrame, format: str) -> bytes:
         for (_, rows), (colour, marker, dashes) in zip(shown.groupby("subject", sort=False), STYLES, strict=False):
             label = str(rows["subject"].iloc[0])
             style = {"color": colour, "marker": marker, "linestyle": dashes, "markersize": 3.5, "linewidth": 1.1}
-            above.plot(rows["n"], rows["seconds"], label=wrapped(label, figure, len(units) + 1), **style)
+            above.plot(rows["n"], rows["seconds"], label=wrapped(label, figure, 2 * len(units) + 1), **style)
             below.plot(rows["n"], rows["extra_bytes"] / 1e6, **style)
         first, last = shown["n"].min(), shown["n"].max()
         low = shown["seconds"].min()
@@ -86,11 +86,18 @@ def draw(points: pd.DataFrame, speed_ups: pd.DataFrame, format: str) -> bytes:
         for axes in (above, below):
             axes.set_xscale("log")
             _dress(axes, f"number of {unit}")
-        above.legend(fontsize=SMALL, frameon=False)
+        # In the room below the speed-up: between the lines there is none.
+        legend = grid[1, -1].legend(
+            *above.get_legend_handles_labels(), title=f"over {unit}", loc="upper left", alignment="left", frameon=False,
+            bbox_to_anchor=(-0.25, 1 - 0.78 * column), borderaxespad=0, fontsize=SMALL, title_fontsize=SMALL,
+        )  # fmt: skip
+        legend.set_in_layout(False)
+        if column < len(units) - 1:  # the next one would take its place
+            grid[1, -1].add_artist(legend)
     grid[0, 0].set_ylabel("seconds (dotted: in proportion)", fontsize=NORMAL)
     grid[1, 0].set_ylabel("memory beyond what was given (MB)", fontsize=NORMAL)
     _draw_speed_ups(grid[0, -1], speed_ups)
-    grid[1, -1].remove()
+    grid[1, -1].set_axis_off()
     return to_bytes(figure, format)
 
 
