@@ -16,7 +16,7 @@ from methods.pudnet.method import PudNet
 from suites.groups import FamilyImages, TrainingStream
 
 GROUPS = 10
-GOAL = 0.6  # of the bare passes' images per second
+GOAL = 0.75  # of the bare passes' images per second
 PAIRS = (("digits", "convnet3"), ("fashion", "convnet3"), ("digits", "resnet18"))
 
 
