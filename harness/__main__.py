@@ -1,6 +1,6 @@
-"""``python -m harness``."""
+"""Run the command line as ``python -m harness`` in a checkout."""
 
-from harness.commands import main
+from pudnet_bench.harness.cli.commands import main
 
 if __name__ == "__main__":
     main()

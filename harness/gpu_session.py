@@ -21,13 +21,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.bench import SUBJECTS
-from harness.compute import Compute
-from harness.folders import RUNS
-from harness.provenance import circumstances, now
-from results.escaping import escape_markdown
-from results.files import write_atomically
-from results.store import Run
+from pudnet_bench.harness.bench import SUBJECTS
+from pudnet_bench.harness.measuring.device import Compute
+from pudnet_bench.harness.measuring.provenance import circumstances, now
+from pudnet_bench.results.rendering.escaping import escape_markdown
+from pudnet_bench.results.store.files import write_atomically
+from pudnet_bench.results.store.folders import RUNS
+from pudnet_bench.results.store.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = Path("results/published")
@@ -74,7 +74,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StepResult:
     """What became of a step: "done", "exit code N" or "out of time"."""
 
     name: str
@@ -141,7 +141,7 @@ def perform(
     cache: Path,
     minutes: float,
     say: Callable[[str], None],
-) -> list[Outcome]:
+) -> list[StepResult]:
     """Run the steps that are not there, as far as ``minutes`` reach, publish what they leave, and return what became of them."""
     ends = time.monotonic() + 60 * minutes
     folder.mkdir(parents=True, exist_ok=True)
@@ -172,7 +172,7 @@ def perform(
     return found
 
 
-def _perform(step: Step, own: Path, variables: Mapping[str, str]) -> Outcome:
+def _perform(step: Step, own: Path, variables: Mapping[str, str]) -> StepResult:
     began, started, outcome = time.monotonic(), now(), "done"
     for command in step.commands:
         left = step.seconds - (time.monotonic() - began)
@@ -182,7 +182,7 @@ def _perform(step: Step, own: Path, variables: Mapping[str, str]) -> Outcome:
             break
         if code and outcome == "done":
             outcome = f"exit code {code}"
-    return Outcome(step.name, [_shown(c) for c in step.commands], started, time.monotonic() - began, outcome)
+    return StepResult(step.name, [_shown(c) for c in step.commands], started, time.monotonic() - began, outcome)
 
 
 def _hear_interrupts() -> None:

@@ -131,7 +131,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Progress:
+class Checkpoint:
     """How far a training has come: all that it needs to go on from its last step as if it had never stopped.
 
     ``numbers`` are JSON values; ``tensors`` lie on any device.
@@ -181,8 +181,8 @@ class Session:
     watch: Callable[[int, dict[str, float]], None] = lambda groups_seen, metrics: None
     milestones: tuple[int, ...] = ()
     keep: Callable[[int, dict[str, Tensor]], None] = lambda groups_seen, state: None
-    saved: Progress | None = None
-    save: Callable[[Progress], None] = lambda progress: None
+    saved: Checkpoint | None = None
+    save: Callable[[Checkpoint], None] = lambda progress: None
     due: Callable[[], bool] = lambda: False
     ranks: Ranks = ALONE
     seed: int = 0

@@ -22,10 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from methods.base import Dataset, Episode, MethodError, Snapshot
-from methods.pudnet.losses import Losses
-from methods.pudnet.method import PudNet, images_of
-from methods.scratch import Scratch
+from pudnet_bench.methods.base import Dataset, Episode, MethodError, Snapshot
+from pudnet_bench.methods.pudnet.losses import Losses
+from pudnet_bench.methods.pudnet.method import PudNet, images_of
+from pudnet_bench.methods.scratch import Scratch
 
 
 def widened(network: nn.Module, groups: int) -> nn.Module:

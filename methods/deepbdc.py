@@ -46,19 +46,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods import targets
-from methods.base import (
-    Budget,
-    Dataset,
-    GroupStream,
-    MethodError,
-    Progress,
-    Session,
-    TargetSpec,
-)
-from methods.feature_learner import FeatureLearner, Logits
-from methods.meta_training import LEARNING_RATE, train_until_converged
-from methods.metric import SUPPORT_PER_CLASS, euclidean_logits, prototypes
+from pudnet_bench.methods import targets
+from pudnet_bench.methods.base import Budget, Checkpoint, Dataset, GroupStream, MethodError, Session, TargetSpec
+from pudnet_bench.methods.feature_learner import FeatureLearner, Logits
+from pudnet_bench.methods.meta_training import LEARNING_RATE, train_until_converged
+from pudnet_bench.methods.metric import SUPPORT_PER_CLASS, euclidean_logits, prototypes
 
 REDUCE_DIM = 256
 DROPOUT = 0.5
@@ -180,7 +172,7 @@ class Stage(Session):
             milestones=tuple(seen - groups_before for seen in whole.milestones),
             keep=lambda seen, state: whole.keep(groups_before + seen, state),
             saved=saved if saved is not None and saved.numbers["chosen_before"] == chosen_before else None,
-            save=lambda progress: whole.save(Progress(progress.numbers | told, progress.tensors)),
+            save=lambda progress: whole.save(Checkpoint(progress.numbers | told, progress.tensors)),
             due=whole.due,
             ranks=whole.ranks,
             seed=whole.seed,

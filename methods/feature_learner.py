@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods import targets
-from methods.base import Dataset, Episode, GroupStream, Method, MethodError, Session, Snapshot, TargetSpec
-from methods.meta_training import LEARNING_RATE, train_until_converged
-from methods.metric import SUPPORT_PER_CLASS, support_indices
+from pudnet_bench.methods import targets
+from pudnet_bench.methods.base import Dataset, Episode, GroupStream, Method, MethodError, Session, Snapshot, TargetSpec
+from pudnet_bench.methods.meta_training import LEARNING_RATE, train_until_converged
+from pudnet_bench.methods.metric import SUPPORT_PER_CLASS, support_indices
 
 Logits = Callable[[Tensor], Tensor]
 """Query features [n, d] -> logits [n, n_classes]."""

@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from methods.base import Dataset, Method, MethodError, TargetSpec
-from methods.scratch import Adam
+from pudnet_bench.methods.base import Dataset, Method, MethodError, TargetSpec
+from pudnet_bench.methods.scratch import Adam
 
 
 class Finetune(Adam):

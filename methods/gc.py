@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from methods.scratch import Scratch
+from pudnet_bench.methods.scratch import Scratch
 
 
 def centralize(grad: Tensor, conv_only: bool = False) -> Tensor:

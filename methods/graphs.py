@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.base import Dataset, MethodError
+from pudnet_bench.methods.base import Dataset, MethodError
 
 WARM_UPS = 3  # steps before a recording, in which libraries choose their kernels and optimisers make their state
 Recorder = Callable[[Callable[[], None], torch.optim.Optimizer], Callable[[], object]]

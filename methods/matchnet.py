@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods import targets
-from methods.base import TargetSpec
-from methods.feature_learner import FeatureLearner, Logits
-from methods.metric import SUPPORT_PER_CLASS
+from pudnet_bench.methods import targets
+from pudnet_bench.methods.base import TargetSpec
+from pudnet_bench.methods.feature_learner import FeatureLearner, Logits
+from pudnet_bench.methods.metric import SUPPORT_PER_CLASS
 
 READS = 5  # processing steps of the query's attention LSTM; Vinyals et al. give no number
 

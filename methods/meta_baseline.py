@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from methods.base import TargetSpec
-from methods.feature_learner import FeatureLearner, Logits, prototypical_classifier
-from methods.metric import SUPPORT_PER_CLASS
+from pudnet_bench.methods.base import TargetSpec
+from pudnet_bench.methods.feature_learner import FeatureLearner, Logits, prototypical_classifier
+from pudnet_bench.methods.metric import SUPPORT_PER_CLASS
 
 TEMPERATURE = 10.0  # section 3.2; its initial value here
 

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from methods.base import ALONE, Group, GroupStream, Method, Progress, Ranks, Session
+from pudnet_bench.methods.base import ALONE, Checkpoint, Group, GroupStream, Method, Ranks, Session
 
 LEARNING_RATE = 1e-3  # of every method, with Adam (the paper, section 4.3)
 REPORT_EVERY = 10  # groups between two reports; each costs one synchronisation with the device
@@ -175,7 +175,7 @@ class Best:
     state: dict[str, Tensor] = field(default_factory=dict)
 
 
-def _progress(seen: int, best: Best, module: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+def _progress(seen: int, best: Best, module: nn.Module, optimizer: torch.optim.Optimizer) -> Checkpoint:
     tensors = {f"best/{name}": value for name, value in best.state.items()}
     tensors |= {f"buffer/{name}": buffer for name, buffer in module.named_buffers()}
     for number, parameter in enumerate(_parameters(optimizer)):
@@ -185,11 +185,11 @@ def _progress(seen: int, best: Best, module: nn.Module, optimizer: torch.optim.O
     if torch.cuda.is_initialized():
         tensors["random/cuda"] = torch.cuda.get_rng_state()
     numbers = {"seen": seen, "accuracy": best.accuracy, "groups": best.groups, "checks_since": best.checks_since}
-    return Progress(numbers, tensors)
+    return Checkpoint(numbers, tensors)
 
 
 @torch.no_grad()
-def _restore(progress: Progress, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, Best]:
+def _restore(progress: Checkpoint, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, Best]:
     tensors, numbers = progress.tensors, progress.numbers
     for name, buffer in module.named_buffers():
         buffer.copy_(tensors[f"buffer/{name}"])

@@ -43,10 +43,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from methods import targets
-from methods.base import Dataset, Episode, GroupStream, Method, MethodError, Session, Snapshot, TargetSpec
-from methods.meta_training import LEARNING_RATE, train_until_converged
-from methods.metric import SUPPORT_PER_CLASS, cosine_logits, prototypes, support_indices
+from pudnet_bench.methods import targets
+from pudnet_bench.methods.base import Dataset, Episode, GroupStream, Method, MethodError, Session, Snapshot, TargetSpec
+from pudnet_bench.methods.meta_training import LEARNING_RATE, train_until_converged
+from pudnet_bench.methods.metric import SUPPORT_PER_CLASS, cosine_logits, prototypes, support_indices
 
 IMAGES_AT_ONCE = 2_000
 TEMPERATURE = 10.0  # of the cosines, with head="prototype"; PudNet's, section A.2 of its paper

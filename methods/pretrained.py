@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods import targets
-from methods.base import Dataset, GroupStream, Session, TargetSpec
-from methods.feature_learner import FeatureLearner, Logits
-from methods.meta_training import LEARNING_RATE, train_until_converged
-from methods.metric import SUPPORT_PER_CLASS, cosine_logits, prototypes
+from pudnet_bench.methods import targets
+from pudnet_bench.methods.base import Dataset, GroupStream, Session, TargetSpec
+from pudnet_bench.methods.feature_learner import FeatureLearner, Logits
+from pudnet_bench.methods.meta_training import LEARNING_RATE, train_until_converged
+from pudnet_bench.methods.metric import SUPPORT_PER_CLASS, cosine_logits, prototypes
 
 TEMPERATURE = 10.0
 

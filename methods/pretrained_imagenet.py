@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.base import MethodError, TargetSpec
-from methods.feature_learner import FeatureLearner, Logits
-from methods.metric import SUPPORT_PER_CLASS, cosine_logits, prototypes
-from methods.pretrained import TEMPERATURE
+from pudnet_bench.methods.base import MethodError, TargetSpec
+from pudnet_bench.methods.feature_learner import FeatureLearner, Logits
+from pudnet_bench.methods.metric import SUPPORT_PER_CLASS, cosine_logits, prototypes
+from pudnet_bench.methods.pretrained import TEMPERATURE
 
 
 class PretrainedImageNet(FeatureLearner):

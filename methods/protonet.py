@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from methods.feature_learner import FeatureLearner, Logits, prototypical_classifier
+from pudnet_bench.methods.feature_learner import FeatureLearner, Logits, prototypical_classifier
 
 
 class ProtoNet(FeatureLearner):

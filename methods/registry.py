@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from methods.base import Method
+    from pudnet_bench.methods.base import Method
 
 ENTRY_POINTS = "pudnet_bench.methods"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+.-]*")
@@ -41,26 +41,44 @@ BUILT_IN = {
     entry.name: entry
     for entry in (
         MethodEntry(
-            "pudnet", "methods.pudnet.method:PudNet", "predicts the target's kernels from the dataset in one pass"
+            "pudnet",
+            "pudnet_bench.methods.pudnet.method:PudNet",
+            "predicts the target's kernels from the dataset in one pass",
         ),
-        MethodEntry("adam", "methods.scratch:Adam", "trains the target from scratch with Adam"),
-        MethodEntry("gc", "methods.gc:GC", "trains from scratch with Adam and gradient centralization"),
+        MethodEntry("adam", "pudnet_bench.methods.scratch:Adam", "trains the target from scratch with Adam"),
+        MethodEntry("gc", "pudnet_bench.methods.gc:GC", "trains from scratch with Adam and gradient centralization"),
         MethodEntry(
-            "pretrained", "methods.pretrained:Pretrained", "classifier over all training classes, then centroids"
+            "pretrained",
+            "pudnet_bench.methods.pretrained:Pretrained",
+            "classifier over all training classes, then centroids",
         ),
         MethodEntry(
             "pretrained-imagenet",
-            "methods.pretrained_imagenet:PretrainedImageNet",
+            "pudnet_bench.methods.pretrained_imagenet:PretrainedImageNet",
             "timm's ImageNet weights, centroids",
         ),
-        MethodEntry("matchnet", "methods.matchnet:MatchNet", "meta-trained features, attention over support samples"),
-        MethodEntry("meta-baseline", "methods.meta_baseline:MetaBaseline", "pretrained features, meta-trained, cosine"),
         MethodEntry(
-            "meta-deepbdc", "methods.deepbdc:MetaDeepBDC", "Brownian distance covariance of feature maps, class means"
+            "matchnet",
+            "pudnet_bench.methods.matchnet:MatchNet",
+            "meta-trained features, attention over support samples",
         ),
-        MethodEntry("musml", "methods.musml:MUSML", "meta-learned parameter subspaces, a few coordinates fitted"),
-        MethodEntry("finetune", "methods.finetune:Finetune", "trains on from the network of another method"),
-        MethodEntry("protonet", "methods.protonet:ProtoNet", "meta-trained features, nearest class mean"),
+        MethodEntry(
+            "meta-baseline",
+            "pudnet_bench.methods.meta_baseline:MetaBaseline",
+            "pretrained features, meta-trained, cosine",
+        ),
+        MethodEntry(
+            "meta-deepbdc",
+            "pudnet_bench.methods.deepbdc:MetaDeepBDC",
+            "Brownian distance covariance of feature maps, class means",
+        ),
+        MethodEntry(
+            "musml", "pudnet_bench.methods.musml:MUSML", "meta-learned parameter subspaces, a few coordinates fitted"
+        ),
+        MethodEntry(
+            "finetune", "pudnet_bench.methods.finetune:Finetune", "trains on from the network of another method"
+        ),
+        MethodEntry("protonet", "pudnet_bench.methods.protonet:ProtoNet", "meta-trained features, nearest class mean"),
     )
 }
 
@@ -134,7 +152,7 @@ def import_file(path: Path, kind: str) -> ModuleType:
 
 def _checked(found: Any, reference: str) -> type[Method]:
     """``found`` if it fulfils the contract as far as can be told without an instance."""
-    from methods.base import Method
+    from pudnet_bench.methods.base import Method
 
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise UnknownMethodError(f"'{reference}' is not a class derived from methods.base.Method")

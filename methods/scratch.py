@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from methods import targets
-from methods.base import Dataset, Method, MethodError, Snapshot, TargetSpec
-from methods.graphs import StaticTraining, recorded
+from pudnet_bench.methods import targets
+from pudnet_bench.methods.base import Dataset, Method, MethodError, Snapshot, TargetSpec
+from pudnet_bench.methods.graphs import StaticTraining, recorded
 
 LOOPS = ("device", "dataloader", "graph")
 WORKERS = 2  # processes of the plain script's DataLoader

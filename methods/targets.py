@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from methods.base import MethodError, TargetSpec
+from pudnet_bench.methods.base import MethodError, TargetSpec
 
 TARGETS = {
     "convnet3": "ConvNet-3: three 3x3 convolutions of 64 channels",

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from slurm.cluster import Cluster, Stage
-from slurm.queue import SlurmError, checked
+from pudnet_bench.slurm.cluster import Cluster, Stage
+from pudnet_bench.slurm.queue import SlurmError, checked
 
 
 def submit(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from suites.declaration import Profile, Suite, Variant
+from pudnet_bench.suites.declaration import Profile, Suite, Variant
 
 EPOCHS = (("1 epochs", "1 epoch"), ("30 epochs", "30 epochs"), ("50 epochs", "50 epochs"))
 PAPER_FAMILIES = ("fashion", "cifar100", "imagenet")

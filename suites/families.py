@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from suites.declaration import pick
-from suites.family import Family, FamilyError
+from pudnet_bench.suites.declaration import pick
+from pudnet_bench.suites.family import Family, FamilyError
 
 FAMILIES = {
     family.name: family

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from methods.base import Dataset, Episode, Group
-from suites.family import Family, FamilyError
-from suites.sources.loading import Source
+from pudnet_bench.methods.base import Dataset, Episode, Group
+from pudnet_bench.suites.family import Family, FamilyError
+from pudnet_bench.suites.sources.loading import Source
 
 Split = Literal["search", "validation", "training", "unseen"]
 SPLITS: tuple[Split, ...] = ("search", "validation", "training", "unseen")

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from methods.base import Episode, MethodError
-from suites.groups import FamilyImages, TrainingStream
+from pudnet_bench.methods.base import Episode, MethodError
+from pudnet_bench.suites.groups import FamilyImages, TrainingStream
 
 
 class _Positions(torch.utils.data.Dataset[tuple[int, int]]):

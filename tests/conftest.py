@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slurm.testing.fixtures import local_slurm, slurm_daemons
+from pudnet_bench.slurm.testing.fixtures import local_slurm, slurm_daemons
 
 if TYPE_CHECKING:
     import torch

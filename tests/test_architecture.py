@@ -23,6 +23,7 @@ FILES = sorted(path.relative_to(ROOT) for room in ALLOWED for path in (ROOT / ro
 
 
 def module_name(path: Path) -> str:
+    """The module's name below ``pudnet_bench``."""
     parts = path.with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -36,10 +37,10 @@ def imports(module: str) -> Iterator[str]:
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse((ROOT / path).read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from (alias.name.removeprefix("pudnet_bench.") for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             up = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            base = ".".join([*up, *([node.module] if node.module else [])])
+            base = ".".join([*up, *([node.module] if node.module else [])]).removeprefix("pudnet_bench.")
             for alias in node.names:  # the name may be a submodule
                 yield f"{base}.{alias.name}" if f"{base}.{alias.name}" in MODULES else base
 
@@ -50,7 +51,7 @@ GRAPH = {module: set(imports(module)) for module in MODULES}
 def test_the_parser_sees_imports_of_every_kind() -> None:
     assert "methods.base" in GRAPH["suites.groups"]  # at the top
     assert "methods.targets" in GRAPH["methods.scratch"]  # a module named in a from-import
-    assert "suites.sources.loading" in GRAPH["harness.commands"]  # inside a function
+    assert "suites.sources.loading" in GRAPH["harness.cli.commands"]  # inside a function
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -94,13 +95,13 @@ def imported_by(*arguments: str) -> set[str]:
 @pytest.mark.parametrize("arguments", [["list"], ["--help"]])
 def test_listing_loads_no_array_library(arguments: list[str]) -> None:
     loaded = imported_by("-m", "harness", *arguments)
-    assert {"harness", "typer"} <= loaded
+    assert {"pudnet_bench", "typer"} <= loaded
     assert not loaded & {"torch", "torchvision", "pandas", "numpy", "scipy", "sklearn", "pyarrow"}
 
 
 def test_reading_a_run_loads_no_torch() -> None:
     """`status`, `cancel`, `collect` and `table` answer at once."""
-    loaded = imported_by("-c", "import harness.standing, harness.output, harness.rendering")
+    loaded = imported_by("-c", "import pudnet_bench.harness.running.status, pudnet_bench.results.rendering.render")
     assert "pyarrow" in loaded
     assert "torch" not in loaded
 
@@ -110,6 +111,6 @@ def test_results_never_load_torch() -> None:
     assert len(modules) > 3
     for module in modules:
         assert "torch" not in {imported.split(".")[0] for imported in GRAPH[module]}, module
-    loaded = imported_by("-c", f"import {', '.join(modules)}")
+    loaded = imported_by("-c", "import " + ", ".join(f"pudnet_bench.{module}" for module in modules))
     assert "pyarrow" in loaded
     assert "torch" not in loaded

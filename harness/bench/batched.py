@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
-from harness.bench.ratio import Ratio, interleaved
-from harness.bench.setting import Setting
-from harness.compute import Compute
-from methods import batched
-from methods.base import Dataset, Episode, TargetSpec
-from methods.pudnet.losses import Losses
-from methods.pudnet.method import PudNet
-from methods.scratch import Adam
+from pudnet_bench.harness.bench.ratio import Ratio, interleaved
+from pudnet_bench.harness.bench.setting import Setting
+from pudnet_bench.harness.measuring.device import Compute
+from pudnet_bench.methods import batched
+from pudnet_bench.methods.base import Dataset, Episode, TargetSpec
+from pudnet_bench.methods.pudnet.losses import Losses
+from pudnet_bench.methods.pudnet.method import PudNet
+from pudnet_bench.methods.scratch import Adam
 
 SIZES = (4, 16)  # groups at once
 FAMILIES = {(1, 8, 8): 2, (1, 28, 28): 2, (3, 32, 32): 5}  # image shape: classes of a group, as the families have them

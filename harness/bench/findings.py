@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness.bench.limits import Rate
-from harness.bench.ratio import Ratio
-from harness.bench.setting import Setting
-from harness.clock import Clock, PeakMemory
-from harness.plain_text import printable
-from results.escaping import escape_markdown
+from pudnet_bench.harness.bench.limits import Rate
+from pudnet_bench.harness.bench.ratio import Ratio
+from pudnet_bench.harness.bench.setting import Setting
+from pudnet_bench.harness.console.plain_text import printable
+from pudnet_bench.harness.measuring.clock import Clock, PeakMemory
+from pudnet_bench.results.rendering.escaping import escape_markdown
 
 HEADS = ("subject", "measured", "against", "ratio", "goal", "", "seconds", "against", "rounds")
 
@@ -40,7 +40,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Findings:
-    """All of a run: ``circumstances`` as ``harness.provenance`` gives them, the machine's limits, subject after subject."""
+    """All of a run: ``circumstances`` as ``measuring.provenance`` gives them, the machine's limits, subject after subject."""
 
     circumstances: dict[str, Any]
     limits: list[Rate]
@@ -55,7 +55,7 @@ def measured(subject: str, setting: Setting, debug: bool = False) -> Measured:
     clock.start()
     ratios, failure = [], ""
     try:
-        ratios = importlib.import_module(f"harness.bench.{subject.replace('-', '_')}").measure(own)
+        ratios = importlib.import_module(f"pudnet_bench.harness.bench.{subject.replace('-', '_')}").measure(own)
     except Exception as error:
         failure = f"{type(error).__name__}: {error}"
         if debug:

@@ -6,12 +6,12 @@ from functools import partial
 
 import torch
 
-from harness.bench.prediction import IMAGES, WAYS, random_dataset
-from harness.bench.ratio import Ratio, interleaved
-from harness.bench.scratch import epoch, trainer
-from harness.bench.setting import Setting
-from methods.gc import GC
-from methods.scratch import Adam
+from pudnet_bench.harness.bench.prediction import IMAGES, WAYS, random_dataset
+from pudnet_bench.harness.bench.ratio import Ratio, interleaved
+from pudnet_bench.harness.bench.scratch import epoch, trainer
+from pudnet_bench.harness.bench.setting import Setting
+from pudnet_bench.methods.gc import GC
+from pudnet_bench.methods.scratch import Adam
 
 
 def measure(setting: Setting) -> list[Ratio]:

@@ -26,23 +26,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.bench.peers import our_protonet
-from harness.bench.prediction import IMAGE_SHAPE, predictor, random_dataset
-from harness.bench.ratio import Ratio, interleaved
-from harness.bench.setting import Setting
-from harness.clock import Clock, PeakMemory
-from harness.compute import Compute, choose
-from harness.invocation import plan_record
-from harness.plan import Choice, make_plan
-from harness.provenance import manifest
-from harness.rendering import write_tables
-from methods.base import Method, TargetSpec
-from results.files import sealed_json
-from results.store import Run
-from suites.catalog import PROFILES, SUITES
-from suites.families import FAMILIES
-from suites.groups import FamilyImages, TrainingStream, draw_group
-from suites.sources.content import Source
+from pudnet_bench.harness.bench.peers import our_protonet
+from pudnet_bench.harness.bench.prediction import IMAGE_SHAPE, predictor, random_dataset
+from pudnet_bench.harness.bench.ratio import Ratio, interleaved
+from pudnet_bench.harness.bench.setting import Setting
+from pudnet_bench.harness.measuring.clock import Clock, PeakMemory
+from pudnet_bench.harness.measuring.device import Compute, choose
+from pudnet_bench.harness.measuring.provenance import manifest
+from pudnet_bench.harness.planning.plan import Choice, make_plan
+from pudnet_bench.harness.running.run import plan_record
+from pudnet_bench.methods.base import Method, TargetSpec
+from pudnet_bench.results.rendering.run_tables import write_tables
+from pudnet_bench.results.store.files import sealed_json
+from pudnet_bench.results.store.run import Run
+from pudnet_bench.suites.catalog import PROFILES, SUITES
+from pudnet_bench.suites.families import FAMILIES
+from pudnet_bench.suites.groups import FamilyImages, TrainingStream, draw_group
+from pudnet_bench.suites.sources.content import Source
 
 GROUPS = (100, 316, 1_000, 3_162, 10_000, 31_623, 100_000)
 IMAGES = (100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000)
@@ -273,7 +273,7 @@ def write(folder: Path, points: Sequence[Point], runs: Sequence[tuple[int, float
     """Leave points, exponents, pictures and where they come from in ``folder``."""
     import pandas as pd
 
-    from results import growth
+    from pudnet_bench.results.analysis import growth
 
     table = pd.DataFrame([astuple(point) for point in points], columns=list(growth.POINTS))
     processes = pd.DataFrame(runs, columns=list(growth.SPEED_UPS))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from harness.clock import Clock
+from pudnet_bench.harness.measuring.clock import Clock
 
 MATRIX = {"cpu": 1024, "cuda": 8192}  # rows and columns
 IMAGES = {"cpu": 64, "cuda": 1024}

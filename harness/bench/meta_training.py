@@ -8,12 +8,12 @@ from itertools import islice
 import torch
 from torch.func import functional_call
 
-from harness.bench.ratio import Ratio, interleaved
-from harness.bench.setting import Setting
-from harness.compute import Compute
-from methods.base import Budget, Episode, Session, TargetSpec
-from methods.pudnet.method import PudNet
-from suites.groups import FamilyImages, TrainingStream
+from pudnet_bench.harness.bench.ratio import Ratio, interleaved
+from pudnet_bench.harness.bench.setting import Setting
+from pudnet_bench.harness.measuring.device import Compute
+from pudnet_bench.methods.base import Budget, Episode, Session, TargetSpec
+from pudnet_bench.methods.pudnet.method import PudNet
+from pudnet_bench.suites.groups import FamilyImages, TrainingStream
 
 GROUPS = 10
 GOAL = 0.75  # of the bare passes' images per second

@@ -14,20 +14,20 @@ from typing import Any
 
 import torch
 
-from harness import execution
-from harness.artifacts import ArtifactStore
-from harness.bench.ratio import Ratio, interleaved
-from harness.bench.setting import Setting
-from harness.compute import Compute
-from harness.execution import ReadyCell, Workbench
-from harness.invocation import run_plan
-from harness.plan import Choice, Plan, make_plan
-from harness.progress import Display
-from methods.base import Method, Snapshot
-from results.store import Run
-from suites.catalog import PROFILES, SUITES
-from suites.groups import FamilyImages
-from suites.sources.loading import load
+from pudnet_bench.harness.bench.ratio import Ratio, interleaved
+from pudnet_bench.harness.bench.setting import Setting
+from pudnet_bench.harness.console.progress import Display
+from pudnet_bench.harness.measuring.device import Compute
+from pudnet_bench.harness.planning.plan import Choice, Plan, make_plan
+from pudnet_bench.harness.running import cell as execution
+from pudnet_bench.harness.running.cell import ReadyCell, RunContext
+from pudnet_bench.harness.running.run import run_plan
+from pudnet_bench.harness.training.artifacts import ArtifactStore
+from pudnet_bench.methods.base import Method, Snapshot
+from pudnet_bench.results.store.run import Run
+from pudnet_bench.suites.catalog import PROFILES, SUITES
+from pudnet_bench.suites.groups import FamilyImages
+from pudnet_bench.suites.sources.loading import load
 
 GOAL = 1.02  # of the bare loop, for ConvNet-3
 GROUPS = {"pudnet": 500, "protonet": 500, "adam": 10}  # the paper's count, or few where a fit is long
@@ -160,8 +160,8 @@ def _plan(choice: Choice, compute: Compute, cache: Path) -> Plan:
     )
 
 
-def _bench(images: FamilyImages, compute: Compute, cache: Path) -> Workbench:
-    return Workbench(lambda family: images, ArtifactStore(cache), compute, Display())
+def _bench(images: FamilyImages, compute: Compute, cache: Path) -> RunContext:
+    return RunContext(lambda family: images, ArtifactStore(cache), compute, Display())
 
 
 @contextlib.contextmanager

@@ -23,15 +23,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.bench.ratio import Ratio, interleaved
-from harness.bench.setting import Setting
-from harness.compute import Compute, native_bf16
-from methods.base import Budget, Session, TargetSpec
-from methods.feature_learner import prototypical_classifier
-from methods.meta_training import LEARNING_RATE
-from methods.protonet import ProtoNet
-from suites.groups import FamilyImages, TrainingStream, draw_group
-from suites.learn2learn_episodes import learn2learn_data
+from pudnet_bench.harness.bench.ratio import Ratio, interleaved
+from pudnet_bench.harness.bench.setting import Setting
+from pudnet_bench.harness.measuring.device import Compute, native_bf16
+from pudnet_bench.methods.base import Budget, Session, TargetSpec
+from pudnet_bench.methods.feature_learner import prototypical_classifier
+from pudnet_bench.methods.meta_training import LEARNING_RATE
+from pudnet_bench.methods.protonet import ProtoNet
+from pudnet_bench.suites.groups import FamilyImages, TrainingStream, draw_group
+from pudnet_bench.suites.learn2learn_episodes import learn2learn_data
 
 SAMPLING_GOAL, TRAINING_GOAL = 100.0, 3.0  # times the peer's tasks, and training episodes, a second
 IMAGES, EPISODES = 20_000, 10  # in one measurement: images of the tasks that are drawn, episodes that are trained on

@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.bench.ratio import Ratio, interleaved
-from harness.bench.setting import Setting
-from harness.compute import Compute
-from methods.base import Dataset, TargetSpec
-from methods.pudnet.generator import WeightGenerator
-from methods.pudnet.method import PudNet
-from methods.pudnet.sketch import STREAM_PIXELS
+from pudnet_bench.harness.bench.ratio import Ratio, interleaved
+from pudnet_bench.harness.bench.setting import Setting
+from pudnet_bench.harness.measuring.device import Compute
+from pudnet_bench.methods.base import Dataset, TargetSpec
+from pudnet_bench.methods.pudnet.generator import WeightGenerator
+from pudnet_bench.methods.pudnet.method import PudNet
+from pudnet_bench.methods.pudnet.sketch import STREAM_PIXELS
 
 IMAGE_SHAPE, WAYS, IMAGES, LARGE = (3, 32, 32), 5, 500, 50_000
 GOALS = {"convnet3": 1.3, "resnet18": 2.0}

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from harness.clock import Clock
+from pudnet_bench.harness.measuring.clock import Clock
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from harness.bench.prediction import IMAGE_SHAPE, IMAGES, WAYS, random_dataset
-from harness.bench.ratio import Ratio, interleaved
-from harness.bench.setting import Setting
-from harness.compute import Compute
-from methods.base import Dataset, TargetSpec
-from methods.scratch import Adam, Scratch
+from pudnet_bench.harness.bench.prediction import IMAGE_SHAPE, IMAGES, WAYS, random_dataset
+from pudnet_bench.harness.bench.ratio import Ratio, interleaved
+from pudnet_bench.harness.bench.setting import Setting
+from pudnet_bench.harness.measuring.device import Compute
+from pudnet_bench.methods.base import Dataset, TargetSpec
+from pudnet_bench.methods.scratch import Adam, Scratch
 
 ROUNDS = {"convnet3": 7, "resnet18": 3, "resnet34": 1}
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.compute import Compute
-from suites.families import FAMILIES
-from suites.groups import FamilyImages
-from suites.sources.loading import load, locate
+from pudnet_bench.harness.measuring.device import Compute
+from pudnet_bench.suites.families import FAMILIES
+from pudnet_bench.suites.groups import FamilyImages
+from pudnet_bench.suites.sources.loading import load, locate
 
 EMBEDDED = "digits"
 QUICK_ROUNDS = 3

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from methods import targets
-from methods.base import Dataset, Episode, GroupStream, Method, MethodError, Session, Snapshot, TargetSpec
-from methods.meta_training import LEARNING_RATE, train_until_converged
-from methods.metric import SUPPORT_PER_CLASS, cosine_logits, prototypes, support_indices
-from methods.pudnet.context import ContextGRU
-from methods.pudnet.generator import WeightGenerator
-from methods.pudnet.losses import Losses, losses
-from methods.pudnet.sketch import DatasetSketch
+from pudnet_bench.methods import targets
+from pudnet_bench.methods.base import Dataset, Episode, GroupStream, Method, MethodError, Session, Snapshot, TargetSpec
+from pudnet_bench.methods.meta_training import LEARNING_RATE, train_until_converged
+from pudnet_bench.methods.metric import SUPPORT_PER_CLASS, cosine_logits, prototypes, support_indices
+from pudnet_bench.methods.pudnet.context import ContextGRU
+from pudnet_bench.methods.pudnet.generator import WeightGenerator
+from pudnet_bench.methods.pudnet.losses import Losses, losses
+from pudnet_bench.methods.pudnet.sketch import DatasetSketch
 
 TEMPERATURE = 10.0  # A.2
 STATISTICS_IMAGES = 2_000  # with bn_mode="fit" they pass through the target at once

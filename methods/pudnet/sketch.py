@@ -7,7 +7,7 @@ import re
 import torch
 from torch import Tensor, nn
 
-from methods.base import MethodError
+from pudnet_bench.methods.base import MethodError
 
 GRID = 4  # pixels a side of the pooled map; global pooling would leave nothing but BatchNorm's bias (design, section 7)
 WIDTH = 32  # channels of a block; A.1 gives none

@@ -7,6 +7,6 @@ or, from a shell, ``python -m slurm.testing start DIR [NODES]`` and ``python -m 
 have the fixture ``local_slurm`` of ``slurm.testing.fixtures``.
 """
 
-from slurm.testing.local import LocalSlurm, LocalSlurmError, not_installed
+from pudnet_bench.slurm.testing.local import LocalSlurm, LocalSlurmError, not_installed
 
 __all__ = ["LocalSlurm", "LocalSlurmError", "not_installed"]

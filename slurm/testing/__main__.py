@@ -7,8 +7,8 @@ import os
 import sys
 from pathlib import Path
 
-from slurm.testing.local import LocalSlurm, LocalSlurmError
-from slurm.testing.supervisor import Supervisor
+from pudnet_bench.slurm.testing.local import LocalSlurm, LocalSlurmError
+from pudnet_bench.slurm.testing.supervisor import Supervisor
 
 
 def main() -> int:

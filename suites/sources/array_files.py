@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from suites.sources.catalog import SourceError
-from suites.sources.content import Content, Listing, content_of_arrays, list_files
-from suites.sources.pickles import read_pickle
+from pudnet_bench.suites.sources.catalog import SourceError
+from pudnet_bench.suites.sources.content import Content, Listing, content_of_arrays, list_files
+from pudnet_bench.suites.sources.pickles import read_pickle
 
 FASHION_CLASSES = (
     "T-shirt/top",

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from suites.sources.catalog import SourceError
-from suites.sources.content import BLOCK, Content, Listing, Source, fingerprint
+from pudnet_bench.suites.sources.catalog import SourceError
+from pudnet_bench.suites.sources.content import BLOCK, Content, Listing, Source, fingerprint
 
 DECODER = 1  # raise it when decoding changes, so that what older code decoded is not used
 _UNFINISHED = ".unfinished-"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from suites.sources.catalog import SourceError
+from pudnet_bench.suites.sources.catalog import SourceError
 
 BLOCK = 512  # images per block: large enough to amortise a hand-over, small enough for 84x84 colour (11 MB)
 

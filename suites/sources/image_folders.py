@@ -11,8 +11,8 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from suites.sources.catalog import SourceError
-from suites.sources.content import BLOCK, Content, Listing, resized
+from pudnet_bench.suites.sources.catalog import SourceError
+from pudnet_bench.suites.sources.content import BLOCK, Content, Listing, resized
 
 SPLITS = frozenset({"train", "val", "valid", "validation", "test"})
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")

@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
-from suites.sources import array_files, cache
-from suites.sources.catalog import SOURCES, SourceError, SourceSpec
-from suites.sources.content import Content, Listing, Source
-from suites.sources.image_folders import list_image_folder
+from pudnet_bench.suites.sources import array_files, cache
+from pudnet_bench.suites.sources.catalog import SOURCES, SourceError, SourceSpec
+from pudnet_bench.suites.sources.content import Content, Listing, Source
+from pudnet_bench.suites.sources.image_folders import list_image_folder
 
 __all__ = ["Source", "SourceSummary", "fetch", "load", "locate", "state", "verify"]
 

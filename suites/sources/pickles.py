@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from suites.sources.catalog import SourceError
+from pudnet_bench.suites.sources.catalog import SourceError
 
 _PLAIN = frozenset({"b1", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8"})
 

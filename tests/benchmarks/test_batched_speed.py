@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from harness.bench import batched
-from harness.bench.setting import Setting
-from harness.compute import choose
+from pudnet_bench.harness.bench import batched
+from pudnet_bench.harness.bench.setting import Setting
+from pudnet_bench.harness.measuring.device import choose
 
 
 def test_groups_at_once_against_one_by_one(benchmark: Any, cache_dir: Path) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from harness.bench import growth
-from harness.bench.setting import Setting
-from harness.compute import choose
+from pudnet_bench.harness.bench import growth
+from pudnet_bench.harness.bench.setting import Setting
+from pudnet_bench.harness.measuring.device import choose
 
 
 def test_time_grows_in_proportion(benchmark: Any, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from harness.bench.meta_training import GROUPS, PAIRS, meta_training
-from harness.bench.setting import Setting
-from harness.compute import choose
+from pudnet_bench.harness.bench.meta_training import GROUPS, PAIRS, meta_training
+from pudnet_bench.harness.bench.setting import Setting
+from pudnet_bench.harness.measuring.device import choose
 
 
 @pytest.mark.parametrize(("family", "target"), PAIRS)

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from harness.bench import overhead
-from harness.bench.setting import Setting
-from harness.compute import choose
-from suites.catalog import SUITES
+from pudnet_bench.harness.bench import overhead
+from pudnet_bench.harness.bench.setting import Setting
+from pudnet_bench.harness.measuring.device import choose
+from pudnet_bench.suites.catalog import SUITES
 
 ROOT = Path(__file__).resolve().parents[2]
 LIST, TABLE, RESUME = 0.5, 1.5, 3.0  # seconds

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from harness.bench import peers
-from harness.bench.ratio import Ratio
-from harness.compute import choose
-from suites.families import FAMILIES
-from suites.groups import FamilyImages
-from suites.sources.loading import load
+from pudnet_bench.harness.bench import peers
+from pudnet_bench.harness.bench.ratio import Ratio
+from pudnet_bench.harness.measuring.device import choose
+from pudnet_bench.suites.families import FAMILIES
+from pudnet_bench.suites.groups import FamilyImages
+from pudnet_bench.suites.sources.loading import load
 
 ROUNDS = 7
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from harness.bench import prediction
-from harness.bench.setting import Setting
-from harness.compute import choose
+from pudnet_bench.harness.bench import prediction
+from pudnet_bench.harness.bench.setting import Setting
+from pudnet_bench.harness.measuring.device import choose
 
 
 def test_fit_against_the_bare_forward_pass(benchmark: Any, cache_dir: Path) -> None:

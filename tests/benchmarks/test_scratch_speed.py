@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from harness.bench import scratch
-from harness.bench.prediction import random_dataset
-from harness.bench.setting import Setting
-from harness.compute import choose
+from pudnet_bench.harness.bench import scratch
+from pudnet_bench.harness.bench.prediction import random_dataset
+from pudnet_bench.harness.bench.setting import Setting
+from pudnet_bench.harness.measuring.device import choose
 
 
 def test_the_plain_loop_against_training_at_its_best(benchmark: Any, cache_dir: Path) -> None:

@@ -9,13 +9,13 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from harness import commands
-from harness.compute import Compute, choose
-from harness.plan import Choice, Plan, make_plan
-from suites.catalog import PROFILES, SUITES
-from suites.families import FAMILIES
-from suites.groups import FamilyImages
-from suites.sources.loading import Source, load
+from pudnet_bench.harness.cli import commands
+from pudnet_bench.harness.measuring.device import Compute, choose
+from pudnet_bench.harness.planning.plan import Choice, Plan, make_plan
+from pudnet_bench.suites.catalog import PROFILES, SUITES
+from pudnet_bench.suites.families import FAMILIES
+from pudnet_bench.suites.groups import FamilyImages
+from pudnet_bench.suites.sources.loading import Source, load
 
 CENTROIDS = '''
 import time
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from methods.base import Method, Snapshot
+from pudnet_bench.methods.base import Method, Snapshot
 
 FITS = Path({fits!r})
 

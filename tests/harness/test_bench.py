@@ -16,14 +16,14 @@ from click.testing import Result
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness import bench
-from harness.bench import findings, limits
-from harness.bench.findings import Findings, Measured
-from harness.bench.limits import Rate
-from harness.bench.ratio import Ratio
-from harness.bench.setting import Setting
-from harness.compute import Compute
-from harness.provenance import circumstances
+from pudnet_bench.harness import bench
+from pudnet_bench.harness.bench import findings, limits
+from pudnet_bench.harness.bench.findings import Findings, Measured
+from pudnet_bench.harness.bench.limits import Rate
+from pudnet_bench.harness.bench.ratio import Ratio
+from pudnet_bench.harness.bench.setting import Setting
+from pudnet_bench.harness.measuring.device import Compute
+from pudnet_bench.harness.measuring.provenance import circumstances
 
 CPU = torch.device("cpu")
 CommandLine = Callable[..., Result]
@@ -34,7 +34,7 @@ def test_every_module_of_the_room_is_a_subject_with_the_one_signature() -> None:
     modules = {path.stem for path in Path(bench.__file__).parent.glob("*.py")} - SHARED
     assert modules == {name.replace("-", "_") for name in bench.SUBJECTS}
     for name in modules:
-        measure = importlib.import_module(f"harness.bench.{name}").measure
+        measure = importlib.import_module(f"pudnet_bench.harness.bench.{name}").measure
         assert list(inspect.signature(measure).parameters) == ["setting"], name
         assert measure.__annotations__ == {"setting": "Setting", "return": "list[Ratio]"}, name
 
@@ -157,7 +157,7 @@ def test_a_subject_that_fails_leaves_the_others(command_line: CommandLine, monke
     def broken(setting: Setting) -> list[Ratio]:
         raise ValueError("no such thing")
 
-    monkeypatch.setattr(importlib.import_module("harness.bench.prediction"), "measure", broken)
+    monkeypatch.setattr(importlib.import_module("pudnet_bench.harness.bench.prediction"), "measure", broken)
     done = command_line("bench", "prediction", "graphs", "--quick", "--device", "cpu")
     assert done.exit_code == 1
     assert done.stdout.splitlines()[-2:] == [

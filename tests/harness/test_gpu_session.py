@@ -13,11 +13,11 @@ import typer.main
 from click.testing import Result
 from typer.core import TyperGroup
 
-from harness import gpu_session as session
-from harness.bench import SUBJECTS
-from harness.commands import app
-from harness.compute import Compute
-from harness.gpu_session import Step
+from pudnet_bench.harness import gpu_session as session
+from pudnet_bench.harness.bench import SUBJECTS
+from pudnet_bench.harness.cli.commands import app
+from pudnet_bench.harness.gpu_session import Step
+from pudnet_bench.harness.measuring.device import Compute
 
 CommandLine = Callable[..., Result]
 GPU = Compute(torch.device("cuda"), "NVIDIA H100 80GB HBM3", "bf16")

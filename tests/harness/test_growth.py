@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from harness.bench import growth
-from harness.bench.peers import our_protonet
-from harness.bench.prediction import IMAGE_SHAPE, WAYS, predictor, random_dataset
-from harness.compute import Compute
-from methods.base import TargetSpec
-from results.growth import POINTS
-from results.store import Run
-from suites.groups import FamilyImages, TrainingStream
+from pudnet_bench.harness.bench import growth
+from pudnet_bench.harness.bench.peers import our_protonet
+from pudnet_bench.harness.bench.prediction import IMAGE_SHAPE, WAYS, predictor, random_dataset
+from pudnet_bench.harness.measuring.device import Compute
+from pudnet_bench.methods.base import TargetSpec
+from pudnet_bench.results.analysis.growth import POINTS
+from pudnet_bench.results.store.run import Run
+from pudnet_bench.suites.groups import FamilyImages, TrainingStream
 
 IMAGES = (100, 1_000, 4_000)
 
@@ -78,7 +78,7 @@ def test_a_cell_is_finished_by_reading_each_shard_once(
         reads.append(source)
         return real(source, *rest, **options)
 
-    monkeypatch.setattr("results.store.pq.ParquetFile", counted)
+    monkeypatch.setattr("pudnet_bench.results.store.run.pq.ParquetFile", counted)
     monkeypatch.setattr(growth, "GROUPS_OF_A_SHARD", 10)
     counts = []
     for n in (100, 200):

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from harness.bench import peers
-from harness.compute import Compute
-from methods.base import Budget, Dataset, Episode, Session, TargetSpec
-from suites.groups import FamilyImages, TrainingStream
+from pudnet_bench.harness.bench import peers
+from pudnet_bench.harness.measuring.device import Compute
+from pudnet_bench.methods.base import Budget, Dataset, Episode, Session, TargetSpec
+from pudnet_bench.suites.groups import FamilyImages, TrainingStream
 
 
 class OneEpisode(TrainingStream):

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from methods.base import Dataset
-from suites.families import FAMILIES
-from suites.groups import FamilyImages
-from suites.sources.loading import load
+from pudnet_bench.methods.base import Dataset
+from pudnet_bench.suites.families import FAMILIES
+from pudnet_bench.suites.groups import FamilyImages
+from pudnet_bench.suites.sources.loading import load
 
 MakeDataset = Callable[..., Dataset]
 

@@ -9,13 +9,13 @@ from itertools import islice
 import pytest
 import torch
 
-from methods import batched
-from methods.base import Dataset, MethodError, Snapshot, TargetSpec
-from methods.gc import GC
-from methods.pudnet.losses import Losses
-from methods.pudnet.method import PudNet
-from methods.scratch import Adam, Scratch
-from suites.groups import FamilyImages, TrainingStream
+from pudnet_bench.methods import batched
+from pudnet_bench.methods.base import Dataset, MethodError, Snapshot, TargetSpec
+from pudnet_bench.methods.gc import GC
+from pudnet_bench.methods.pudnet.losses import Losses
+from pudnet_bench.methods.pudnet.method import PudNet
+from pudnet_bench.methods.scratch import Adam, Scratch
+from pudnet_bench.suites.groups import FamilyImages, TrainingStream
 
 CONVNET, RESNET = TargetSpec("convnet3", (1, 8, 8)), TargetSpec("resnet18", (3, 8, 8))
 SEEDS = (11, 12)

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from methods.base import Budget, Dataset, MethodError, Session, TargetSpec
-from methods.deepbdc import MapNetwork, MetaDeepBDC, brownian_covariance
-from methods.meta_training import validation_accuracy
-from suites.groups import FamilyImages, TrainingStream
+from pudnet_bench.methods.base import Budget, Dataset, MethodError, Session, TargetSpec
+from pudnet_bench.methods.deepbdc import MapNetwork, MetaDeepBDC, brownian_covariance
+from pudnet_bench.methods.meta_training import validation_accuracy
+from pudnet_bench.suites.groups import FamilyImages, TrainingStream
 
 TARGET = TargetSpec("convnet3", (1, 8, 8))
 
@@ -152,7 +152,7 @@ def test_maps_have_at_least_four_by_four_positions(target: TargetSpec, shape: tu
 
 
 def test_leaving_out_halvings_leaves_the_parameters_of_the_target() -> None:
-    from methods import targets
+    from pudnet_bench.methods import targets
 
     spec = TargetSpec("resnet18", (1, 8, 8))
     expected = {name: p.shape for name, p in targets.build(spec).named_parameters()}
@@ -271,7 +271,7 @@ class OneStageTwice(TrainingStream):
 def test_a_run_of_the_chosen_length_repeats_the_schedule_of_the_search(digits: FamilyImages, monkeypatch) -> None:
     # The first stage is best at its fourth check: 4 x 5 groups, and 20 on episodes, two checks without gain or not.
     told = iter([0.6, 0.7, 0.8, 0.9, 0.8, 0.8, 0.6, 0.5, 0.5, 0.7])
-    monkeypatch.setattr("methods.meta_training.validation_accuracy", lambda *_: next(told))
+    monkeypatch.setattr("pudnet_bench.methods.meta_training.validation_accuracy", lambda *_: next(told))
     torch.manual_seed(0)
     search, session = MetaDeepBDC(TARGET, 6), Session(Budget(100, 5, 2))
     search.meta_train(TrainingStream(digits, seed=0, validation=1), session)

@@ -9,14 +9,14 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from methods.base import Budget, Session, TargetSpec
-from methods.feature_learner import FeatureLearner, prototypical_classifier
-from methods.matchnet import FullContext, MatchNet, attention_log_probs
-from methods.meta_baseline import MetaBaseline
-from methods.metric import cosine_logits, prototypes
-from methods.pretrained import Pretrained
-from methods.protonet import ProtoNet
-from suites.groups import TrainingStream
+from pudnet_bench.methods.base import Budget, Session, TargetSpec
+from pudnet_bench.methods.feature_learner import FeatureLearner, prototypical_classifier
+from pudnet_bench.methods.matchnet import FullContext, MatchNet, attention_log_probs
+from pudnet_bench.methods.meta_baseline import MetaBaseline
+from pudnet_bench.methods.metric import cosine_logits, prototypes
+from pudnet_bench.methods.pretrained import Pretrained
+from pudnet_bench.methods.protonet import ProtoNet
+from pudnet_bench.suites.groups import TrainingStream
 
 LEARNERS = [MatchNet, MetaBaseline, Pretrained, ProtoNet]
 

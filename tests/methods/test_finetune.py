@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from methods import registry
-from methods.base import Budget, Method, MethodError, Session, Snapshot, TargetSpec
-from methods.finetune import Finetune
-from suites.groups import FamilyImages, TrainingStream
+from pudnet_bench.methods import registry
+from pudnet_bench.methods.base import Budget, Method, MethodError, Session, Snapshot, TargetSpec
+from pudnet_bench.methods.finetune import Finetune
+from pudnet_bench.suites.groups import FamilyImages, TrainingStream
 
 TARGET = TargetSpec("convnet3", (1, 8, 8))
 BASES = ("pudnet", "pretrained", "protonet", "matchnet", "meta-baseline", "meta-deepbdc", "musml", "adam")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from methods.gc import AdamGC, centralize
+from pudnet_bench.methods.gc import AdamGC, centralize
 
 
 def loop_centralize(grad: Tensor, conv_only: bool) -> Tensor:

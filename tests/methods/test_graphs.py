@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods import graphs, scratch
-from methods.base import Dataset, MethodError, TargetSpec
-from methods.gc import GC
-from methods.scratch import Adam, Scratch
+from pudnet_bench.methods import graphs, scratch
+from pudnet_bench.methods.base import Dataset, MethodError, TargetSpec
+from pudnet_bench.methods.gc import GC
+from pudnet_bench.methods.scratch import Adam, Scratch
 
 TARGET = TargetSpec("convnet3", (1, 8, 8), (("width", 8),))
 

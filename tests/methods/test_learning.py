@@ -11,18 +11,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from methods.base import Budget, Dataset, DivergenceError, Group, Method, Session, Snapshot, TargetSpec
-from methods.gc import GC
-from methods.matchnet import MatchNet
-from methods.meta_baseline import MetaBaseline
-from methods.meta_training import train_until_converged, validation_accuracy
-from methods.pretrained import Pretrained
-from methods.protonet import ProtoNet
-from methods.pudnet.method import PudNet
-from methods.scratch import Adam
-from suites.family import Family
-from suites.groups import FamilyImages, TrainingStream
-from suites.sources.content import Source
+from pudnet_bench.methods.base import Budget, Dataset, DivergenceError, Group, Method, Session, Snapshot, TargetSpec
+from pudnet_bench.methods.gc import GC
+from pudnet_bench.methods.matchnet import MatchNet
+from pudnet_bench.methods.meta_baseline import MetaBaseline
+from pudnet_bench.methods.meta_training import train_until_converged, validation_accuracy
+from pudnet_bench.methods.pretrained import Pretrained
+from pudnet_bench.methods.protonet import ProtoNet
+from pudnet_bench.methods.pudnet.method import PudNet
+from pudnet_bench.methods.scratch import Adam
+from pudnet_bench.suites.family import Family
+from pudnet_bench.suites.groups import FamilyImages, TrainingStream
+from pudnet_bench.suites.sources.content import Source
 
 TARGET = TargetSpec("convnet3", (1, 8, 8))
 

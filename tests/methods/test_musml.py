@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods import musml, targets
-from methods.base import Budget, Dataset, Episode, MethodError, Session, TargetSpec
-from methods.meta_training import validation_accuracy
-from methods.musml import MUSML
-from suites.groups import FamilyImages, TrainingStream
+from pudnet_bench.methods import musml, targets
+from pudnet_bench.methods.base import Budget, Dataset, Episode, MethodError, Session, TargetSpec
+from pudnet_bench.methods.meta_training import validation_accuracy
+from pudnet_bench.methods.musml import MUSML
+from pudnet_bench.suites.groups import FamilyImages, TrainingStream
 
 SMALL = {"n_subspaces": 2, "subspace_dim": 3, "inner_steps": 2, "head": "linear"}
 TARGETS = {

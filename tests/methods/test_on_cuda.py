@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.clock import PeakMemory
-from harness.conformance import runs_on_cuda, subject_of
-from methods import registry
-from methods.base import Budget, Dataset, Method, Progress, Session, TargetSpec
-from methods.gc import GC
-from methods.protonet import ProtoNet
-from methods.pudnet.method import PudNet
-from methods.scratch import Adam, Scratch
-from suites.families import FAMILIES
-from suites.groups import FamilyImages, TrainingStream
-from suites.sources.loading import load
+from pudnet_bench.harness.authoring.conformance import runs_on_cuda, subject_of
+from pudnet_bench.harness.measuring.clock import PeakMemory
+from pudnet_bench.methods import registry
+from pudnet_bench.methods.base import Budget, Checkpoint, Dataset, Method, Session, TargetSpec
+from pudnet_bench.methods.gc import GC
+from pudnet_bench.methods.protonet import ProtoNet
+from pudnet_bench.methods.pudnet.method import PudNet
+from pudnet_bench.methods.scratch import Adam, Scratch
+from pudnet_bench.suites.families import FAMILIES
+from pudnet_bench.suites.groups import FamilyImages, TrainingStream
+from pudnet_bench.suites.sources.loading import load
 
 CPU = torch.device("cpu")
 TARGETS = {name: TargetSpec(name, (1, 8, 8)) for name in ("convnet3", "resnet18")}
@@ -102,12 +102,12 @@ def test_a_stopped_meta_training_goes_on_where_it_was(
 ) -> None:
     images = images_on(cuda)
     whole, _ = meta_trained(method, "convnet3", images, 6)
-    kept: list[Progress] = []
+    kept: list[Checkpoint] = []
 
-    def save(progress: Progress) -> None:
+    def save(progress: Checkpoint) -> None:
         # Through the CPU and without the layout in memory, as files keep tensors.
         tensors = {name: value.detach().cpu().contiguous().clone() for name, value in progress.tensors.items()}
-        kept.append(Progress(progress.numbers, tensors))
+        kept.append(Checkpoint(progress.numbers, tensors))
 
     stopped = made(method, "convnet3", cuda)
     stopped.meta_train(TrainingStream(images, seed=0), Session(Budget(3, 3, 1), save=save, due=lambda: True))

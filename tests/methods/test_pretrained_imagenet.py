@@ -10,8 +10,8 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from methods.base import MethodError, TargetSpec
-from methods.pretrained_imagenet import PretrainedImageNet
+from pudnet_bench.methods.base import MethodError, TargetSpec
+from pudnet_bench.methods.pretrained_imagenet import PretrainedImageNet
 
 RESNET = TargetSpec("resnet18", (3, 16, 16))
 

@@ -9,9 +9,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from methods.base import Classifier, Dataset, Episode, TargetSpec
-from methods.metric import cosine_logits, prototypes, support_indices
-from methods.pudnet.method import PudNet
+from pudnet_bench.methods.base import Classifier, Dataset, Episode, TargetSpec
+from pudnet_bench.methods.metric import cosine_logits, prototypes, support_indices
+from pudnet_bench.methods.pudnet.method import PudNet
 
 SMALL = {"dim": 24, "hidden": 4}
 TARGETS = {

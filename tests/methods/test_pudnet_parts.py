@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from methods.pudnet.context import ContextGRU
-from methods.pudnet.generator import WeightGenerator
-from methods.pudnet.losses import consistency_loss, full_loss, losses, metric_loss, pad_logits
-from methods.pudnet.sketch import DatasetSketch
+from pudnet_bench.methods.pudnet.context import ContextGRU
+from pudnet_bench.methods.pudnet.generator import WeightGenerator
+from pudnet_bench.methods.pudnet.losses import consistency_loss, full_loss, losses, metric_loss, pad_logits
+from pudnet_bench.methods.pudnet.sketch import DatasetSketch
 
 # --- section 3.4: the context relations ---
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from methods.base import Budget, MethodError, Session, TargetSpec
-from methods.pudnet.losses import Losses
-from methods.pudnet.method import LOSS_TERMS, PudNet
-from methods.pudnet.sketch import EMBEDDINGS, DatasetSketch
-from suites.groups import TrainingStream
+from pudnet_bench.methods.base import Budget, MethodError, Session, TargetSpec
+from pudnet_bench.methods.pudnet.losses import Losses
+from pudnet_bench.methods.pudnet.method import LOSS_TERMS, PudNet
+from pudnet_bench.methods.pudnet.sketch import EMBEDDINGS, DatasetSketch
+from pudnet_bench.suites.groups import TrainingStream
 
 SHAPE = (1, 8, 8)
 VARIANTS: list[dict[str, Any]] = [

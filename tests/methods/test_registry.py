@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from methods import registry
-from methods.base import Method
-from methods.registry import UnknownMethodError, find, find_in_file
+from pudnet_bench.methods import registry
+from pudnet_bench.methods.base import Method
+from pudnet_bench.methods.registry import UnknownMethodError, find, find_in_file
 
 GOOD = """
-from methods.base import Method, Snapshot
+from pudnet_bench.methods.base import Method, Snapshot
 
 class Mine(Method):
     name = "mine-1.0"
@@ -92,7 +92,7 @@ def test_a_file_that_is_not_python_is_refused(tmp_path: Path) -> None:
         ("x = 1\n", "has no class 'Mine'"),
         ("Mine = 3\n", "not a class derived from"),
         ("class Mine:\n    name = 'mine'\n", "not a class derived from"),
-        ("from methods.base import Method\nclass Mine(Method):\n    name = 'mine'\n", "lacks fit"),
+        ("from pudnet_bench.methods.base import Method\nclass Mine(Method):\n    name = 'mine'\n", "lacks fit"),
         (GOOD.replace('    name = "mine-1.0"\n', ""), "needs a class attribute name.*None"),
         (GOOD.replace("mine-1.0", "my method"), "needs a class attribute name.*'my method'"),
         (GOOD.replace("mine-1.0", "../mine"), "needs a class attribute name"),
@@ -134,7 +134,7 @@ def test_a_method_of_an_installed_package_is_found_and_listed(installed: Path) -
 
 
 def test_a_package_cannot_replace_a_built_in_method(installed: Path) -> None:
-    assert find("adam").__module__ == "methods.scratch"
+    assert find("adam").__module__ == "pudnet_bench.methods.scratch"
 
 
 @pytest.mark.parametrize("name", ["no-class", "no-module"])

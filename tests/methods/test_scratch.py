@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from methods.base import Dataset, MethodError, TargetSpec
-from methods.gc import GC
-from methods.scratch import Adam, Scratch
+from pudnet_bench.methods.base import Dataset, MethodError, TargetSpec
+from pudnet_bench.methods.gc import GC
+from pudnet_bench.methods.scratch import Adam, Scratch
 
 TARGET = TargetSpec("convnet3", (1, 8, 8))
 DATASET = Dataset(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), 2)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from methods import targets
-from methods.base import MethodError, TargetSpec
+from pudnet_bench.methods import targets
+from pudnet_bench.methods.base import MethodError, TargetSpec
 
 RESNET18 = [  # (out, in, kernel side, stride) in forward order, each downsampling after its block's other two
     *[(64, 64, 3, 1)] * 4,

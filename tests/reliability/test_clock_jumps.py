@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from results.store import Run
+from pudnet_bench.results.store.run import Run
 
 ROOT = Path(__file__).parents[2]
 LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
@@ -21,8 +21,8 @@ import time
 from pathlib import Path
 
 import torch
-from methods.base import Snapshot
-from methods.protonet import ProtoNet
+from pudnet_bench.methods.base import Snapshot
+from pudnet_bench.methods.protonet import ProtoNet
 
 
 class Slow(ProtoNet):

@@ -16,9 +16,9 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from harness import recipe
-from harness.commands import app
-from results.store import Run
+from pudnet_bench.harness.cli.commands import app
+from pudnet_bench.harness.planning import request as recipe
+from pudnet_bench.results.store.run import Run
 
 TIMES = [
     "seconds", "wall_seconds", "evaluation_seconds", "data_seconds", "peak_memory_bytes", "meta_train_seconds",

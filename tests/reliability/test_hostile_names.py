@@ -14,8 +14,8 @@ from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
-from harness import recipe
-from harness.commands import app
+from pudnet_bench.harness.cli.commands import app
+from pudnet_bench.harness.planning import request as recipe
 
 NAMES = (
     "../../escaped", "/tmp/escaped", "..", "a/b", "$(touch escaped)", "`touch escaped`", "x; touch escaped", "x && touch escaped",
@@ -25,7 +25,7 @@ NAMES = (
 )  # fmt: skip
 METHOD = """
 import torch
-from methods.base import Method, Snapshot
+from pudnet_bench.methods.base import Method, Snapshot
 
 
 class Own(Method):
@@ -37,7 +37,7 @@ class Own(Method):
         yield Snapshot(lambda images: -torch.cdist(images.flatten(1), means), name={name!r})
 """
 SUITE = """
-from suites.declaration import Suite, Variant
+from pudnet_bench.suites.declaration import Suite, Variant
 
 SUITE = Suite("mine", {name!r}, ("convnet3",), ("digits",), (Variant("own", "own", {name!r}, (({name!r}, {name!r}),)),))
 """

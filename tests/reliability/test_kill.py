@@ -16,12 +16,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from harness import commands
-from harness.execution import WARM_UPS
-from results.store import Run
-from suites.families import FAMILIES
-from suites.groups import FamilyImages
-from suites.sources.loading import load
+from pudnet_bench.harness.cli import commands
+from pudnet_bench.harness.running.cell import WARM_UPS
+from pudnet_bench.results.store.run import Run
+from pudnet_bench.suites.families import FAMILIES
+from pudnet_bench.suites.groups import FamilyImages
+from pudnet_bench.suites.sources.loading import load
 
 ROOT = Path(__file__).parents[2]
 SEEDS, GROUPS, KILLS = (0, 1, 2, 3), 4, 3
@@ -35,7 +35,7 @@ from pathlib import Path
 
 import torch
 
-from methods.base import Method, Snapshot
+from pudnet_bench.methods.base import Method, Snapshot
 
 
 class Slow(Method):

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
-from results.store import Run
+from pudnet_bench.results.store.run import Run
 
 ROOT = Path(__file__).parents[2]
 KILLS, STEPS, GROUPS = 20, 60, 8
@@ -30,9 +30,9 @@ import json
 import os
 import sys
 
-import harness.invocation
-from harness import execution, unfinished
-from harness.commands import main
+import pudnet_bench.harness.running.run
+from pudnet_bench.harness import execution, unfinished
+from pudnet_bench.harness.cli.commands import main
 
 unfinished.SECONDS_BETWEEN, unfinished.SAVING_SHARE, execution.SHARD_SECONDS = 0.0, 0, 0.0
 for line in sys.stdin:
@@ -54,8 +54,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from methods.base import Method, Snapshot
-from methods.meta_training import train_until_converged
+from pudnet_bench.methods.base import Method, Snapshot
+from pudnet_bench.methods.meta_training import train_until_converged
 
 EVENTS = Path(os.environ["EVENTS"])
 
@@ -100,7 +100,7 @@ class Patient(Method):
         self.module.load_state_dict(state)
 """
 SUITE = """
-from suites.declaration import Suite, Variant
+from pudnet_bench.suites.declaration import Suite, Variant
 
 ROWS = tuple(Variant(f"patient-{rate}", "patient", f"rate {rate}", options=(("rate", rate),)) for rate in (0.01, 0.02))
 SUITE = Suite("patience", "Patience", ("convnet3",), ("digits",), ROWS)

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from results.tables import TableLayout, TableRow
+from pudnet_bench.results.rendering.tables import TableLayout, TableRow
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parent / "rendering" / "golden"
 
 
 @pytest.fixture

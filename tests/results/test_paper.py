@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from results import paper
+from pudnet_bench.results import paper
 
 
 def scratch(*epochs: int) -> list[str]:

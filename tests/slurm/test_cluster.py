@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from submitit.slurm.slurm import SlurmExecutor
 
-from slurm import cluster
-from slurm.cluster import ClusterError, load
+from pudnet_bench.slurm import cluster
+from pudnet_bench.slurm.cluster import ClusterError, load
 
 from .conftest import FakeCommand
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from slurm.testing import LocalSlurm, LocalSlurmError, local, not_installed
-from slurm.testing.configuration import free_ports, slurm_conf
-from slurm.testing.processes import members_of
+from pudnet_bench.slurm.testing import LocalSlurm, LocalSlurmError, local, not_installed
+from pudnet_bench.slurm.testing.configuration import free_ports, slurm_conf
+from pudnet_bench.slurm.testing.processes import members_of
 
 from .conftest import FakeCommand
 
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def command(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    call = [sys.executable, "-m", "slurm.testing", *map(str, words)]
+    call = [sys.executable, "-m", "pudnet_bench.slurm.testing", *map(str, words)]
     return subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
@@ -133,7 +133,7 @@ def test_command_line(folder: Path, tmp_path: Path) -> None:
 @real
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
 def test_it_ends_with_the_process_that_wanted_it(folder: Path, tmp_path: Path, sign: signal.Signals) -> None:
-    code = "import sys, time; from slurm.testing import LocalSlurm\n"
+    code = "import sys, time; from pudnet_bench.slurm.testing import LocalSlurm\n"
     code += "with LocalSlurm(sys.argv[1], nodes=1):\n    print('up', flush=True); time.sleep(600)"
     owner = subprocess.Popen([sys.executable, "-c", code, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None
@@ -177,7 +177,7 @@ def test_a_port_that_another_process_takes(folder: Path) -> None:
     code = """
 import socket, sys
 from pathlib import Path
-from slurm.testing import supervisor
+from pudnet_bench.slurm.testing import supervisor
 
 taken = socket.create_server(("127.0.0.1", 0))
 really, asked = supervisor.free_ports, []

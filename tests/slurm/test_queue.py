@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm.queue import JobState, SlurmError, cancel, checked, expand, parse_sacct, parse_squeue, states
+from pudnet_bench.slurm.queue import JobState, SlurmError, cancel, checked, expand, parse_sacct, parse_squeue, states
 
 from .conftest import FakeCommand
 
@@ -165,7 +165,7 @@ def test_what_goes_wrong_is_said_in_one_sentence(
     fake_command("scancel", "echo 'scancel: error: Kill job error on job id 3: Access/permission denied' >&2; exit 1")
     with pytest.raises(SlurmError, match=r"scancel failed: .*permission denied"):
         cancel(["3"])
-    monkeypatch.setattr("slurm.queue.TIMEOUT", 0.2)
+    monkeypatch.setattr("pudnet_bench.slurm.queue.TIMEOUT", 0.2)
     fake_command("squeue", "exec sleep 30")
     with pytest.raises(SlurmError, match="squeue has not answered"):
         states(["12"])

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import submitit
 
-from slurm.cluster import load
-from slurm.queue import JobState, SlurmError, cancel, states
-from slurm.testing import LocalSlurm
+from pudnet_bench.slurm.cluster import load
+from pudnet_bench.slurm.queue import JobState, SlurmError, cancel, states
+from pudnet_bench.slurm.testing import LocalSlurm
 
 pytestmark = pytest.mark.slurm
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from suites.catalog import MILESTONES, PROFILES, SUITES
-from suites.declaration import FIGURES, Suite, SuiteError, Variant, scaled
-from suites.families import FAMILIES
+from pudnet_bench.suites.catalog import MILESTONES, PROFILES, SUITES
+from pudnet_bench.suites.declaration import FIGURES, Suite, SuiteError, Variant, scaled
+from pudnet_bench.suites.families import FAMILIES
 
 ADAM = Variant("adam", "adam", "Adam")
 

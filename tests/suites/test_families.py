@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from suites.declaration import SuiteError
-from suites.families import FAMILIES, family, family_of_folder
-from suites.family import FamilyError
-from suites.sources.catalog import SOURCES
+from pudnet_bench.suites.declaration import SuiteError
+from pudnet_bench.suites.families import FAMILIES, family, family_of_folder
+from pudnet_bench.suites.family import FamilyError
+from pudnet_bench.suites.sources.catalog import SOURCES
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from methods.base import Dataset
-from suites.families import FAMILIES
-from suites.family import Family, FamilyError
-from suites.groups import SPLITS, ClassRanges, ClassSplit, FamilyImages, Split, TrainingStream, draw_group, draw_halves
-from suites.sources.content import Source
+from pudnet_bench.methods.base import Dataset
+from pudnet_bench.suites.families import FAMILIES
+from pudnet_bench.suites.family import Family, FamilyError
+from pudnet_bench.suites.groups import (
+    SPLITS,
+    ClassRanges,
+    ClassSplit,
+    FamilyImages,
+    Split,
+    TrainingStream,
+    draw_group,
+    draw_halves,
+)
+from pudnet_bench.suites.sources.content import Source
 
 CPU = torch.device("cpu")
 SMALL = Family("small", "Small-set", "small", 6, 4, 2, 20, 2, 100)

@@ -11,12 +11,12 @@ import pytest
 import torch
 from scipy import stats
 
-from methods.base import Budget, Session, TargetSpec
-from methods.protonet import ProtoNet
-from suites.families import FAMILIES
-from suites.groups import FamilyImages, TrainingStream
-from suites.learn2learn_episodes import Learn2LearnStream, training_stream
-from suites.sources.loading import load
+from pudnet_bench.methods.base import Budget, Session, TargetSpec
+from pudnet_bench.methods.protonet import ProtoNet
+from pudnet_bench.suites.families import FAMILIES
+from pudnet_bench.suites.groups import FamilyImages, TrainingStream
+from pudnet_bench.suites.learn2learn_episodes import Learn2LearnStream, training_stream
+from pudnet_bench.suites.sources.loading import load
 
 EPISODES = 300
 

@@ -20,9 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from suites.sources import SOURCES, SourceError, array_files, cache, image_folders
-from suites.sources.loading import Source, fetch, load, locate, verify
-from suites.sources.pickles import read_pickle
+from pudnet_bench.suites.sources import SOURCES, SourceError, array_files, cache, image_folders
+from pudnet_bench.suites.sources.loading import Source, fetch, load, locate, verify
+from pudnet_bench.suites.sources.pickles import read_pickle
 
 DATA = os.environ.get("PUDNET_BENCH_DATA")
 real_data = [
@@ -74,7 +74,7 @@ def test_importing_the_catalogue_imports_nothing_heavy() -> None:
 
 def test_loading_does_not_import_torch(tmp_path: Path) -> None:
     code = (
-        "import sys, pathlib; from suites.sources.loading import load;"
+        "import sys, pathlib; from pudnet_bench.suites.sources.loading import load;"
         f"load('digits', data_dir=None, cache_dir=pathlib.Path({str(tmp_path)!r})); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -570,7 +570,7 @@ def test_of_two_writers_the_second_uses_the_folder_of_the_first(
 def test_processes_that_race_end_with_one_folder(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "in", per_class=20)
     code = (
-        "import sys; from pathlib import Path; from suites.sources.loading import load;"
+        "import sys; from pathlib import Path; from pudnet_bench.suites.sources.loading import load;"
         f"print(load('mine', data_dir=None, cache_dir=Path({str(tmp_path / 'cache')!r}),"
         f" folders={{'mine': Path({str(folder)!r})}}).fingerprint)"
     )

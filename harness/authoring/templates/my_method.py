@@ -1,0 +1,47 @@
+"""Nearest class mean of the target network's features, learned on groups of the training classes."""
+
+import torch
+
+from pudnet_bench.methods import targets
+from pudnet_bench.methods.base import Method, Snapshot
+from pudnet_bench.methods.meta_training import LEARNING_RATE, train_until_converged
+from pudnet_bench.methods.metric import euclidean_logits, prototypes
+
+
+class MyMethod(Method):
+    name = "my-method"  # of its rows, and for --methods
+
+    def __init__(self, target, n_training_classes, scale=1.0):  # from the third on they are options
+        super().__init__(target, n_training_classes)
+        self.network, self.scale = targets.build(target), scale
+
+    def to(self, device):  # a GPU, say
+        self.network.to(device)
+
+    def features(self, images):  # [n, c, h, w] -> [n, d]
+        with self.autocast():  # the precision that all methods of a run have
+            return self.network(images).float() * self.scale
+
+    def classifier(self, known):  # labelled images -> a function from images to logits [n, n_classes]
+        means = prototypes(self.features(known.images), known.labels, known.n_classes)
+        return lambda images: euclidean_logits(self.features(images), means)
+
+    @torch.no_grad()
+    def fit(self, dataset):  # the only part that is timed
+        self.network.eval()  # so that BatchNorm does not look at the test images
+        yield Snapshot(torch.no_grad()(self.classifier(dataset)))
+
+    # Learning before any unseen group is met. A method that does none leaves out all that follows.
+    def meta_train(self, groups, session):
+        def losses(episode):  # of a group: some of its images are known, others are asked for
+            logits = self.classifier(episode.support)(episode.query.images)
+            return {"loss": torch.nn.functional.cross_entropy(logits, episode.query.labels)}
+
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=LEARNING_RATE)
+        train_until_converged(self, self.network, optimizer, groups.episodes, losses, groups, session)
+
+    def state_dict(self):  # what was learned, as tensors
+        return dict(self.network.state_dict())
+
+    def load_state_dict(self, state):
+        self.network.load_state_dict(state)

@@ -1,0 +1,134 @@
+"""What a shell offers for a word that is being typed. Imports neither torch nor an array library: it must be instant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+Offer = tuple[str, str]
+"""(the whole word, what it means)."""
+
+
+def suites(incomplete: str) -> list[Offer]:
+    """Names of suites, "all", and suite files."""
+    from pudnet_bench.suites.catalog import SUITES
+
+    named = [("all", "every table and figure of the paper"), *((suite.name, suite.title) for suite in SUITES.values())]
+    return [*_beginning(incomplete, named), *_python_files(incomplete)]
+
+
+def runs(incomplete: str) -> list[Offer]:
+    """Folders of runs, and suites that have one."""
+    from pudnet_bench.results.store.folders import RUNS
+    from pudnet_bench.suites.catalog import SUITES
+
+    measured = [suite for suite in SUITES.values() if any(RUNS.glob(f"{suite.name}-*/manifest.json"))]
+    named = [(suite.name, f"the latest run of {suite.name}") for suite in measured]
+    folders = [(str(path.parent), "") for path in sorted(RUNS.glob("*/manifest.json"))]
+    typed = (
+        [] if incomplete.startswith(f"{RUNS}/") else [(f"{path}/", "") for path in _paths(incomplete) if path.is_dir()]
+    )
+    return [*_beginning(incomplete, [*named, *folders]), *(typed if "/" in incomplete else ())]
+
+
+def methods(incomplete: str) -> list[Offer]:
+    """Names of methods, the last of several separated by commas."""
+    return list(_last_of_list(incomplete, _methods()))
+
+
+def method(incomplete: str) -> list[Offer]:
+    """One method: its name, or a file's."""
+    return [*_beginning(incomplete, _methods()), *_python_files(incomplete)]
+
+
+def method_file(incomplete: str) -> list[Offer]:
+    return _python_files(incomplete)
+
+
+def families(incomplete: str) -> list[Offer]:
+    """Names of families, the last of several separated by commas."""
+    from pudnet_bench.suites.families import FAMILIES
+
+    return list(_last_of_list(incomplete, [(family.name, family.label) for family in FAMILIES.values()]))
+
+
+def targets(incomplete: str) -> list[Offer]:
+    """Names of target networks, the last of several separated by commas."""
+    return list(_last_of_list(incomplete, _targets()))
+
+
+def target(incomplete: str) -> list[Offer]:
+    return _beginning(incomplete, _targets())
+
+
+def profiles(incomplete: str) -> list[Offer]:
+    from pudnet_bench.suites.catalog import PROFILES
+
+    return _beginning(incomplete, [(profile.name, profile.description) for profile in PROFILES.values()])
+
+
+def sources(incomplete: str) -> list[Offer]:
+    from pudnet_bench.suites.sources.catalog import SOURCES
+
+    return _beginning(incomplete, [(source.name, source.description) for source in SOURCES.values()])
+
+
+def devices(incomplete: str) -> list[Offer]:
+    return _beginning(incomplete, [("auto", "CUDA where there is one"), ("cpu", ""), ("cuda", "")])
+
+
+def precisions(incomplete: str) -> list[Offer]:
+    told = [("auto", "bf16 where the device has instructions for it"), ("fp32", ""), ("bf16", "autocast")]
+    return _beginning(incomplete, told)
+
+
+def executors(incomplete: str) -> list[Offer]:
+    told = [("local", "one cell after the other"), ("local-processes:", "N at a time"), ("slurm", "jobs of a cluster")]
+    return _beginning(incomplete, told)
+
+
+def episodes(incomplete: str) -> list[Offer]:
+    return _beginning(incomplete, [("own", "the project's stream"), ("learn2learn", "its TaskDataset")])
+
+
+def _methods() -> list[Offer]:
+    from pudnet_bench.methods.registry import entries
+
+    return [(entry.name, entry.description) for entry in entries().values()]
+
+
+def _targets() -> list[Offer]:
+    from pudnet_bench.suites.catalog import SUITES
+
+    return [(name, "") for name in dict.fromkeys(name for suite in SUITES.values() for name in suite.targets)]
+
+
+def _beginning(incomplete: str, offers: Iterable[Offer]) -> list[Offer]:
+    return [offer for offer in offers if offer[0].startswith(incomplete)]
+
+
+def _last_of_list(incomplete: str, offers: list[Offer]) -> Iterator[Offer]:
+    before, comma, last = incomplete.rpartition(",")
+    given = before.split(",")
+    for name, told in _beginning(last, offers):
+        if name not in given:
+            yield f"{before}{comma}{name}", told
+
+
+def _python_files(incomplete: str) -> list[Offer]:
+    return [
+        (f"{path}/" if path.is_dir() else str(path), "")
+        for path in _paths(incomplete)
+        if path.suffix == ".py" or (path.is_dir() and "/" in incomplete)
+    ]
+
+
+def _paths(incomplete: str) -> list[Path]:
+    """What there is that begins as typed, hidden files left out."""
+    folder, _, name = incomplete.rpartition("/")
+    root = Path(folder or ("/" if incomplete.startswith("/") else "."))
+    try:
+        found = sorted(path for path in root.iterdir() if path.name.startswith(name) and path.name[0] not in "._")
+    except OSError:
+        return []
+    return found

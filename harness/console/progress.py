@@ -1,0 +1,107 @@
+"""What a person sees while work goes on: bars on a terminal; without one, a plain line every 30 seconds."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from pudnet_bench.harness.console.plain_text import printable
+from pudnet_bench.harness.console.terminal import console
+
+PLAIN_INTERVAL = 30.0  # seconds
+
+
+class Task:
+    """One piece of work: ``done`` of ``total`` units, and a note about its latest result."""
+
+    def __init__(self, progress: Progress | None, description: str, total: int, unit: str) -> None:
+        self.progress, self.description, self.total, self.unit = progress, description, total, unit
+        self.began = self.spoke = time.monotonic()
+        self.first: int | None = None
+        self.id: TaskID | None = None
+        if progress is not None:
+            self.id = progress.add_task(description, total=total, note="", rate="")
+
+    def update(self, done: int, note: str = "") -> None:
+        """Show that ``done`` units are finished. The rate counts from the first call, which may be a resumed one."""
+        now = time.monotonic()
+        if self.first is None:
+            self.first, self.began = done, now
+        rate = (done - self.first) / (now - self.began) if now > self.began and done > self.first else 0.0
+        shown = f"{rate:.3g} {self.unit}/s" if rate else ""
+        if self.progress is not None and self.id is not None:
+            self.progress.update(self.id, completed=done, note=note, rate=shown)
+        elif now - self.spoke >= PLAIN_INTERVAL:
+            self.spoke = now
+            left = f", {duration((self.total - done) / rate)} left" if rate else ""
+            print(
+                f"{self.description}: {done}/{self.total} {self.unit}, {shown}{left}, {note}".rstrip(", "),
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+class Display:
+    """The progress of a run; use as ``with Display() as display``."""
+
+    def __init__(self) -> None:
+        self.console = console(stderr=True)
+        self.progress: Progress | None = None
+
+    def __enter__(self) -> Display:
+        if self.console.is_terminal and not self.console.is_dumb_terminal:
+            self.progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(20),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}", style="dim"),
+                console=self.console,
+            )
+            self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+
+    @contextmanager
+    def task(self, description: str, total: int, unit: str) -> Iterator[Task]:
+        """A task that disappears from the bars when it ends."""
+        task = Task(self.progress, description, total, unit)
+        try:
+            yield task
+        finally:
+            if self.progress is not None and task.id is not None:
+                self.progress.remove_task(task.id)
+
+    def say(self, line: str) -> None:
+        """One line that stays."""
+        line = printable(line)
+        if self.progress is not None:
+            self.progress.console.print(line, highlight=False, markup=False)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: "40 s", "12 min", "3.5 h", "6 days"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 48 * 3600:
+        return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.0f} days"
+
+
+def span(least: float, most: float) -> str:
+    """Two durations as one: "12 to 40 min", or the one where they read the same."""
+    first, last = duration(least), duration(most)
+    if first == last:
+        return first
+    number, unit = first.rsplit(" ", 1)
+    return f"{number if unit == last.rsplit(' ', 1)[1] else first} to {last}"

@@ -1,0 +1,143 @@
+"""Who performs a plan's jobs: this process, or several on this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+from pudnet_bench.harness.console.progress import Display
+from pudnet_bench.harness.planning.request import Recipe
+from pudnet_bench.harness.running.job import Job
+from pudnet_bench.harness.running.worker import Worker
+from pudnet_bench.suites.family import FamilyError
+
+
+class ExecutorError(Exception):
+    """An executor that cannot be had; says which and the way out."""
+
+
+class Executor(ABC):
+    """Performs jobs. A job that fails is reported with its cause, those that need it are not begun, the others go on."""
+
+    @abstractmethod
+    def perform(self, jobs: Sequence[Job], worker: Worker, recipe: Recipe | None) -> set[str]:
+        """Perform ``jobs``; returns the keys of the cells that failed. ``worker`` is this process's.
+
+        ``recipe`` is what other processes make the same plan from.
+        """
+
+
+class Local(Executor):
+    """One job after the other, in this process."""
+
+    def perform(self, jobs: Sequence[Job], worker: Worker, recipe: Recipe | None) -> set[str]:
+        outcome = JobFailures(worker.context.display)
+        for job in jobs:
+            if not outcome.may_begin(job):
+                continue
+            try:
+                worker.perform(job)
+            except (OSError, FamilyError):  # of the output folder or the images: no method's fault
+                raise
+            except Exception as error:
+                outcome.failed(job, error)
+        return outcome.cells
+
+
+@dataclass(frozen=True)
+class LocalProcesses(Executor):
+    """``processes`` jobs at a time, each in a process of its own with its share of the cores.
+
+    Jobs slow one another down, and times are measured as they are: the accuracies are those of ``Local`` bit for bit with
+    the same number of threads, the times are not.
+    """
+
+    processes: int
+
+    def perform(self, jobs: Sequence[Job], worker: Worker, recipe: Recipe | None) -> set[str]:
+        if recipe is None:
+            raise ExecutorError("several processes need a plan that was made from a recipe")
+        outcome = JobFailures(worker.context.display)
+        waiting, running = list(jobs), dict[Future[None], Job]()
+        trainings = {job.training for job in jobs if job.training}
+        threads = max(1, len(os.sched_getaffinity(0)) // self.processes)
+        with ProcessPoolExecutor(
+            self.processes, multiprocessing.get_context("spawn"), _begin, (recipe, worker.run.folder, threads)
+        ) as pool:
+            while waiting or running:
+                waiting = [job for job in waiting if outcome.may_begin(job)]
+                ready = [job for job in waiting if not trainings.intersection(job.needs)]
+                for job in ready[: self.processes - len(running)]:
+                    waiting.remove(job)
+                    running[pool.submit(_perform, job)] = job
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    job = running.pop(future)
+                    trainings.discard(job.training)
+                    error = future.exception()
+                    if isinstance(error, BrokenProcessPool):
+                        raise ExecutorError(
+                            f"a process died while it worked on {job.title}, perhaps for want of memory; what was measured "
+                            "is kept: run the same command again, with fewer processes"
+                        ) from error
+                    if isinstance(error, OSError | FamilyError):
+                        raise error
+                    if error is not None:
+                        outcome.failed(job, error)
+        return outcome.cells
+
+
+class JobFailures:
+    """What became of the jobs so far, told to the person as it happens."""
+
+    def __init__(self, display: Display) -> None:
+        self.display = display
+        self.cells: set[str] = set()
+        self.trainings: set[str] = set()
+
+    def may_begin(self, job: Job) -> bool:
+        """False where a training that the job needs has failed; the job then counts as failed too."""
+        lost = [key for key in job.needs if key in self.trainings]
+        if lost and job.training:
+            self.trainings.add(job.training)
+        elif lost:
+            self.cells.add(job.cell)
+            self.display.say(f"failed: {job.cell}: its meta-training failed ({lost[0]})")
+        return not lost
+
+    def failed(self, job: Job, error: BaseException) -> None:
+        """``job`` raised ``error``."""
+        if job.training:
+            self.trainings.add(job.training)
+        else:
+            self.cells.add(job.cell)
+        self.display.say(f"failed: {job.title}: {type(error).__name__}: {error}")
+
+
+_worker: list[Worker] = []  # of this process, a worker of the pool
+
+
+def _begin(recipe: Recipe, folder: Path, threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    _worker.append(Worker.of(recipe, folder, Display()))
+
+
+def _perform(job: Job) -> None:
+    _worker[0].perform(job)
+
+
+def executor_named(name: str) -> Executor:
+    """``local`` or ``local-processes:N``. Raises ExecutorError for any other name."""
+    if name == "local":
+        return Local()
+    kind, colon, number = name.partition(":")
+    if kind == "local-processes" and colon and number.isdecimal() and int(number) > 0:
+        return LocalProcesses(int(number))
+    raise ExecutorError(f"--executor is local, local-processes:N or slurm, not '{name}'")

@@ -1,0 +1,160 @@
+"""How a run on a cluster stands: what was submitted, what each job said when it ended, what Slurm says. Imports no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pudnet_bench.harness.running.job import Job
+from pudnet_bench.results.store.files import sealed_json, set_aside, unsealed_json, write_atomically
+from pudnet_bench.results.store.run import Run
+from pudnet_bench.slurm import queue
+
+JOBS, OUTCOMES = "jobs.json", "outcomes"
+POLL_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A job as it was submitted: its id ("12" or "12_3") and what it does."""
+
+    job_id: str
+    job: Job
+
+
+def submitted(run: Run) -> list[Submitted]:
+    """Every job that was submitted for the run, in order; none where that was damaged, with a warning."""
+    path = run.folder / JOBS
+    if not path.exists():
+        return []
+    try:
+        return [
+            Submitted(e["job_id"], Job(**{**e["job"], "needs": tuple(e["job"]["needs"])}))
+            for e in unsealed_json(path.read_bytes())["jobs"]
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        set_aside(path, str(error))
+        return []
+
+
+def keep_submitted(run: Run, entries: Sequence[Submitted]) -> None:
+    """Write down what ``submitted`` reads."""
+    content = [{"job_id": entry.job_id, "job": asdict(entry.job)} for entry in entries]
+    write_atomically(run.folder / JOBS, sealed_json({"jobs": content}))
+
+
+def outcome_path(folder: Path, title: str) -> Path:
+    """Where the job ``title`` of the run in ``folder`` says how it ended: JSON, ``failed`` is its error or ""."""
+    return folder / OUTCOMES / f"{title}.json"
+
+
+def cancel(run: Run) -> list[str]:
+    """Cancel the run's jobs that Slurm still has; returns their ids. Raises SlurmError."""
+    live = sorted(live_jobs(submitted(run)))
+    queue.cancel(live)
+    return live
+
+
+@dataclass(frozen=True)
+class CellStatus:
+    """A cell: "done", "running", "pending", "failed" or "lost", why, and the logs that tell more."""
+
+    state: str
+    reason: str = ""
+    logs: tuple[Path, ...] = ()
+
+
+def cell_statuses(run: Run) -> dict[str, CellStatus]:
+    """How each cell of the run's plan stands, by its key. Raises SlurmError where Slurm has to be asked and does not answer.
+
+    A cell is lost when Slurm no longer has its jobs and they left no outcome: cancelled, killed, or on a node that died.
+    """
+    entries = submitted(run)
+    ids = [entry.job_id for entry in _latest(entries).values() if _outcome(run, entry.job.title) is None]
+    return _cell_statuses(run, entries, queue.states(ids))
+
+
+def _cell_statuses(
+    run: Run, entries: Sequence[Submitted], states: Mapping[str, queue.JobState]
+) -> dict[str, CellStatus]:
+    latest = _latest(entries)
+    outcomes = {title: _outcome(run, title) for title in latest}
+    found = {}
+    for cell in run.manifest["plan"]["cells"]:
+        done = run.groups_done(cell["key"])
+        if run.finished(cell["key"]) and len(done) >= cell["groups"]:
+            found[cell["key"]] = CellStatus("done")
+            continue
+        own = [entry for entry in latest.values() if entry.job.cell == cell["key"] and not entry.job.training]
+        trainings = {key for entry in own for key in entry.job.needs}
+        behind = [entry for entry in latest.values() if entry.job.training in trainings]
+        found[cell["key"]] = _cell_status(run, [*behind, *own], outcomes, states) if own else CellStatus("pending")
+    return found
+
+
+def _cell_status(
+    run: Run,
+    entries: Sequence[Submitted],
+    outcomes: Mapping[str, str | None],
+    states: Mapping[str, queue.JobState],
+) -> CellStatus:
+    def logs(of: Submitted) -> tuple[Path, ...]:
+        return tuple(sorted((run.folder / "jobs").glob(f"{of.job_id}_*_log.*")))
+
+    lost: CellStatus | None = None
+    pending: CellStatus | None = None
+    for entry in entries:
+        outcome, state = outcomes[entry.job.title], states.get(entry.job_id)
+        if outcome:
+            return CellStatus("failed", outcome, logs(entry))
+        if outcome is not None:
+            continue
+        if state is None or state.finished:
+            lost = lost or CellStatus("lost", state.state if state else "Slurm no longer has the job", logs(entry))
+        elif state.state in ("RUNNING", "COMPLETING"):
+            return CellStatus("running", f"job {entry.job_id} on {state.nodes}", logs(entry))
+        else:
+            pending = pending or CellStatus(
+                "pending", f"job {entry.job_id}: {state.reason or state.state}", logs(entry)
+            )
+    return lost or pending or CellStatus("lost", "its jobs have ended and groups are missing")
+
+
+def follow(run: Run, say: Callable[[str], None]) -> None:
+    """Return when Slurm has none of the run's jobs any more. ``say`` is told how many cells stand how, when that changes."""
+    told = ""
+    while True:
+        entries = submitted(run)
+        states = queue.states([entry.job_id for entry in entries])
+        counts = Counter(standing.state for standing in _cell_statuses(run, entries, states).values())
+        now = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
+        if now != told:
+            say(f"cells: {now}")
+            told = now
+        if all(state.finished for state in states.values()):
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def live_jobs(entries: Sequence[Submitted]) -> set[str]:
+    """Ids of the jobs that Slurm has not ended. Raises SlurmError."""
+    states = queue.states([entry.job_id for entry in entries])
+    return {job_id for job_id, state in states.items() if not state.finished}
+
+
+def _latest(entries: Sequence[Submitted]) -> dict[str, Submitted]:
+    """The last submission of each job, by title."""
+    return {entry.job.title: entry for entry in entries}
+
+
+def _outcome(run: Run, title: str) -> str | None:
+    """What the job said when it ended: its error, "" for none; None while it has not ended."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        failed: str = json.loads(outcome_path(run.folder, title).read_text())["failed"]
+        return failed
+    return None

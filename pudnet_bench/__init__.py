@@ -1,0 +1,1 @@
+"""pudnet-bench: measures whether predicting a ConvNet's parameters can replace training it."""

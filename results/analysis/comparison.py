@@ -1,0 +1,137 @@
+"""Which differences are more than chance: within a table, and between two runs of the same suite."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pudnet_bench.results.analysis.statistics import holm, paired, smallest_p_value, wilcoxon_p_value
+from pudnet_bench.results.rendering.escaping import Format, escape_latex, escape_markdown
+from pudnet_bench.results.rendering.latex import table_environment
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Rank = Literal["", "best", "second"]
+Place = tuple[str, str, str]
+"""(method, snapshot, family)."""
+
+SIGNIFICANCE = 0.05
+PAIR = ["seed", "group"]
+PLACE = ["method", "snapshot", "family", "target"]
+COMPARISON = (
+    *PLACE,
+    "n",
+    "accuracy_a",
+    "accuracy_b",
+    "difference",
+    "low",
+    "high",
+    "p_value",
+    "p_holm",
+    "verdict",
+    "seconds_a",
+    "seconds_b",
+    "ratio",
+)
+
+
+def ranks(frame: pd.DataFrame) -> dict[Place, Rank]:
+    """Rank of every method and snapshot in its family, for rows of one device and target (columns as `Run.frame()`).
+
+    "best": the highest mean accuracy, and whatever is not told apart from it on the groups that both measured (Wilcoxon,
+    Holm over all comparisons of the frame, 5%). A comparison on so few groups that it could never tell anything apart makes
+    no tie. "second": the highest mean of the rest. Means count as they are printed, with two decimals of a percent.
+    """
+    accuracies: dict[Place, pd.Series] = {
+        (str(method), str(snapshot), str(family)): rows.set_index(PAIR)["accuracy"]
+        for (method, snapshot, family), rows in frame.groupby(["method", "snapshot", "family"], sort=False)
+    }
+    means = {place: round(100 * float(values.mean()), 2) for place, values in accuracies.items()}
+    families = {family: [place for place in means if place[2] == family] for _, _, family in means}
+    leaders = {family: max(places, key=lambda place: means[place]) for family, places in families.items()}
+    tests: dict[Place, tuple[float, int]] = {}
+    for family, places in families.items():
+        for place in places:
+            if means[place] == means[leaders[family]]:
+                continue
+            both = accuracies[leaders[family]].to_frame("best").join(accuracies[place], how="inner")
+            tests[place] = (wilcoxon_p_value(both["best"], both["accuracy"]), len(both))
+    adjusted = dict(zip(tests, holm([p_value for p_value, _ in tests.values()]), strict=True))
+    tied = {
+        place
+        for place, (_, n) in tests.items()
+        if adjusted[place] >= SIGNIFICANCE and len(tests) * smallest_p_value(n) < SIGNIFICANCE
+    }
+    found: dict[Place, Rank] = {}
+    for family, places in families.items():
+        best = [place for place in places if means[place] == means[leaders[family]] or place in tied]
+        rest = [place for place in places if place not in best]
+        second = max((means[place] for place in rest), default=None)
+        found |= dict.fromkeys(best, "best")
+        found |= {place: "second" if means[place] == second else "" for place in rest}
+    return found
+
+
+def compare(a: pd.DataFrame, b: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Run b against run a (frames as `Run.frame()`): a row for each method, snapshot, family and target that both have.
+
+    Columns `COMPARISON`. Accuracies, difference (b - a), low and high in percent and percentage points, over the n groups
+    (seed, group) that both measured: bootstrap interval drawn from `seed`, Wilcoxon's p-value, and Holm's over the whole
+    comparison. ``verdict`` is "better" or "worse" (of b) at 5% after Holm, "no difference shown", or "no common groups";
+    seconds are medians over all groups, ``ratio`` seconds_b / seconds_a. In the order of ``b``.
+    """
+    import pandas as pd
+
+    found = []
+    for place, theirs in b.groupby(PLACE, sort=False):
+        ours = a[(a[PLACE] == list(place)).all(axis=1)]
+        if ours.empty:
+            continue
+        both = ours.merge(theirs, on=PAIR, suffixes=("_a", "_b")).sort_values(PAIR)
+        first, second = 100 * both["accuracy_a"].to_numpy(), 100 * both["accuracy_b"].to_numpy()
+        result = paired(second, first, seed=seed)
+        seconds = float(ours["seconds"].median()), float(theirs["seconds"].median())
+        found.append(
+            (
+                *place, result.n, first.mean() if result.n else float("nan"), second.mean() if result.n else float("nan"),
+                result.mean, result.low, result.high, result.p_value, float("nan"), "", *seconds, seconds[1] / seconds[0],
+            )
+        )  # fmt: skip
+    table = pd.DataFrame(found, columns=list(COMPARISON))
+    tested = table["n"] > 0
+    table.loc[tested, "p_holm"] = holm(table.loc[tested, "p_value"].tolist())
+    table["verdict"] = [
+        "no common groups" if not n else "no difference shown" if p >= SIGNIFICANCE else "better" if d > 0 else "worse"
+        for n, p, d in zip(table["n"], table["p_holm"], table["difference"], strict=True)
+    ]
+    return table
+
+
+def text(table: pd.DataFrame, runs: dict[str, str], format: Format) -> str:
+    """What ``compare`` found, ending in a newline; ``runs`` says what A and B are. CSV has full precision and no such lines."""
+    if format == "csv":
+        return table.to_csv(index=False, lineterminator="\n")
+    heads = ["Method", "Family", "Target", "n", "A (%)", "B (%)", "B - A (95% CI)", "p (Holm)", "Verdict", "time B / A"]
+    lines = [
+        [
+            ", ".join(filter(None, (row["method"], row["snapshot"]))),
+            row["family"],
+            row["target"],
+            str(row["n"]),
+            f"{row['accuracy_a']:.2f}" if row["n"] else "",
+            f"{row['accuracy_b']:.2f}" if row["n"] else "",
+            f"{row['difference']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f})" if row["n"] else "",
+            f"{row['p_holm']:.3g}" if row["n"] else "",
+            row["verdict"],
+            f"{row['ratio']:.3g}",
+        ]
+        for row in table.to_dict("records")
+    ]
+    if format == "markdown":
+        told = [f"{name}: {escape_markdown(said)}  " for name, said in runs.items()]
+        grid = [heads, [":--"] * 3 + ["--:"] * 5 + [":--", "--:"]]
+        grid += [[escape_markdown(value) for value in line] for line in lines]
+        return "\n".join([*told, "", *(f"| {' | '.join(line)} |" for line in grid)]) + "\n"
+    told = [f"{name}: {escape_latex(said)}." for name, said in runs.items()]
+    rows = [" & ".join(escape_latex(value) for value in line) + r" \\" for line in [heads, *lines]]
+    return table_environment(" ".join(told), "", "@{}lllrrrrrlr@{}", [rows[0], r"\midrule", *rows[1:]])

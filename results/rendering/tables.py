@@ -1,0 +1,411 @@
+"""From measured rows to a table in LaTeX, Markdown or CSV, with the paper's numbers beside ours on request.
+
+Accuracy is in percent (mean and 95% t interval over groups, pooled over seeds), time in seconds of fitting one group.
+Times of different devices never share a column: each device gets a table of its own.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from pudnet_bench.results.analysis.comparison import Rank, ranks
+from pudnet_bench.results.analysis.statistics import mean_ci
+from pudnet_bench.results.rendering.escaping import Format, escape_latex, escape_markdown
+from pudnet_bench.results.rendering.latex import table_environment
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row: `id` ("adam@30") is its name, in the paper's numbers too where `printed_as` gives no other.
+
+    `method` and `snapshot` find its measurements.
+
+    Neighbouring rows with the same `group_label` ("Adam scratch") form a block; "" stands for no block.
+    """
+
+    id: str
+    method: str
+    snapshot: str
+    label: str
+    group_label: str = ""
+    printed_as: str = ""
+
+    @property
+    def in_paper(self) -> str:
+        """The row's name in the paper's numbers."""
+        return self.printed_as or self.id
+
+
+@dataclass(frozen=True)
+class TableLayout:
+    """What a table shows: `columns` are (family id, label) and `target` the one target network of the table."""
+
+    name: str
+    title: str
+    rows: tuple[TableRow, ...]
+    columns: tuple[tuple[str, str], ...]
+    target: str
+
+
+@dataclass(frozen=True)
+class TableCell:
+    """One row and column on one device. Accuracies in percent, times in seconds; NaN (and n = 0) if not measured.
+
+    `n` counts groups over all seeds, `seeds` the seeds; `finished` is False while a cell behind it is being measured.
+    `rank` is that of `results.analysis.comparison.ranks`.
+    """
+
+    row: TableRow
+    column: str
+    device: str
+    accuracy_mean: float = math.nan
+    accuracy_ci: float = math.nan
+    n: int = 0
+    seeds: int = 0
+    seconds_mean: float = math.nan
+    seconds_median: float = math.nan
+    finished: bool = True
+    rank: Rank = ""
+
+
+@dataclass(frozen=True)
+class PaperNumber:
+    """What the paper prints for a row and column: percent, percent, seconds (NaN where it prints "-")."""
+
+    accuracy: float
+    ci: float
+    seconds: float
+
+
+BOLD = " Bold: the best of a column, and what is not told apart from it (Wilcoxon on the same groups, Holm, 5%)."
+UNDERLINED = " Underlined: the best of the rest."
+CSV_COLUMNS = (
+    "table",
+    "row",
+    "column",
+    "target",
+    "accuracy_mean",
+    "accuracy_ci",
+    "n",
+    "seconds_mean",
+    "seconds_median",
+    "device",
+    "paper_accuracy",
+    "paper_ci",
+    "paper_seconds",
+)
+
+
+def summarise(frame: pd.DataFrame, layout: TableLayout, *, ranked: bool = True) -> list[TableCell]:
+    """Every cell of the table, by device, row and column; missing ones included.
+
+    `frame` is `Run.frame()`; rows of other targets belong to other tables and are left out. Measured methods and
+    families that the layout does not know (a user's own) follow the layout's rows and columns, so nothing that was
+    measured goes unseen. Without any measurement there is one device, "". Without `ranked` no ranks are found, which takes
+    most of the time.
+    """
+    frame = frame[frame["target"] == layout.target]
+    places = {str(device): ranks(rows) for device, rows in frame.groupby("device", sort=False)} if ranked else {}
+    measured: dict[tuple[str, str, str, str], dict[str, Any]] = {}
+    for keys, rows in frame.groupby(["device", "method", "snapshot", "family"], sort=False):
+        device, method, snapshot, family = map(str, keys)
+        accuracy = mean_ci(100 * rows["accuracy"].to_numpy())
+        measured[device, method, snapshot, family] = {
+            "accuracy_mean": accuracy.mean,
+            "accuracy_ci": accuracy.half_width,
+            "n": accuracy.n,
+            "seeds": rows["seed"].nunique(),
+            "seconds_mean": float(rows["seconds"].mean()),
+            "seconds_median": float(rows["seconds"].median()),
+            "finished": bool(rows["finished"].all()) if "finished" in rows else True,
+            "rank": places[device][method, snapshot, family] if ranked else "",
+        }
+    shown = [*layout.rows, *_extra_rows(layout, measured)]
+    columns = [family for family, _ in _columns(layout, {keys[3] for keys in measured})]
+    return [
+        TableCell(row, column, device, **measured.get((device, row.method, row.snapshot, column), {}))
+        for device in sorted({keys[0] for keys in measured} or {""})
+        for row in shown
+        for column in columns
+    ]
+
+
+def records(
+    frame: pd.DataFrame, layout: TableLayout, paper: pd.DataFrame | None = None
+) -> list[dict[str, str | int | float | None]]:
+    """The table for programs: for each cell its values by the names of `CSV_COLUMNS`, None where there is none."""
+    numbers = None if paper is None else _paper_numbers(paper, layout.target)
+    return _records(summarise(frame, layout, ranked=False), layout, numbers or {})
+
+
+def render(frame: pd.DataFrame, layout: TableLayout, format: Format, paper: pd.DataFrame | None = None) -> str:
+    """The table as text, ending in a newline. `paper` is `results.paper.load(layout.name)`, or None to leave it out.
+
+    latex: one `table` environment per device, no wider than the text; the document needs `\\usepackage{booktabs,graphicx}`.
+    The paper's numbers stand below ours, in italics; in Markdown and CSV they have columns of their own.
+    csv: one row per cell, full precision, accuracies in percent, empty where nothing is measured or printed.
+    A cell over fewer groups than the caption says, or still being measured, carries its n, in LaTeX as a letter.
+    """
+    return typeset(summarise(frame, layout, ranked=format != "csv"), layout, format, paper)
+
+
+def typeset(cells: list[TableCell], layout: TableLayout, format: Format, paper: pd.DataFrame | None = None) -> str:
+    """`render`, from the cells that `summarise` found."""
+    numbers = None if paper is None else _paper_numbers(paper, layout.target)
+    if format == "csv":
+        return _csv(cells, layout, numbers or {})
+    if format not in ("latex", "markdown"):
+        raise ValueError(f"unknown table format {format!r}: choose latex, markdown or csv")
+    by_device: dict[str, list[TableCell]] = {}
+    for cell in cells:
+        by_device.setdefault(cell.device, []).append(cell)
+    write = _latex if format == "latex" else _markdown
+    return "\n".join(write(part, layout, numbers, len(by_device) > 1) for part in by_device.values())
+
+
+def format_seconds(seconds: float) -> str:
+    """Three significant digits without an exponent: 0.0312, 26.0, 1230."""
+    return f"{Decimal(f'{seconds:.2e}'):f}"
+
+
+def _extra_rows(layout: TableLayout, measured: Iterable[tuple[str, str, str, str]]) -> list[TableRow]:
+    known = {(row.method, row.snapshot) for row in layout.rows}
+    extra = dict.fromkeys((method, snapshot) for _, method, snapshot, _ in measured)
+    return [
+        TableRow(
+            id=f"{method}@{snapshot}" if snapshot else method,
+            method=method,
+            snapshot=snapshot,
+            label=f"{method}, {snapshot}" if snapshot else method,
+        )
+        for method, snapshot in extra
+        if (method, snapshot) not in known
+    ]
+
+
+def _columns(layout: TableLayout, families: set[str]) -> list[tuple[str, str]]:
+    known = {family for family, _ in layout.columns}
+    return [*layout.columns, *((family, family) for family in sorted(families - known))]
+
+
+def _paper_numbers(paper: pd.DataFrame, target: str) -> dict[tuple[str, str], PaperNumber]:
+    printed = paper[paper["target"] == target]
+    keys = zip(printed["row"], printed["column"], strict=True)
+    numbers = zip(printed["value"], printed["ci"], printed["seconds"], strict=True)
+    return {key: PaperNumber(*number) for key, number in zip(keys, numbers, strict=True)}
+
+
+def _grid(cells: list[TableCell]) -> list[tuple[TableRow, str, list[TableCell]]]:
+    """The cells of one device as (row, group label to print, its cells): a block's label stands in its first row."""
+    by_row: dict[TableRow, list[TableCell]] = {}
+    for cell in cells:
+        by_row.setdefault(cell.row, []).append(cell)
+    lines, previous = [], ""
+    for row, row_cells in by_row.items():
+        lines.append((row, "" if row.group_label == previous else row.group_label, row_cells))
+        previous = row.group_label
+    return lines
+
+
+def column_labels(cells: Sequence[TableCell], layout: TableLayout) -> list[str]:
+    """Labels of the columns of `cells`, in the order of `summarise`: the layout's, and names of families it does not know."""
+    return [label for _, label in _columns(layout, {cell.column for cell in cells})]
+
+
+def _caption(cells: list[TableCell], layout: TableLayout, fewer: str) -> tuple[str, str]:
+    """(title, note); the note has a literal ± and %, for the format to escape. ``fewer`` says how a cell of fewer groups, or
+    one that is not finished, is marked.
+    """
+    title = layout.title.strip().rstrip(".") + "."
+    full = max(cells, key=lambda cell: cell.n)
+    if not full.n:
+        return title, "Nothing is measured yet."
+    groups = f"{full.n} group{'s' if full.n != 1 else ''}"
+    if full.seeds > 1:
+        groups += f" (pooled over {full.seeds} seeds)"
+    note = f"Mean ± 95% CI over {groups}; time in seconds until a classifier is ready for one group"
+    note += f", on {full.device}."
+    if any(_marked(cell, full.n) for cell in cells):
+        note += f" {fewer}"
+    if sum(cell.n > 0 for cell in cells) > 1:
+        note += BOLD
+    return title, note
+
+
+def _marked(cell: TableCell, full: int) -> bool:
+    return cell.n > 0 and (cell.n < full or not cell.finished)
+
+
+def format_accuracy(mean: float, half_width: float, plus_minus: str) -> str:
+    """Percent with two decimals, and the half-width of the interval where there is one (not NaN)."""
+    return f"{mean:.2f}" if math.isnan(half_width) else f"{mean:.2f} {plus_minus} {half_width:.2f}"
+
+
+def _markdown_paper(number: PaperNumber | None) -> str:
+    if number is None:
+        return "—"
+    text = format_accuracy(number.accuracy, number.ci, "±")
+    # The paper prints every number with two decimals.
+    return text if math.isnan(number.seconds) else f"{text} / {number.seconds:.2f} s"
+
+
+def _latex(
+    cells: list[TableCell],
+    layout: TableLayout,
+    numbers: dict[tuple[str, str], PaperNumber] | None,
+    several_devices: bool,
+) -> str:
+    full = max(cell.n for cell in cells)
+    fewer = dict.fromkeys((cell.n, cell.finished) for cell in cells if _marked(cell, full))
+    marks = {of: chr(ord("a") + place % 26) * (place // 26 + 1) for place, of in enumerate(fewer)}
+    told = "; ".join(
+        f"{mark}: over {n} group{'s' if n != 1 else ''}{'' if finished else ', not finished'}"
+        for (n, finished), mark in marks.items()
+    )
+    title, note = _caption(cells, layout, f"Marked {told}.")
+
+    def accuracy(cell: TableCell) -> str:
+        if not cell.n:
+            return "--"
+        text = format_accuracy(cell.accuracy_mean, cell.accuracy_ci, r"\pm")
+        text = {"best": rf"$\mathbf{{{text}}}$", "second": rf"\underline{{${text}$}}", "": f"${text}$"}[cell.rank]
+        # A mark takes no room of its own: the numbers of a column stay below one another.
+        return text + (rf"\rlap{{$^{{{marks[cell.n, cell.finished]}}}$}}" if _marked(cell, full) else "")
+
+    def line(front: list[str], values: list[str]) -> str:
+        return " & ".join(front + values) + r" \\"
+
+    heads = column_labels(cells, layout)
+    grouped = any(cell.row.group_label for cell in cells)
+    lead = 2 if grouped else 1
+    if any(cell.rank == "second" for cell in cells):
+        note += UNDERLINED
+    if numbers:
+        note += " Below each row, in italics, what the paper prints."
+    label = f"tab:{_slug(layout.name)}" + (f"-{_slug(cells[0].device)}" if several_devices else "")
+    blank = [""] * (lead - 1)
+    lines = [
+        line(["Method", *blank], [_spanned(2, "c", head) for head in heads]),
+        " ".join(rf"\cmidrule(lr){{{first}-{first + 1}}}" for first in range(lead + 1, lead + 2 * len(heads), 2)),
+        line(["", *blank], [r"ACC (\%)", "time (s)"] * len(heads)),
+    ]
+    previous = None
+    for row, group_label, row_cells in _grid(cells):
+        if row.group_label != previous:  # rows without a block share one between rules
+            lines.append(r"\midrule")
+        previous = row.group_label
+        if not grouped:
+            front = [escape_latex(row.label)]
+        elif row.group_label:
+            front = [escape_latex(group_label), escape_latex(row.label)]
+        else:
+            front = [_spanned(2, "@{}l", row.label)]
+        values = [(accuracy(cell), format_seconds(cell.seconds_mean) if cell.n else "--") for cell in row_cells]
+        lines.append(line(front, [text for pair in values for text in pair]))
+        # Not in columns of their own as in Markdown: three families would no longer fit on a page.
+        printed = [(numbers or {}).get((row.id, cell.column)) for cell in row_cells]
+        if any(printed):
+            texts = [text for number in printed for text in _latex_paper(number)]
+            lines.append(line([*blank, r"\scriptsize\textit{paper}"], texts))
+    caption = f"{escape_latex(title)} {escape_latex(note)}"
+    return table_environment(caption, label, f"@{{}}{'l' * lead}{'rr' * len(heads)}@{{}}", lines)
+
+
+def _latex_paper(number: PaperNumber | None) -> tuple[str, str]:
+    if number is None:
+        return "", ""
+    accuracy = format_accuracy(number.accuracy, number.ci, r"$\pm$")
+    seconds = "--" if math.isnan(number.seconds) else f"{number.seconds:.2f}"
+    return rf"\scriptsize\textit{{{accuracy}}}", rf"\scriptsize\textit{{{seconds}}}"
+
+
+def _spanned(columns: int, alignment: str, text: str) -> str:
+    return rf"\multicolumn{{{columns}}}{{{alignment}}}{{{escape_latex(text)}}}"
+
+
+def _markdown(
+    cells: list[TableCell],
+    layout: TableLayout,
+    numbers: dict[tuple[str, str], PaperNumber] | None,
+    several_devices: bool,
+) -> str:
+    full = max(cell.n for cell in cells)
+
+    def values(cell: TableCell) -> list[str]:
+        shown = ["—", "—"]
+        if cell.n:
+            text = format_accuracy(cell.accuracy_mean, cell.accuracy_ci, "±")
+            mark = f" (n={cell.n})" if _marked(cell, full) else ""
+            shown = [(f"**{text}**" if cell.rank == "best" else text) + mark, format_seconds(cell.seconds_mean)]
+        if numbers is not None:
+            shown.append(_markdown_paper(numbers.get((cell.row.in_paper, cell.column))))
+        return shown
+
+    heads = [escape_markdown(head) for head in column_labels(cells, layout)]
+    grouped = any(cell.row.group_label for cell in cells)
+    kinds = ["ACC (%)", "time (s)", *(["paper"] if numbers is not None else [])]
+    head = ["Method", *([""] if grouped else []), *(f"{name} {kind}" for name in heads for kind in kinds)]
+    lead = 2 if grouped else 1
+    title, note = _caption(cells, layout, "A cell with an n is over n groups, or not finished.")
+    lines = [f"**{escape_markdown(title)}** {escape_markdown(note)}", "", _pipes(head)]
+    lines.append(_pipes([":--"] * lead + ["--:"] * (len(head) - lead)))
+    for row, group_label, row_cells in _grid(cells):
+        first = group_label if row.group_label else row.label
+        front = [escape_markdown(first)]
+        if grouped:
+            front.append(escape_markdown(row.label) if row.group_label else "")
+        lines.append(_pipes(front + [text for cell in row_cells for text in values(cell)]))
+    return "\n".join(lines) + "\n"
+
+
+def _pipes(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _csv(cells: list[TableCell], layout: TableLayout, numbers: dict[tuple[str, str], PaperNumber]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_records(cells, layout, numbers))
+    return text.getvalue()
+
+
+def _records(
+    cells: list[TableCell], layout: TableLayout, numbers: dict[tuple[str, str], PaperNumber]
+) -> list[dict[str, str | int | float | None]]:
+    nothing = PaperNumber(math.nan, math.nan, math.nan)
+    found = []
+    for cell in cells:
+        number = numbers.get((cell.row.in_paper, cell.column), nothing)
+        values: list[str | int | float | None] = [
+            layout.name,
+            cell.row.id,
+            cell.column,
+            layout.target,
+            cell.accuracy_mean,
+            cell.accuracy_ci,
+            cell.n,
+            cell.seconds_mean,
+            cell.seconds_median,
+            cell.device,
+            number.accuracy,
+            number.ci,
+            number.seconds,
+        ]
+        known = [None if isinstance(value, float) and math.isnan(value) else value for value in values]
+        found.append(dict(zip(CSV_COLUMNS, known, strict=True)))
+    return found
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

@@ -1,0 +1,182 @@
+import csv
+import io
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pudnet_bench.results.analysis.costs import (
+    BREAK_EVENS,
+    DIFFERENCES,
+    METHOD_COSTS,
+    break_evens,
+    csv_text,
+    markdown_text,
+    method_costs,
+    paired_differences,
+)
+from pudnet_bench.results.analysis.statistics import paired
+
+MakeRow = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def frame(make_row: MakeRow) -> pd.DataFrame:
+    """PudNet on groups 0 to 3 of two seeds, Adam (1 and 3 epochs) on groups 0 and 1 of the first."""
+    rows = [
+        make_row(
+            seed=seed, group=group, accuracy=0.8, seconds=0.5, meta_train_seconds=100.0 + 50 * seed, peak_memory_bytes=7
+        )
+        for seed in (0, 1)
+        for group in range(4)
+    ]
+    for group in (0, 1):
+        for epochs, accuracy in ((1.0, 0.6), (3.0, 0.9)):
+            rows.append(
+                make_row(
+                    method="adam",
+                    group=group,
+                    snapshot=f"{epochs:.0f} epochs",
+                    epochs=epochs,
+                    accuracy=accuracy + 0.01 * group,
+                    seconds=epochs * (1 + group),
+                    peak_memory_bytes=10 * (group + 1),
+                )
+            )
+    return pd.DataFrame(rows)
+
+
+def test_method_costs_by_hand(frame: pd.DataFrame) -> None:
+    table = method_costs(frame)
+    assert tuple(table.columns) == METHOD_COSTS
+    rows = {(row["method"], row["snapshot"]): row for row in table.to_dict("records")}
+    pudnet, adam = rows["pudnet", ""], rows["adam", "3 epochs"]
+    assert (pudnet["n"], pudnet["meta_train_seconds"], pudnet["fit_seconds"]) == (8, 125.0, 0.5)
+    assert (adam["n"], adam["fit_seconds"], adam["peak_memory_bytes"]) == (2, 4.5, 20)
+    assert math.isnan(adam["meta_train_seconds"])
+    assert (pudnet["fit_flops"], pudnet["test_flops"], pudnet["parameters"]) == (2e9, 3e6, 350_000)
+    assert (pudnet["evaluation_seconds"], pudnet["data_seconds"]) == (0.5, 0.01)
+    assert math.isnan(pudnet["energy_joules"])
+
+
+def test_what_is_known_of_some_groups_is_their_mean(frame: pd.DataFrame) -> None:
+    """Rows from before a column was added, in a run that goes on."""
+    ours = frame.index[frame["method"] == "pudnet"]
+    frame.loc[ours[:3], ["energy_joules", "fit_flops"]] = [[10.0, 1e9], [30.0, 3e9], [math.nan, math.nan]]
+    frame.loc[ours[3:], "fit_flops"] = math.nan
+    row = method_costs(frame).query("method == 'pudnet'").iloc[0]
+    assert (row["n"], row["energy_joules"], row["fit_flops"]) == (8, 20, 2e9)
+
+
+def test_costs_in_units_for_people_and_in_full(frame: pd.DataFrame) -> None:
+    costs = {
+        "seconds": 0.00318, "evaluation_seconds": 0.0207, "data_seconds": 1e-5, "meta_train_seconds": 1234.5,
+        "peak_memory_bytes": 1_234_567_890, "parameters": 351_471.0, "fit_flops": 4.447002e7, "test_flops": 1_548_544.0,
+        "energy_joules": 0.25,
+    }  # fmt: skip
+    table = method_costs(frame.query("method == 'pudnet'").assign(**costs))
+    head, _, line = markdown_text(table).splitlines()
+    names = [name.strip() for name in head.strip("|").split("|")]
+    shown = dict(zip(names, (value.strip() for value in line.strip("|").split("|")), strict=True))
+    assert list(shown.values())[6:] == [
+        "1230 s", "3.18 ms", "20.7 ms", "0.0100 ms", "1,235", "0.351", "0.0445", "1.55", "0.25",
+    ]  # fmt: skip
+    assert names[6:] == [
+        "meta-training", "fit", "evaluation", "data", "peak memory (MB)", "parameters (million)", "fit (GFLOPs)",
+        "test image (MFLOPs)", "energy (J)",
+    ]  # fmt: skip
+    (row,) = csv.DictReader(io.StringIO(csv_text(table)))
+    kept = {"fit_seconds": costs.pop("seconds"), **costs}
+    assert {name: float(row[name]) for name in kept} == pytest.approx(kept, rel=1e-12)
+    unknown = method_costs(frame.assign(fit_flops=math.nan, test_flops=math.nan))
+    assert markdown_text(unknown).count(" — |") == 3 * 3 + 2  # of Adam, meta-training too
+
+
+def test_break_evens_by_hand(frame: pd.DataFrame) -> None:
+    table = break_evens(frame)
+    assert tuple(table.columns) == BREAK_EVENS
+    assert table["snapshot"].tolist() == ["1 epochs", "3 epochs"]
+    assert table["n"].tolist() == [2, 2]
+    assert table["accuracy"].tolist() == pytest.approx([0.605, 0.905])
+    # 0.8 lies 0.195 / 0.3 of the way from epoch 1 to epoch 3
+    assert table["break_even_epoch"].tolist() == pytest.approx([1 + 2 * 0.195 / 0.3] * 2)
+    # 125 s of meta-training; Adam takes 1.5 s or 4.5 s where PudNet takes 0.5 s
+    assert table["break_even_count"].tolist() == [125, 32]  # ceil(125 / 1), ceil(125 / 4)
+
+
+def test_break_evens_use_the_groups_both_measured(frame: pd.DataFrame) -> None:
+    elsewhere = (frame["method"] == "pudnet") & ~((frame["seed"] == 0) & (frame["group"] < 2))
+    frame.loc[elsewhere, ["accuracy", "seconds"]] = [0.1, 1000.0]
+    table = break_evens(frame)
+    assert table["reference_accuracy"].tolist() == pytest.approx([0.8, 0.8])
+    assert table["reference_fit_seconds"].tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_never_and_nothing_to_pay(frame: pd.DataFrame) -> None:
+    ours = frame["method"] == "pudnet"
+    never = break_evens(
+        frame.assign(accuracy=frame["accuracy"].mask(ours, 1.0), seconds=frame["seconds"].mask(ours, 9))
+    )
+    assert never["break_even_epoch"].isna().all()
+    assert never["break_even_count"].isna().all()
+    free = break_evens(frame.assign(meta_train_seconds=math.nan))
+    assert free["break_even_count"].tolist() == [0, 0]
+
+
+def test_devices_are_never_combined(frame: pd.DataFrame) -> None:
+    frame.loc[frame["method"] == "adam", "device"] = "cuda"
+    assert break_evens(frame).empty
+    assert paired_differences(frame).empty
+    assert method_costs(frame)["device"].tolist() == ["cpu", "cuda", "cuda"]
+
+
+def test_an_unknown_reference_gives_empty_tables_with_columns(frame: pd.DataFrame) -> None:
+    assert tuple(break_evens(frame, "nobody").columns) == BREAK_EVENS
+    assert tuple(paired_differences(frame, "nobody").columns) == DIFFERENCES
+    assert break_evens(frame, "nobody").empty
+    assert paired_differences(frame.head(0)).empty
+    assert method_costs(frame.head(0)).empty
+
+
+def test_paired_differences_are_paired_by_seed_and_group(make_row: MakeRow) -> None:
+    generator = np.random.default_rng(0)
+    groups = [(seed, group) for seed in (0, 1) for group in range(10)]
+    ours = dict(zip(groups, generator.uniform(0.5, 0.9, 20), strict=True))
+    theirs = {key: ours[key] + 0.02 + 0.001 * index for index, key in enumerate(groups) if key != (1, 3)}
+    rows = [make_row(seed=s, group=g, accuracy=a) for (s, g), a in ours.items()]
+    rows += [make_row(method="gc", snapshot="30 epochs", seed=s, group=g, accuracy=a) for (s, g), a in theirs.items()]
+    generator.shuffle(rows)
+    table = paired_differences(pd.DataFrame(rows))
+    assert tuple(table.columns) == DIFFERENCES
+    (row,) = table.to_dict("records")
+    expected = paired([100 * a for a in theirs.values()], [100 * ours[key] for key in theirs])
+    assert (row["method"], row["snapshot"], row["reference"], row["n"]) == ("gc", "30 epochs", "pudnet", 19)
+    assert (row["difference"], row["low"], row["high"], row["p_value"]) == pytest.approx(
+        (expected.mean, expected.low, expected.high, expected.p_value)
+    )
+    assert 2 < row["low"] < row["difference"] < row["high"] < 4  # percentage points
+
+
+def test_a_reference_with_several_snapshots_counts_with_its_last(frame: pd.DataFrame) -> None:
+    table = paired_differences(frame, reference="adam")
+    (row,) = table.to_dict("records")
+    assert (row["method"], row["n"]) == ("pudnet", 2)
+    assert row["difference"] == pytest.approx(100 * (0.8 - 0.905))
+
+
+def test_both_texts_hold_every_value(frame: pd.DataFrame) -> None:
+    frame.loc[frame["method"] == "adam", "method"] = "a|b\nc"
+    table = break_evens(frame)
+    table.loc[0, "break_even_count"] = pd.NA
+    rows = list(csv.DictReader(io.StringIO(csv_text(table))))
+    assert rows[1]["method"] == "a|b\nc"
+    assert float(rows[1]["accuracy"]) == table["accuracy"][1]
+    assert [row["break_even_count"] for row in rows] == ["", "32"]
+    lines = markdown_text(table).splitlines()
+    assert len(lines) == 4
+    assert (
+        lines[2] == "| fashion | convnet3 | cpu | a\\|b c | 1 epochs | pudnet | 2 | 0.605 | 0.8 | 1.5 | 0.5 | 2.3 | — |"
+    )

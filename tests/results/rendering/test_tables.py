@@ -1,0 +1,293 @@
+"""The golden files are `render` of `golden/frame.csv` with the paper's Table 1; look at them before replacing one."""
+
+import csv
+import dataclasses
+import io
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pudnet_bench.results import paper
+from pudnet_bench.results.analysis.statistics import mean_ci
+from pudnet_bench.results.rendering.escaping import Format, escape_latex, escape_markdown
+from pudnet_bench.results.rendering.tables import CSV_COLUMNS, TableLayout, TableRow, format_seconds, render, summarise
+
+GOLDEN = Path(__file__).parent / "golden"
+HOSTILE = "a_b&c$%#{}~^\\|<>[x]*`\n→ ±"
+MakeRow = Callable[..., dict[str, Any]]
+Typesetting = Callable[..., list[Any]]
+
+
+@pytest.mark.parametrize(("format", "name"), [("latex", "table.tex"), ("markdown", "table.md")])
+def test_golden(golden_frame: pd.DataFrame, layout: TableLayout, format: Format, name: str) -> None:
+    assert render(golden_frame, layout, format) == (GOLDEN / name).read_text()
+    with_paper = render(golden_frame, layout, format, paper.load("table1"))
+    assert with_paper == (GOLDEN / name.replace("table", "table-paper")).read_text()
+
+
+def test_golden_csv(golden_frame: pd.DataFrame, layout: TableLayout) -> None:
+    # Numbers to 12 digits: the last bit of a mean may differ between processors.
+    expected = pd.read_csv(GOLDEN / "table-paper.csv")
+    assert tuple(expected.columns) == CSV_COLUMNS
+    text = render(golden_frame, layout, "csv", paper.load("table1"))
+    pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(text)), expected, rtol=1e-12, atol=0)
+    without = pd.read_csv(io.StringIO(render(golden_frame, layout, "csv")))
+    assert without.filter(like="paper").isna().all(axis=None)
+
+
+def test_cells_by_hand(golden_frame: pd.DataFrame, layout: TableLayout) -> None:
+    cells = {(cell.row.id, cell.column): cell for cell in summarise(golden_frame, layout)}
+    cell = cells["pudnet", "fashion"]
+    rows = golden_frame.query("method == 'pudnet' and family == 'fashion'")
+    assert (cell.n, cell.seeds, cell.finished, cell.device) == (6, 2, True, "cpu")
+    expected = mean_ci(rows["accuracy"].to_numpy())  # pooled over both seeds
+    assert cell.accuracy_mean == pytest.approx(100 * expected.mean)
+    assert cell.accuracy_ci == pytest.approx(100 * expected.half_width)
+    assert cell.seconds_mean == pytest.approx(0.031 + 1 / 1024, rel=1e-3)
+    half = cells["adam@30", "cifar100"]
+    assert (half.n, half.finished) == (3, False)
+    missing = cells["musml", "fashion"]
+    assert (missing.n, missing.finished) == (0, True)
+    assert math.isnan(missing.accuracy_mean)
+    assert math.isnan(missing.seconds_median)
+    assert list(dict.fromkeys(row for row, _ in cells))[-1] == "my_own|method"  # extra rows come last
+
+
+def test_other_targets_are_left_out_and_other_families_follow(make_row: MakeRow, layout: TableLayout) -> None:
+    frame = pd.DataFrame([make_row(), make_row(target="resnet18", method="x"), make_row(family="birds")])
+    cells = summarise(frame, layout)
+    assert {cell.row.id for cell in cells} == {row.id for row in layout.rows}
+    assert [cell.column for cell in cells[:3]] == ["fashion", "cifar100", "birds"]
+    assert "birds ACC (%)" in render(frame, layout, "markdown")
+
+
+@pytest.mark.parametrize("format", get_args(Format))
+def test_times_of_two_devices_never_meet(make_row: MakeRow, layout: TableLayout, format: Format) -> None:
+    frame = pd.DataFrame([make_row(seconds=1.25), make_row(device="NVIDIA H100", seconds=0.0025)])
+    text = render(frame, layout, format)
+    if format == "csv":
+        times = {row["device"]: row["seconds_mean"] for row in csv.DictReader(io.StringIO(text)) if row["n"] == "1"}
+        assert times == {"cpu": "1.25", "NVIDIA H100": "0.0025"}
+        return
+    parts = text.split(r"\end{table}" if format == "latex" else "\n\n**")[:2]
+    assert [("1.25" in part, "0.00250" in part) for part in parts] == [(False, True), (True, False)]
+    if format == "latex":
+        assert re.findall(r"\\label\{(.*)\}", text) == ["tab:table1-nvidia-h100", "tab:table1-cpu"]
+
+
+@pytest.mark.parametrize("format", get_args(Format))
+def test_a_table_without_measurements(make_row: MakeRow, layout: TableLayout, format: Format) -> None:
+    text = render(pd.DataFrame([make_row()]).head(0), layout, format, paper.load("table1"))
+    assert "96.64" in text
+    if format == "csv":
+        assert {row["n"] for row in csv.DictReader(io.StringIO(text))} == {"0"}
+    else:
+        assert "Nothing is measured yet." in text
+        assert "nan" not in text
+
+
+def test_cells_over_fewer_groups_carry_their_n(make_row: MakeRow, layout: TableLayout) -> None:
+    full = [make_row(group=index) for index in range(5)]
+    frame = pd.DataFrame([*full, make_row(method="protonet"), make_row(method="protonet", group=1)])
+    text = render(frame, layout, "markdown")
+    assert "over 5 groups;" in text
+    assert "(n=2)" in text
+    assert "(n=5)" not in text
+    unfinished = render(frame.assign(finished=False), layout, "markdown")
+    assert "(n=5)" in unfinished
+    assert "(n=" not in render(pd.DataFrame(full), layout, "markdown")
+
+
+def test_the_best_of_a_column_is_bold_and_ties_are_too(make_row: MakeRow, layout: TableLayout) -> None:
+    frame = pd.DataFrame(
+        [
+            make_row(accuracy=0.900001),
+            make_row(method="protonet", accuracy=0.9),
+            make_row(method="musml", accuracy=0.89),
+            make_row(family="cifar100", method="musml", accuracy=0.1),
+        ]
+    )
+    lines = {line.split("&")[0].strip(): line for line in render(frame, layout, "latex").splitlines() if "&" in line}
+    bold = {name: line.count(r"\mathbf") for name, line in lines.items()}
+    assert bold[r"\multicolumn{2}{@{}l}{PudNet}"] == bold[r"\multicolumn{2}{@{}l}{ProtoNet}"] == 1
+    assert r"$\mathbf{10.00}$" in lines[r"\multicolumn{2}{@{}l}{MUSML}"]
+    assert r"$89.00$" in lines[r"\multicolumn{2}{@{}l}{MUSML}"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0312345, "0.0312"),
+        (26, "26.0"),
+        (133.48, "133"),
+        (1234.5, "1230"),
+        (9.999, "10.0"),
+        (0, "0.00"),
+        (2e-6, "0.00000200"),
+    ],
+)
+def test_seconds_have_three_digits(seconds: float, text: str) -> None:
+    assert format_seconds(seconds) == text
+
+
+def test_an_unknown_format_is_named(golden_frame: pd.DataFrame, layout: TableLayout) -> None:
+    with pytest.raises(ValueError, match="'html'"):
+        render(golden_frame, layout, "html")  # type: ignore[arg-type]
+
+
+# --- hostile names
+
+
+def hostile(frame: pd.DataFrame, layout: TableLayout) -> tuple[pd.DataFrame, TableLayout]:
+    frame = frame.assign(method=frame["method"].replace("my_own|method", HOSTILE), device=HOSTILE)
+    rows = tuple(
+        dataclasses.replace(row, label=HOSTILE, group_label=row.group_label and HOSTILE) for row in layout.rows
+    )
+    columns = tuple((family, HOSTILE) for family, _ in layout.columns)
+    return frame, dataclasses.replace(layout, name=HOSTILE, title=HOSTILE, rows=rows, columns=columns)
+
+
+def test_hostile_names_keep_the_grid_of_markdown(golden_frame: pd.DataFrame, layout: TableLayout) -> None:
+    lines = render(*hostile(golden_frame, layout), "markdown").splitlines()
+    counts = {len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in lines[2:]}
+    assert counts == {7}  # two label columns, two families with two columns each
+    assert len(lines) == 2 + 2 + 6
+
+
+def test_hostile_names_survive_csv(golden_frame: pd.DataFrame, layout: TableLayout) -> None:
+    rows = list(csv.DictReader(io.StringIO(render(*hostile(golden_frame, layout), "csv"))))
+    assert {row["table"] for row in rows} == {HOSTILE}
+    assert rows[-1]["row"] == HOSTILE
+
+
+@given(st.text(st.sampled_from("ab \\|`*_{}[]<>~$&#\n")))
+def test_markdown_escapes_can_be_undone(text: str) -> None:
+    escaped = escape_markdown(text)
+    assert re.sub(r"\\([\\`*_{}\[\]<>|~$&#])", r"\1", escaped) == " ".join(text.split())
+    assert not re.search(r"(?<!\\)(?:\\\\)*[|*_<`]", escaped)
+
+
+def test_an_option_keeps_its_hyphens() -> None:
+    assert escape_latex("run --out a---b ''") == "run -{}-out a-{}-{}-b '{}'"
+
+
+@given(st.text(st.sampled_from("ab \\|*_{}[]<>~^$&#%\n")))
+def test_latex_escapes_are_balanced_and_inert(text: str) -> None:
+    escaped = escape_latex(text)
+    commands = r"\\text[a-z]+\{\}|\\[&%$#_{}]|\{[\[*]\}"
+    assert not set("\\{}&%$#_^~\n") & set(re.sub(commands, "", escaped))
+
+
+# --- LaTeX for real
+
+
+PAPERS = {
+    "article": r"\documentclass{article}",
+    "two columns": r"\documentclass[twocolumn]{article}\usepackage[letterpaper,margin=0.75in]{geometry}",
+}
+
+
+def in_place(page: Any) -> None:
+    """Nothing of the page is outside the block of its text, give or take two dots."""
+    assert page.block[0] - 1 <= page.ink[0] < page.ink[1] <= page.block[1] + 1
+
+
+def words(text: str) -> str:
+    """``text`` without line breaks, and without the hyphens that TeX puts before them."""
+    return " ".join(re.sub(r"-\n\s*", "", text).split())
+
+
+def whole_table1(make_row: MakeRow) -> tuple[pd.DataFrame, TableLayout]:
+    """The widest of the paper's tables: every row and family of its Table 1, about as the paper has it."""
+    draw, numbers = np.random.default_rng(0), paper.load("table1")
+    rows, measured = {}, []
+    for printed in numbers.to_dict("records"):
+        method, _, epochs = printed["row"].partition("@")
+        label = f"{epochs} epochs" if epochs else printed["printed"]
+        block = {"adam": "Adam scratch", "gc": "GC"}.get(method, "")
+        rows[printed["row"]] = TableRow(printed["row"], method, f"{epochs} epochs" if epochs else "", label, block)
+        seconds = 0.00304 if math.isnan(printed["seconds"]) else printed["seconds"]
+        row = make_row(method=method, snapshot=rows[printed["row"]].snapshot, family=printed["column"], seconds=seconds,
+                       device="AMD EPYC 9R14 96-Core Processor, 2 cores")  # fmt: skip
+        accuracies = np.clip(printed["value"] / 100 + draw.normal(0, 0.04, 20 if epochs else 100), 0, 1)
+        measured += [{**row, "group": group, "accuracy": value} for group, value in enumerate(accuracies)]
+    families = (("fashion", "Fashion-set"), ("cifar100", "CIFAR100-set"), ("imagenet", "ImageNet-set"))
+    layout = TableLayout("table1", "Accuracy and time, target ConvNet-3", tuple(rows.values()), families, "convnet3")
+    return pd.DataFrame(measured).assign(finished=True), layout
+
+
+@pytest.mark.parametrize("document", PAPERS)
+def test_the_widest_table_fits_the_text_of_a_paper(document: str, make_row: MakeRow, typeset: Typesetting) -> None:
+    frame, layout = whole_table1(make_row)
+    numbers = paper.load("table1")
+    tables = [render(frame, layout, "latex", shown) for shown in (None, numbers)]
+    if document == "two columns":
+        tables = [table.replace("{table}", "{table*}") for table in tables]
+    for page, printed in zip(typeset(*tables, preamble=PAPERS[document]), (None, numbers), strict=True):
+        in_place(page)
+        heights = dict(page.heights)
+        assert heights["Pretrained"] > 0.7 * heights["Accuracy"]  # of the caption's ten points: it can still be read
+        text = words(page.text)
+        for part in (
+            "Accuracy and time, target ConvNet-3. Mean ± 95% CI over 100 groups;",
+            "on AMD EPYC 9R14 96-Core Processor, 2 cores. Marked a: over 20 groups. Bold: the best of a column",
+            "Underlined: the best of the rest.",
+        ):
+            assert part in text
+        for cell in summarise(frame, layout):
+            assert f"{cell.accuracy_mean:.2f} ± {cell.accuracy_ci:.2f}" in text
+            assert format_seconds(cell.seconds_mean) in text
+            assert cell.row.label in text
+            assert cell.row.group_label in text
+        assert text.count("paper") == (0 if printed is None else len(layout.rows) + 1)
+        for number in () if printed is None else printed.to_dict("records"):
+            assert f"{number['value']:.2f} ± {number['ci']:.2f}" in text
+
+
+def test_a_table_that_fits_keeps_its_size(golden_frame: pd.DataFrame, make_row: MakeRow, typeset: Typesetting) -> None:
+    layout = TableLayout(
+        "table9", "Embeddings", (TableRow("pudnet", "pudnet", "", "Mean"),), (("fashion", "F"),), "convnet3"
+    )
+    (page,) = typeset(render(golden_frame[golden_frame["method"] == "pudnet"], layout, "latex"))
+    in_place(page)
+    assert "Embeddings. Mean ± 95% CI over 6 groups (pooled over 2 seeds);" in words(page.text)
+    assert "on cpu." in page.text
+    assert dict(page.heights)["Method"] == pytest.approx(dict(page.heights)["ACC"])
+    assert dict(page.heights)["Method"] > 0.85 * dict(page.heights)["Embeddings."]  # \\small, and no smaller
+
+
+def test_hostile_names_are_typeset(golden_frame: pd.DataFrame, layout: TableLayout, typeset: Typesetting) -> None:
+    numbers = paper.load("table1")
+    frame, other = hostile(golden_frame, layout)
+    flat = dataclasses.replace(layout, rows=(TableRow("pudnet", "pudnet", "", "[PudNet]"),))
+    pages = typeset(
+        render(golden_frame, layout, "latex", numbers),
+        render(frame, other, "latex", numbers),
+        render(golden_frame[golden_frame["method"] == "pudnet"], flat, "latex"),
+        render(golden_frame.head(0), layout, "latex", numbers),
+    )
+    for page in pages:
+        in_place(page)
+    assert "[PudNet]" in pages[2].text
+    assert "Nothing is measured yet." in words(pages[3].text)
+
+
+def test_cells_over_fewer_groups_have_a_mark_for_each_number(make_row: MakeRow, layout: TableLayout) -> None:
+    rows = [make_row(group=group) for group in range(3)]
+    rows += [make_row(method="protonet", family="cifar100", group=group) for group in range(2)]
+    frame = pd.DataFrame(rows).assign(finished=True)
+    frame.loc[frame["method"] == "protonet", "finished"] = False
+    text = render(
+        pd.concat([frame, pd.DataFrame([make_row(method="musml")])]).fillna({"finished": True}), layout, "latex"
+    )
+    assert "over 3 groups;" in text
+    assert "Marked a: over 2 groups, not finished; b: over 1 group." in text
+    assert [text.count(rf"\rlap{{$^{{{mark}}}$}}") for mark in "abc"] == [1, 1, 0]
