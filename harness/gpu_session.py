@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pudnet_bench.errors import BenchError
 from pudnet_bench.harness.bench import SUBJECTS
 from pudnet_bench.harness.measuring.device import Compute
 from pudnet_bench.harness.measuring.provenance import circumstances, now
@@ -59,7 +60,7 @@ TABLES: dict[str, dict[str, tuple[tuple[str, ...], ...]]] = {
 SECONDS = {"doctor": 60, "tests": 180, "bench": 60, "table": 330}
 
 
-class SessionError(Exception):
+class SessionError(BenchError):
     """A session that cannot be made as it was asked for; says why and the way out."""
 
 

@@ -17,11 +17,13 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from pudnet_bench.errors import BenchError
+
 Classifier = Callable[[Tensor], Tensor]
 """``classifier(images [n, c, h, w]) -> logits [n, n_classes]``, for images normalised like those it was fitted on."""
 
 
-class MethodError(Exception):
+class MethodError(BenchError):
     """A method that cannot be found, imported or used; the message names it and the way out."""
 
 

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from pudnet_bench.errors import BenchError
+
 if TYPE_CHECKING:
     from pudnet_bench.methods.base import Method
 
@@ -24,7 +26,7 @@ ENTRY_POINTS = "pudnet_bench.methods"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+.-]*")
 
 
-class UnknownMethodError(Exception):
+class UnknownMethodError(BenchError):
     """A method that cannot be found or imported, or that lacks the contract; says which and the way out."""
 
 

@@ -20,6 +20,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from pudnet_bench.errors import BenchError
+
 Stage = Literal["training", "evaluation"]
 STAGES: tuple[Stage, ...] = ("training", "evaluation")
 TABLES = ("slurm", *STAGES, "executor")
@@ -28,7 +30,7 @@ MEMORY = frozenset({"mem", "mem_gb", "mem_per_cpu", "mem_per_gpu"})
 MAY_BE_ZERO = frozenset({"gpus_per_node", "gpus_per_task", "num_gpus", "signal_delay_s", "max_num_timeout"})
 
 
-class ClusterError(Exception):
+class ClusterError(BenchError):
     """A cluster profile that cannot be used; one sentence names the file, the key and the way out."""
 
 

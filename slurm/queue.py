@@ -13,6 +13,8 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from pudnet_bench.errors import BenchError
+
 FINAL = frozenset(
     {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"}
     | {"REVOKED", "TIMEOUT"}
@@ -31,7 +33,7 @@ SACCT_FIELDS = "JobID,State,NodeList"
 DROPPED = ("SQUEUE_", "SACCT_", "SCANCEL_", "SLURM_BITSTR_LEN", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT")
 
 
-class SlurmError(Exception):
+class SlurmError(BenchError):
     """Slurm is not here, does not answer, or was asked for nonsense; the message says which."""
 
 

@@ -7,10 +7,12 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from pudnet_bench.errors import BenchError
+
 T = TypeVar("T")
 
 
-class SuiteError(Exception):
+class SuiteError(BenchError):
     """A suite or profile that is not known; the message names it and the way out."""
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pudnet_bench.errors import BenchError
 
-class FamilyError(Exception):
+
+class FamilyError(BenchError):
     """A family that is not known or does not fit its source; the message names it and the way out."""
 
 

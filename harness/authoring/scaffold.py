@@ -12,6 +12,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from pudnet_bench.errors import BenchError
 from pudnet_bench.methods import registry
 from pudnet_bench.results.store.folders import RUNS
 
@@ -19,7 +20,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 SMALLEST_SIDE = 8  # pixels: every target halves an image three times
 
 
-class ScaffoldError(Exception):
+class ScaffoldError(BenchError):
     """A file that is not written, or a folder that makes no family; says which and the way out."""
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pudnet_bench.errors import BenchError
 from pudnet_bench.harness.cli import completion
 from pudnet_bench.harness.console.plain_text import printable
 from pudnet_bench.results.store.folders import cache_folder, find_folder, run_folder
@@ -109,26 +110,10 @@ def _sentence(error: Exception) -> str | None:
             f"cannot write {where}: {os.strerror(error.errno).lower()}; choose another folder with --out (runs) or --cache "
             "(artifacts and images), or make room; what was measured so far is kept"
         )
-    known = {
-        ("pudnet_bench.suites.declaration", "SuiteError"),
-        ("pudnet_bench.suites.family", "FamilyError"),
-        ("pudnet_bench.suites.sources.catalog", "SourceError"),
-        ("pudnet_bench.methods.registry", "UnknownMethodError"),
-        ("pudnet_bench.methods.base", "MethodError"),
-        ("pudnet_bench.results.store.files", "StoreError"),
-        ("pudnet_bench.harness.authoring.scaffold", "ScaffoldError"),
-        ("pudnet_bench.harness.measuring.device", "ComputeError"),
-        ("pudnet_bench.harness.running.executors", "ExecutorError"),
-        ("pudnet_bench.harness.gpu_session", "SessionError"),
-        ("pudnet_bench.harness.training.distributed", "RankError"),
-        ("pudnet_bench.slurm.cluster", "ClusterError"),
-        ("pudnet_bench.slurm.queue", "SlurmError"),
-        ("pudnet_bench.harness.cli.commands", "UsageError"),
-    }  # by name: importing the classes here would make every command import torch
-    return str(error) if (type(error).__module__, type(error).__name__) in known else None
+    return str(error) if isinstance(error, BenchError) else None
 
 
-class UsageError(Exception):
+class UsageError(BenchError):
     """An argument that cannot be used; says which and the way out."""
 
 

@@ -11,13 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pudnet_bench.errors import BenchError
+
 if TYPE_CHECKING:
     import torch
 
 Precision = Literal["fp32", "bf16"]
 
 
-class ComputeError(Exception):
+class ComputeError(BenchError):
     """A device or precision that this machine does not have; says which and the way out."""
 
 

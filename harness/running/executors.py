@@ -11,6 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
+from pudnet_bench.errors import BenchError
 from pudnet_bench.harness.console.progress import Display
 from pudnet_bench.harness.planning.request import Recipe
 from pudnet_bench.harness.running.job import Job
@@ -18,7 +19,7 @@ from pudnet_bench.harness.running.worker import Worker
 from pudnet_bench.suites.family import FamilyError
 
 
-class ExecutorError(Exception):
+class ExecutorError(BenchError):
     """An executor that cannot be had; says which and the way out."""
 
 

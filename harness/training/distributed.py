@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from pudnet_bench.errors import BenchError
 from pudnet_bench.methods.base import ALONE, Ranks
 
 LOOPBACK = "127.0.0.1"
@@ -25,7 +26,7 @@ PATIENCE = timedelta(minutes=30)  # of a rank that waits for another: the first 
 LAST_WORDS = 10.0  # seconds that a failed rank has to say why
 
 
-class RankError(Exception):
+class RankError(BenchError):
     """One of the processes that share a meta-training failed; says which and why."""
 
 

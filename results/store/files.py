@@ -14,8 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from pudnet_bench.errors import BenchError
 
-class StoreError(Exception):
+
+class StoreError(BenchError):
     """A run folder that cannot be used: one clear sentence that names the thing and the way out."""
 
 

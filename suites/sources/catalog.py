@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pudnet_bench.errors import BenchError
 
-class SourceError(Exception):
+
+class SourceError(BenchError):
     """An image source that cannot be found, read or cached; one sentence that names the thing and the way out."""
 
 
