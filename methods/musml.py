@@ -108,11 +108,6 @@ def temperature_at(groups_seen: int, initial: float, final: float, anneal_groups
     return initial + (final - initial) * share
 
 
-def training_bytes(parameters: int, n_subspaces: int, subspace_dim: int) -> int:
-    """Bytes of all bases with gradients and Adam's two moments, in float32: 16 * K * m * d."""
-    return 16 * n_subspaces * subspace_dim * parameters
-
-
 class Subspaces(nn.Module):
     """The bases S_1..S_K: K parameters of shape [m, d]."""
 

@@ -75,14 +75,10 @@ class Scratch(Method):
             torch.manual_seed(self.initial_seed)
             return targets.build(self.target).to(dataset.images.device)
 
-    def start(self, dataset: Dataset) -> nn.Sequential:
-        """Features and linear head as training begins with them: the first random draws of a fit."""
-        features = self.fitted_network(dataset)
-        width = targets.feature_count(features, self.target.image_shape)
-        return nn.Sequential(features, nn.Linear(width, dataset.n_classes)).to(dataset.images.device)
-
     def fit(self, dataset: Dataset) -> Iterator[Snapshot]:
-        network = self.start(dataset)
+        features = self.fitted_network(dataset)
+        head = nn.Linear(targets.feature_count(features, self.target.image_shape), dataset.n_classes)
+        network = nn.Sequential(features, head).to(dataset.images.device)
         if self.graphed:
             training = self._recorded_for(dataset, network)
             network, one_epoch = training.network, training.epoch
@@ -92,7 +88,8 @@ class Scratch(Method):
             network.train()
             one_epoch()
             if epoch in self.epochs:
-                yield self.snapshot(network, epoch)
+                network.eval()
+                yield Snapshot(partial(self._classify, network), f"{epoch} epochs", epoch, network[0])
 
     def _epochs(self, network: nn.Module, dataset: Dataset) -> Iterator[None]:
         """Trains ``network`` for one epoch after the other."""
@@ -125,12 +122,8 @@ class Scratch(Method):
     def _gathered(self, dataset: Dataset) -> Iterator[Iterable[tuple[Tensor, Tensor]]]:
         """Epoch after epoch its batches, gathered on the device."""
         while True:
-            batches = self.order(dataset).split(self.batch_size)
-            yield ((dataset.images[batch], dataset.labels[batch]) for batch in batches)
-
-    def order(self, dataset: Dataset) -> Tensor:
-        """The order of the images in one epoch, int64 [n]."""
-        return torch.randperm(len(dataset), device=dataset.labels.device)
+            order = torch.randperm(len(dataset), device=dataset.labels.device)
+            yield ((dataset.images[batch], dataset.labels[batch]) for batch in order.split(self.batch_size))
 
     def _loaded(self, dataset: Dataset) -> Iterator[Iterable[tuple[Tensor, Tensor]]]:
         """Epoch after epoch its batches, image by image through the processes of a DataLoader."""
@@ -147,11 +140,6 @@ class Scratch(Method):
 
     def _precision(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.plain else self.autocast()
-
-    def snapshot(self, network: nn.Sequential, epoch: int) -> Snapshot:
-        """What ``start`` gave, after so many epochs, put into evaluation mode."""
-        network.eval()
-        return Snapshot(partial(self._classify, network), f"{epoch} epochs", epoch, network[0])
 
     @torch.no_grad()
     def _classify(self, network: nn.Module, images: Tensor) -> Tensor:

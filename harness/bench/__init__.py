@@ -11,7 +11,6 @@ SUBJECTS = {
     "meta-training": "PudNet's meta-training against the bare passes of its networks",
     "scratch": "training from scratch at its best against the loop of a plain script",
     "graphs": "training from scratch with CUDA graphs against the same, kernel by kernel",
-    "batched": "several groups at once against one after another",
     "overhead": "a run, its files and tables included, against a bare loop of the same fits",
     "growth": "a large job against as many small ones as make it up",
     "peers": "episodes and ProtoNet's training against the same on learn2learn's pieces",

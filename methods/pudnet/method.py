@@ -28,11 +28,6 @@ LOSS_TERMS: dict[str, Callable[[Losses], Tensor]] = {
 }
 
 
-def images_of(episode: Episode) -> Tensor:
-    """What passes through the target: the support images and, after them, the query images."""
-    return torch.cat((episode.support.images, episode.query.images))
-
-
 class Hypernetwork(nn.Module):
     """H_theta: a dataset's images -> the kernels of every convolution of the target.
 
@@ -183,10 +178,7 @@ class PudNet(Method):
     def episode_losses(self, episode: Episode) -> Losses:
         """The three losses of one visited group (Algorithm 1, inner lines)."""
         kernels = self.hypernetwork(episode.fit.images)
-        return self.losses_of(self.features(kernels, images_of(episode)), episode)
-
-    def losses_of(self, features: Tensor, episode: Episode) -> Losses:
-        """The three losses of the episode, from its ``images_of`` as features float [n, d]."""
+        features = self.features(kernels, torch.cat((episode.support.images, episode.query.images)))
         n_support = len(episode.support)
         centroids = prototypes(features[:n_support], episode.support.labels, episode.support.n_classes)
         logits = cosine_logits(features[n_support:], centroids, self.temperature)
