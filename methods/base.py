@@ -1,7 +1,14 @@
-"""The contract between a method and everything else: what a method is given, and what it hands back.
+"""The contract between a method and the harness, and the manual for writing a method.
 
-A method sees tensors on one device, never files. It may meta-train once on a stream of groups; then, for each unseen
-group, ``fit`` turns labelled images into one or more classifiers. The harness times ``fit`` and nothing else.
+A method subclasses `Method`, sets a `name` and implements `fit`; everything else has a default. Its life:
+
+1. `Method(target, n_training_classes, **options)`, then `to(device)`.
+2. `meta_train(groups, session)`, if the class overrides it: once, on training classes. The harness stores what
+   `state_dict` then returns, and later restores it into fresh instances with `load_state_dict`.
+3. `fit(dataset)` for each unseen group: labelled images in, one or more `Snapshot`s out. This alone is timed.
+
+A method sees tensors on one device, never files, and never the test images of a group: those reach only the classifier
+of a snapshot, outside the timed region. `python -m harness check FILE.py:Class` verifies the contract in seconds.
 """
 
 from __future__ import annotations
@@ -20,23 +27,28 @@ from torch import Tensor, nn
 from pudnet_bench.errors import BenchError
 
 Classifier = Callable[[Tensor], Tensor]
-"""``classifier(images [n, c, h, w]) -> logits [n, n_classes]``, for images normalised like those it was fitted on."""
+"""Maps images float32 [n, c, h, w], normalised like the fit images, to logits [n, n_classes].
+
+An image's logits must not depend on the other images of the call.
+"""
 
 
 class MethodError(BenchError):
-    """A method that cannot be found, imported or used; the message names it and the way out."""
+    """A method that cannot be found, imported or used as requested; the message names it and the way out."""
 
 
 class DivergenceError(Exception):
-    """Meta-training met a loss that is not finite. Raised by ``Session.report``."""
+    """Meta-training produced a metric that is not finite."""
 
 
 @dataclass(frozen=True)
 class Dataset:
     """Labelled images on one device.
 
-    ``images``: float32 [n, c, h, w] in channels-last memory, normalised by the family; ``labels``: int64 [n] in
-    0..n_classes-1.
+    Attributes:
+        images: float32 [n, c, h, w] in channels-last memory, normalised by the family.
+        labels: int64 [n], in 0..n_classes-1.
+        n_classes: number of classes; each occurs in a group's fit images.
     """
 
     images: Tensor
@@ -47,9 +59,9 @@ class Dataset:
         return len(self.labels)
 
     def at_most(self, images: int) -> Dataset:
-        """This dataset, or where it has more than ``images`` every k-th of them: for what must pass through at once.
+        """Return the dataset itself, or every k-th image if it has more than `images`, for passes that take all at once.
 
-        Images of a class are neighbours in what the harness hands out, so each keeps its share.
+        The harness orders images by class, so a regular stride keeps the classes' shares.
         """
         stride = -(-len(self) // images)
         return self if stride <= 1 else Dataset(self.images[::stride], self.labels[::stride], self.n_classes)
@@ -57,9 +69,9 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Group:
-    """One small dataset of a family and the images it is tested on, which have the same classes and are others.
+    """A small dataset of a family, `fit`, and disjoint `test` images of the same classes.
 
-    ``index`` is the group's place in its stream.
+    `index` is the group's position in its stream.
     """
 
     index: int
@@ -69,11 +81,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Episode:
-    """A training group cut up: ``support`` images per class make the centroids, ``query`` images carry the loss.
+    """A training group split for one meta-training step.
 
-    Both are part of the group's ``fit`` images and share no image. ``classes`` int64 [n_classes] are the ids of the
-    group's classes among all training classes, ``global_labels`` int64 [n_query] those of the query images. Every method
-    that meta-trains sees the same episodes in the same order; ``fit`` is gathered only for a method that asks for it.
+    Attributes:
+        index: position in the stream. All methods see the same episodes in the same order.
+        support: the images per class that define the classifier.
+        query: images disjoint from `support` that carry the loss; both belong to the group's fit images.
+        classes: int64 [n_classes], ids of the group's classes among all training classes.
+        gather_fit: loads `fit`; called only if a method reads `fit`.
     """
 
     index: int
@@ -84,6 +99,7 @@ class Episode:
 
     @property
     def global_labels(self) -> Tensor:
+        """Labels of the query images among all training classes, int64 [n_query]."""
         return self.classes[self.query.labels]
 
     @cached_property
@@ -93,7 +109,11 @@ class Episode:
 
 
 class GroupStream(Protocol):
-    """The training side of a family. Iterating yields group after group without end and without storing any."""
+    """The training side of a family: endless, reproducible streams that store no group.
+
+    Every call starts the same sequence again. `first` and `stride` select every `stride`-th item from number `first`
+    on, which is how processes share a stream and how a resumed training finds its place.
+    """
 
     n_training_classes: int
     image_shape: tuple[int, int, int]
@@ -102,28 +122,28 @@ class GroupStream(Protocol):
     queries_per_group: int
 
     def episodes(self, first: int = 0, stride: int = 1) -> Iterator[Episode]:
-        """Every ``stride``-th episode from number ``first`` on, endlessly; the same sequence on every call."""
+        """Yield training groups as episodes."""
 
     def batches(self, images: int, first: int = 0, stride: int = 1) -> Iterator[Dataset]:
-        """Batches of ``images`` images drawn from all training classes, endlessly; labels are global class ids.
-
-        The same sequence on every call: every ``stride``-th batch from number ``first`` on.
-        """
+        """Yield batches of `images` images drawn from all training classes, labelled by global class id."""
 
     def validation_groups(self) -> Iterator[Group]:
-        """A fixed, finite set of groups of held-out training classes, never seen by ``episodes`` or ``batches``.
+        """Yield a fixed, finite set of groups of held-out training classes, which the other streams never contain.
 
-        Empty when all training classes are trained on.
+        Yields nothing when all training classes are trained on.
         """
 
 
 @dataclass(frozen=True)
 class Budget:
-    """When meta-training ends: after ``max_groups``, or ``patience`` checks in a row without a better validation.
+    """The length of a meta-training.
 
-    A check comes after every ``check_every`` groups. Without validation groups there is none, and ``max_groups`` decides.
-    An optimiser step takes the mean gradient of ``groups_per_step`` groups (1 in the paper), or of the fewer that are left
-    before a check, a milestone or the end.
+    Attributes:
+        max_groups: upper limit of training groups; the exact number where there are no validation groups.
+        check_every: groups between two validations.
+        patience: validations in a row without improvement after which training stops.
+        groups_per_step: groups whose mean gradient makes one optimiser step (1 in the paper); fewer where a validation,
+            a milestone or the end comes first.
     """
 
     max_groups: int
@@ -134,9 +154,11 @@ class Budget:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """How far a training has come: all that it needs to go on from its last step as if it had never stopped.
+    """Everything an interrupted training needs to continue after its last step as if it had not been interrupted.
 
-    ``numbers`` are JSON values; ``tensors`` lie on any device.
+    Attributes:
+        numbers: JSON values.
+        tensors: tensors on any device; from a restored checkpoint they are contiguous and on the CPU.
     """
 
     numbers: dict[str, Any]
@@ -145,57 +167,82 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that share one meta-training: this one is number ``rank`` of ``count``.
+    """The processes that share one meta-training, in the terms of `torch.distributed`.
 
-    ``add`` replaces each tensor by its sum over all of them, in place and bit for bit the same in each. They must all call
-    it, in the same order, with tensors of the same shapes.
+    All ranks must make the same collective calls (`all_reduce`, `any`, `barrier`) in the same order.
+
+    Attributes:
+        rank: number of this process, from 0.
+        world_size: number of processes.
+        all_reduce: replaces each tensor by its sum over all ranks, in place, bit for bit the same on each. Shapes must
+            agree between ranks.
     """
 
     rank: int = 0
-    count: int = 1
-    add: Callable[[Sequence[Tensor]], None] = lambda tensors: None
+    world_size: int = 1
+    all_reduce: Callable[[Sequence[Tensor]], None] = lambda tensors: None
 
     def any(self, flag: bool) -> bool:
-        """Whether ``flag`` is true in one of them; they must all ask."""
-        if self.count == 1:
+        """Return whether `flag` is true on at least one rank."""
+        if self.world_size == 1:
             return flag
         votes = torch.tensor(float(flag))
-        self.add([votes])
+        self.all_reduce([votes])
         return bool(votes)
 
+    def barrier(self) -> None:
+        """Wait until every rank has reached this call."""
+        self.any(False)
 
-ALONE = Ranks()
+
+SINGLE_PROCESS = Ranks()
 
 
 @dataclass
 class Session:
-    """What a method may use while it meta-trains, and where it leaves what it learned about its own training.
+    """The harness's side of one meta-training: limits, callbacks, and the record of how it went.
 
-    ``watch(groups_seen, metrics)`` shows numbers to the person waiting. ``chosen_groups`` is set by the method: after
-    how many groups validation was best. ``keep(groups_seen, state)`` takes what has been learned after each number of
-    groups in ``milestones``: the learning curve of one training. ``saved`` is the progress of a training that was stopped,
-    to go on from; ``save`` takes progress whenever ``due()`` says so, which is asked after every step. ``ranks`` are the
-    processes that share the training, each of which has a session and does the same but for its share of the groups;
-    ``seed`` is the training's. ``good`` is set by the method: the number of groups and the state that were best so far.
+    `methods.meta_training.train_until_converged` honours all of it; a training loop of your own should, in this order
+    after each step: `report`, `save_milestone`, `save_checkpoint`.
+
+    Attributes:
+        budget: when to stop.
+        on_report: called by `report` with the groups seen and the metrics; displays progress.
+        milestones: numbers of groups after which to call `save_milestone`: points of a learning curve.
+        save_milestone: takes the groups seen and the method's `state_dict`.
+        checkpoint: where to resume, or None to start from the beginning.
+        save_checkpoint: takes a `Checkpoint`, whenever `checkpoint_due()` is true. May end the process.
+        checkpoint_due: to be asked after every step.
+        ranks: the processes that share the training. Each has a session of its own and does the same work, except for
+            its share of the groups.
+        seed: seed of the training; torch's global generator is seeded before the method is constructed.
+        curve: one row per report: `groups` and the metrics.
+        chosen_groups: set by the method: the number of groups that validated best, or that were seen.
+        best_state: set by the method: the number of groups and the state that validated best so far, which the harness
+            rescues if training diverges.
     """
 
     budget: Budget
-    watch: Callable[[int, dict[str, float]], None] = lambda groups_seen, metrics: None
+    on_report: Callable[[int, dict[str, float]], None] = lambda groups_seen, metrics: None
     milestones: tuple[int, ...] = ()
-    keep: Callable[[int, dict[str, Tensor]], None] = lambda groups_seen, state: None
-    saved: Checkpoint | None = None
-    save: Callable[[Checkpoint], None] = lambda progress: None
-    due: Callable[[], bool] = lambda: False
-    ranks: Ranks = ALONE
+    save_milestone: Callable[[int, dict[str, Tensor]], None] = lambda groups_seen, state: None
+    checkpoint: Checkpoint | None = None
+    save_checkpoint: Callable[[Checkpoint], None] = lambda checkpoint: None
+    checkpoint_due: Callable[[], bool] = lambda: False
+    ranks: Ranks = SINGLE_PROCESS
     seed: int = 0
     curve: list[dict[str, float]] = field(default_factory=list)
     chosen_groups: int = 0
-    good: tuple[int, dict[str, Tensor]] | None = None
+    best_state: tuple[int, dict[str, Tensor]] | None = None
 
     def report(self, groups_seen: int, metrics: dict[str, float]) -> None:
-        """Record and show ``metrics`` (floats by name). Raises DivergenceError if one of them is not finite."""
+        """Record and display `metrics` after `groups_seen` groups.
+
+        Raises:
+            DivergenceError: if a metric is not finite.
+        """
         self.curve.append({"groups": groups_seen, **metrics})
-        self.watch(groups_seen, metrics)
+        self.on_report(groups_seen, metrics)
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise DivergenceError(f"meta-training diverged: {name} is {value} after {groups_seen} groups")
@@ -203,11 +250,13 @@ class Session:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A classifier handed over while fitting, valid until ``fit`` is resumed.
+    """A classifier handed over while fitting, valid until `fit` is resumed.
 
-    ``name`` tells snapshots of one fit apart ("30 epochs"); "" if there is only one. ``epochs`` counts passes over the
-    fit images, where a method makes any. ``network`` is the fitted target (features, without a head), for suites that
-    study parameters; None where there is none to show.
+    Attributes:
+        classifier: maps test images to logits.
+        name: distinguishes the snapshots of one fit ("30 epochs"); "" if there is only one.
+        epochs: passes over the fit images so far; NaN for a method that makes none.
+        network: the fitted target (features, without a head) for suites that study parameters, if there is one.
     """
 
     classifier: Classifier
@@ -218,7 +267,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class TargetSpec:
-    """The network whose parameters are wanted, for one image shape: name, (c, h, w), and its options."""
+    """The network whose parameters are wanted: its name, the image shape (c, h, w) it takes, and its options."""
 
     name: str
     image_shape: tuple[int, int, int]
@@ -226,13 +275,14 @@ class TargetSpec:
 
 
 class Method(ABC):
-    """Subclass this, give it a ``name``, implement ``fit``: it then gets a row in every suite.
+    """Base class of all methods: set `name`, implement `fit`, and the method gets a row in every suite.
 
-    ``__init__(target, n_training_classes, **options)`` receives the target's specification; options are keyword
-    arguments with defaults. ``iterative`` says that ``fit`` trains for minutes rather than predicts, so that
-    profiles give it fewer groups. ``autocast()`` is the precision that the harness chose for forward passes, the same
-    for every method; one that ignores it computes in float32. ``paper_clock`` are options with which the method takes the
-    time that a plain script takes, for ``run --clock paper``; none for most methods.
+    Attributes:
+        name: of the method's rows, and for `--methods`; letters, digits and `._+-`.
+        iterative: `fit` trains for minutes rather than predicts; profiles then measure fewer groups.
+        paper_clock: options under which the method takes the time that a plain script takes (`run --clock paper`).
+        autocast: opens the precision chosen for forward passes, the same for every method. The harness sets it on the
+            instance; a method that ignores it computes in float32.
     """
 
     name: ClassVar[str]
@@ -241,53 +291,80 @@ class Method(ABC):
     autocast: Callable[[], AbstractContextManager[Any]] = staticmethod(nullcontext)
 
     def __init__(self, target: TargetSpec, n_training_classes: int) -> None:
+        """Build the method on the CPU, drawing initial parameters from torch's global generator.
+
+        A subclass adds its options as keyword arguments with defaults.
+
+        Raises:
+            MethodError: for a target or an option that the method does not support.
+        """
         self.target = target
         self.n_training_classes = n_training_classes
 
     def to(self, device: torch.device) -> None:  # noqa: B027 - a method without parameters has nothing to move
-        """Move what the method holds to ``device``."""
+        """Move all parameters and buffers to `device`."""
 
     def meta_train(self, groups: GroupStream, session: Session) -> None:  # noqa: B027 - optional by contract
-        """Learn from the training classes before any unseen group is met. The outcome is what ``state_dict`` holds."""
+        """Learn from the training classes, before any unseen group; `state_dict` holds the outcome.
+
+        Random numbers must come from torch's global generator, so that a seed determines the result.
+        """
 
     @abstractmethod
     def fit(self, dataset: Dataset) -> Iterator[Snapshot]:
-        """Yield one or more classifiers for ``dataset``. The clock runs inside this generator and stops at each yield.
+        """Yield one or more classifiers for `dataset`.
 
-        ``dataset`` has float32 images [n, c, h, w] and int64 labels [n] on the device. Random draws must come from
-        torch's global generator, which the harness seeds by the group before each call.
+        The clock runs inside this generator and stops at every `yield`, while the harness evaluates the snapshot.
+        Fitting must leave the method, the dataset and torch's global settings as they were, so that a group's result
+        does not depend on the groups before it. Random numbers must come from torch's global generator, which the
+        harness seeds by the group before each call.
+
+        Args:
+            dataset: images float32 [n, c, h, w] and labels int64 [n] on the method's device.
+
+        Raises:
+            MethodError: for a dataset that the method cannot take; the group's size or classes are named.
         """
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Tensors only; saved as safetensors. Empty for a method without meta-training."""
+        """Return what meta-training learned, as tensors by name; stored as safetensors. Empty without meta-training."""
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take back what ``state_dict`` gave."""
+        """Restore what `state_dict` returned.
+
+        Raises:
+            MethodError: for a state that is not this method's.
+        """
         if state:
-            raise MethodError(f"{self.name} keeps no state, but an artifact with {len(state)} tensors was given to it")
+            raise MethodError(f"{self.name} has no state, but an artifact with {len(state)} tensors was given to it")
 
     @classmethod
     def starts_from(cls, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-        """The method that this one, with ``options``, builds on: its name and the options to give it. None for most."""
+        """Return the name and options of the method that this one, with `options`, builds on, or None.
+
+        The harness meta-trains that method first and shares its artifact with its own rows.
+        """
         return None
 
     def start_from(self, base: Method) -> None:
-        """Begin with ``base``, the method that ``starts_from`` names, meta-trained and on the device.
+        """Start from `base`, the meta-trained method that `starts_from` names, on the device.
 
-        Called before ``meta_train``; for a method without meta-training of its own, before ``fit``.
+        Called before `meta_train`, or before `fit` for a method without meta-training.
         """
-        raise MethodError(f"{self.name} builds on {base.name}, and has no start_from")
+        raise MethodError(f"{self.name} builds on {base.name} but does not implement start_from")
 
     def fitted_network(self, dataset: Dataset) -> nn.Module:
-        """The features this method has for ``dataset`` as a network of its own, [n, c, h, w] -> [n, d]: to be fine-tuned.
+        """Return a feature extractor for `dataset`, images [n, c, h, w] -> [n, d], as a starting point for fine-tuning.
 
-        A new module on the device, in training or evaluation mode, whose parameters the caller may change. Raises
-        MethodError for a method that has no network to give.
+        A new module on the device, in any mode, whose parameters the caller may change.
+
+        Raises:
+            MethodError: for a method that has no such network.
         """
-        raise MethodError(f"{self.name} gives no network that could be trained further (fitted_network)")
+        raise MethodError(f"{self.name} has no network that could be fine-tuned; it does not implement fitted_network")
 
     @classmethod
     def meta_trains(cls) -> bool:
-        """Whether this class has a meta-training of its own."""
+        """Return whether the class has a meta-training of its own."""
         return cls.meta_train is not Method.meta_train

@@ -161,28 +161,29 @@ class BDCNetwork(nn.Module):
 
 
 class Stage(Session):
-    """A part of a session with a budget of its own: what it reports continues the whole session's count of groups."""
+    """One stage of a session, with a budget of its own; reports and milestones count the groups of the whole session."""
 
     def __init__(self, whole: Session, budget: Budget, groups_before: int, chosen_before: int | None = None) -> None:
-        """``chosen_before`` is the length chosen in the stage before, None in the first."""
-        told = {"groups_before": groups_before, "chosen_before": chosen_before}
-        saved = whole.saved
+        """`chosen_before` is the length chosen for the previous stage, None in the first."""
+        position = {"groups_before": groups_before, "chosen_before": chosen_before}
+        checkpoint = whole.checkpoint
+        mine = checkpoint is not None and checkpoint.numbers["chosen_before"] == chosen_before
         super().__init__(
             budget,
             milestones=tuple(seen - groups_before for seen in whole.milestones),
-            keep=lambda seen, state: whole.keep(groups_before + seen, state),
-            saved=saved if saved is not None and saved.numbers["chosen_before"] == chosen_before else None,
-            save=lambda progress: whole.save(Checkpoint(progress.numbers | told, progress.tensors)),
-            due=whole.due,
+            save_milestone=lambda seen, state: whole.save_milestone(groups_before + seen, state),
+            checkpoint=checkpoint if mine else None,
+            save_checkpoint=lambda own: whole.save_checkpoint(Checkpoint(own.numbers | position, own.tensors)),
+            checkpoint_due=whole.checkpoint_due,
             ranks=whole.ranks,
             seed=whole.seed,
         )
         self.whole, self.groups_before = whole, groups_before
-        self.groups_seen = groups_before + (self.saved.numbers["seen"] if self.saved else 0)
+        self.groups_seen = groups_before + (self.checkpoint.numbers["seen"] if self.checkpoint else 0)
 
     def report(self, groups_seen: int, metrics: dict[str, float]) -> None:
         self.groups_seen = self.groups_before + groups_seen
-        self.whole.good = self.good
+        self.whole.best_state = self.best_state
         self.whole.report(self.groups_seen, metrics)
 
 
@@ -225,9 +226,9 @@ class MetaDeepBDC(FeatureLearner):
     def meta_train(self, groups: GroupStream, session: Session) -> None:
         budget = session.budget
         first = Stage(session, replace(budget, max_groups=budget.max_groups // 2), 0)
-        if session.saved is not None and first.saved is None:  # stopped in the second stage
-            first.chosen_groups = session.saved.numbers["chosen_before"]
-            first.groups_seen = session.saved.numbers["groups_before"]
+        if session.checkpoint is not None and first.checkpoint is None:  # interrupted in the second stage
+            first.chosen_groups = session.checkpoint.numbers["chosen_before"]
+            first.groups_seen = session.checkpoint.numbers["groups_before"]
         else:
             self._pretrain(groups, first)
         length = first.chosen_groups

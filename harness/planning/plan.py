@@ -14,7 +14,8 @@ import numpy as np
 
 from pudnet_bench.harness.measuring.device import Compute
 from pudnet_bench.harness.planning.code_digest import code_digest
-from pudnet_bench.harness.training.artifacts import ArtifactSpec, Training
+from pudnet_bench.harness.training.artifacts import ArtifactSpec
+from pudnet_bench.harness.training.meta_train import Training
 from pudnet_bench.methods import registry, targets
 from pudnet_bench.methods.base import Budget, Method, MethodError, TargetSpec
 from pudnet_bench.suites.declaration import Profile, Suite, Variant, pick, scaled

@@ -19,9 +19,10 @@ from pudnet_bench.harness.measuring.device import Compute
 from pudnet_bench.harness.measuring.energy import EnergyMeter, metered
 from pudnet_bench.harness.measuring.flops import UNKNOWN, FlopCount, count
 from pudnet_bench.harness.planning.plan import Cell
-from pudnet_bench.harness.training.artifacts import Artifact, ArtifactSpec, ArtifactStore, Trained, Watch, meta_train
+from pudnet_bench.harness.training.artifacts import Artifact, ArtifactSpec, ArtifactStore, Trained
+from pudnet_bench.harness.training.meta_train import OnReport, TrainingJob, meta_train
 from pudnet_bench.harness.training.stop_signal import StopSignal
-from pudnet_bench.methods.base import ALONE, Classifier, Dataset, Method, MethodError, Ranks
+from pudnet_bench.methods.base import SINGLE_PROCESS, Classifier, Dataset, Method, MethodError, Ranks
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.suites.groups import FamilyImages
 
@@ -45,7 +46,7 @@ class RunContext:
     compute: Compute
     display: Display
     stop_signal: StopSignal = field(default_factory=StopSignal)
-    together: Callable[[Cell], AbstractContextManager[Ranks]] = lambda cell: nullcontext(ALONE)
+    together: Callable[[Cell], AbstractContextManager[Ranks]] = lambda cell: nullcontext(SINGLE_PROCESS)
 
 
 @dataclass(frozen=True)
@@ -283,14 +284,14 @@ def obtain_artifact(cell: Cell, context: RunContext) -> Artifact | None:
     found = context.store.load(spec)
     if found is not None:
         return found
-    unfinished = context.store.unfinished(cell.training_key)
+    checkpoints = context.store.checkpoints(cell.training_key)
     title = f"meta-training {cell.method.name} · {cell.trained_on.name} · {cell.target.name}"
-    with unfinished.alone(lambda: context.display.say(f"{title}: another process trains it; waiting")):
+    with checkpoints.locked(lambda: context.display.say(f"{title}: another process trains it; waiting")):
         found = context.store.load(spec)
         if found is not None:
             return found
         artifact = _trained(cell, spec, title, context)
-        unfinished.remove()
+        checkpoints.delete_all()
     return artifact
 
 
@@ -307,7 +308,7 @@ def _trained(cell: Cell, spec: ArtifactSpec, title: str, context: RunContext) ->
     with context.display.task(title, training.budget.max_groups, "groups") as task, context.together(cell) as ranks:
         latest: dict[str, float] = {}
 
-        def watch(phase: str, seen: int, at_most: int, metrics: dict[str, float]) -> None:
+        def on_report(phase: str, seen: int, at_most: int, metrics: dict[str, float]) -> None:
             latest.update(metrics)
             shown = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in latest.items())
             task.total = at_most
@@ -315,19 +316,19 @@ def _trained(cell: Cell, spec: ArtifactSpec, title: str, context: RunContext) ->
                 task.progress.update(task.id, total=at_most)
             task.update(seen, f"{phase}: {shown}")
 
-        def keep(groups_seen: int, trained: Trained) -> None:
+        def on_milestone(groups_seen: int, trained: Trained) -> None:
             context.store.save(cell.artifact_after(groups_seen), trained)
 
-        trained = _meta_train(cell, context, ranks, base, watch, keep)
+        trained = _meta_train(cell, context, ranks, base, on_report, on_milestone)
     artifact = context.store.load(spec) if training.milestones else context.store.save(spec, trained)
     if artifact is None:
         raise MethodError(
-            f"method '{cell.variant.name}' kept no state after {cell.training_groups} groups; meta_train must call "
-            "session.keep at session.milestones (methods.meta_training.train_until_converged does)"
+            f"method '{cell.variant.name}' saved no state after {cell.training_groups} groups; meta_train must call "
+            "session.save_milestone at session.milestones (methods.meta_training.train_until_converged does)"
         )
-    accuracies = trained.told["validation_accuracy_by_fold"]
+    accuracies = trained.summary.validation_accuracy_by_fold
     context.display.say(
-        f"{title}: {trained.told['groups']} groups, {artifact.seconds:.0f} s"
+        f"{title}: {trained.summary.groups} groups, {artifact.seconds:.0f} s"
         + (f", validation accuracy {', '.join(f'{a:.2%}' for a in accuracies if a is not None)}" if accuracies else "")
     )
     return artifact
@@ -338,23 +339,24 @@ def _meta_train(
     context: RunContext,
     ranks: Ranks,
     base: Artifact | None,
-    watch: Watch,
-    keep: Callable[[int, Trained], None],
+    on_report: OnReport,
+    on_milestone: Callable[[int, Trained], None],
 ) -> Trained:
     base_cell = cell.base
-    return meta_train(
-        lambda: _ready(cell, context.compute),
-        context.images_of(cell.trained_on.name),
-        cell.training,
-        context.compute,
-        watch,
-        base,
-        (lambda: _ready(base_cell, context.compute)) if base_cell else None,
-        keep,
-        context.store.unfinished(cell.training_key),
-        context.stop_signal,
-        ranks,
+    job = TrainingJob(
+        make_method=lambda: _ready(cell, context.compute),
+        images=context.images_of(cell.trained_on.name),
+        training=cell.training,
+        compute=context.compute,
+        base=base,
+        make_base=(lambda: _ready(base_cell, context.compute)) if base_cell else None,
+        on_report=on_report,
+        on_milestone=on_milestone,
+        checkpoints=context.store.checkpoints(cell.training_key),
+        stop_signal=context.stop_signal,
+        ranks=ranks,
     )
+    return meta_train(job)
 
 
 def _ready(cell: Cell, compute: Compute) -> Method:

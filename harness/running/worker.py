@@ -21,9 +21,9 @@ from pudnet_bench.harness.running.cell import (
 )
 from pudnet_bench.harness.running.job import Job
 from pudnet_bench.harness.training.artifacts import ArtifactStore
-from pudnet_bench.harness.training.distributed import gpu_count, rank_count, together
+from pudnet_bench.harness.training.distributed import gpu_count, rank_count, spawn_ranks
 from pudnet_bench.harness.training.stop_signal import StopSignal
-from pudnet_bench.methods.base import ALONE, Ranks
+from pudnet_bench.methods.base import SINGLE_PROCESS, Ranks
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.suites.groups import FamilyImages
 
@@ -77,10 +77,10 @@ class Worker:
 
         def others(cell: Cell) -> AbstractContextManager[Ranks]:
             if recipe is None:
-                return nullcontext(ALONE)
+                return nullcontext(SINGLE_PROCESS)
             groups = cell.training.budget.groups_per_step
             count = rank_count(recipe.training_processes, groups, gpu_count(compute.device))
-            return together(count, compute.device, _accompany, (recipe, run.folder, cell.key))
+            return spawn_ranks(count, compute.device, _accompany, (recipe, run.folder, cell.key))
 
         self.context = RunContext(
             family_images(plan, compute),

@@ -1,7 +1,7 @@
-"""What a meta-training that was stopped leaves, so that the next process goes on from there.
+"""Checkpoints of a running meta-training, from which the next process resumes.
 
-``<cache>/unfinished/<key>/`` holds one file for each finished part of a training and one for the part that was running:
-safetensors with the numbers as JSON in their header, sealed (``results.store.files.sealed``).
+`<cache>/checkpoints/<key>/` holds a file for each completed phase of the training and one for the phase in progress:
+checksummed safetensors, with the checkpoint's numbers as JSON in their header.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shutil
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import safetensors
 import safetensors.torch
 
 from pudnet_bench.methods.base import Checkpoint
-from pudnet_bench.results.store.files import holding, sealed, unsealed, write_atomically
+from pudnet_bench.results.store.files import holding, sealed, set_aside, unsealed, write_atomically
 
 SECONDS_BETWEEN = 30.0  # of training that a kill loses at most, where saving is quick
 SAVING_SHARE = 20  # a save is followed by at least so many times its own duration of training
@@ -27,12 +26,12 @@ SAVING_SHARE = 20  # a save is followed by at least so many times its own durati
 
 @dataclass(frozen=True)
 class CheckpointFolder:
-    """The folder of one meta-training. Parts have names such as "search 1" and "search 1, done"."""
+    """The checkpoints of one meta-training, by part: "search 1", "search 1 done", "final"."""
 
     folder: Path
 
     def load(self, part: str) -> Checkpoint | None:
-        """What was saved of ``part``, on the CPU; None if nothing. A damaged file is set aside with a warning."""
+        """Return the checkpoint, on the CPU, or None if there is none. A damaged file is quarantined with a warning."""
         path = self._path(part)
         try:
             data = path.read_bytes()
@@ -40,59 +39,60 @@ class CheckpointFolder:
             return None
         try:
             body = unsealed(data)
-            numbers = json.loads(_header(body)["numbers"])
-            return Checkpoint(numbers, safetensors.torch.load(body))
+            return Checkpoint(json.loads(_metadata(body)["numbers"]), safetensors.torch.load(body))
         except (ValueError, KeyError, safetensors.SafetensorError) as error:
-            aside = path.with_name(f"{path.name}.corrupt")
-            path.replace(aside)
-            warnings.warn(
-                f"{path} is damaged ({error}); set aside as {aside.name}, that part is trained again", stacklevel=2
-            )
+            set_aside(path, str(error), "that part is trained again")
             return None
 
-    def save(self, part: str, progress: Checkpoint) -> Path:
-        """Keep ``progress`` in the file returned; it survives a crash. Raises OSError where the cache cannot be written."""
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in progress.tensors.items()}
-        body = safetensors.torch.save(tensors, {"numbers": json.dumps(progress.numbers)})
+    def save(self, part: str, checkpoint: Checkpoint) -> Path:
+        """Write the checkpoint atomically and return its file.
+
+        Raises:
+            OSError: if the cache cannot be written.
+        """
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+        body = safetensors.torch.save(tensors, {"numbers": json.dumps(checkpoint.numbers)})
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self._path(part)
         write_atomically(path, sealed(body))
         return path
 
-    def forget(self, part: str) -> None:
+    def delete(self, part: str) -> None:
+        """Delete the checkpoint of one part, if there is one."""
         self._path(part).unlink(missing_ok=True)
 
-    def remove(self) -> None:
-        """Leave nothing: the training is finished."""
+    def delete_all(self) -> None:
+        """Delete the folder, once the artifact is stored."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @contextmanager
-    def alone(self, waiting: Callable[[], None]) -> Iterator[None]:
-        """Hold this training for this process. ``waiting()`` is called once where another has it and is waited for."""
+    def locked(self, on_wait: Callable[[], None]) -> Iterator[None]:
+        """Hold the training for this process, calling `on_wait` once if another process holds it."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        with holding(self.folder.with_name(f"{self.folder.name}.lock"), waiting):
+        with holding(self.folder.with_name(f"{self.folder.name}.lock"), on_wait):
             yield
 
     def _path(self, part: str) -> Path:
-        return self.folder / f"{part.replace(',', '').replace(' ', '-')}.progress"
+        return self.folder / f"{part.replace(' ', '-')}.checkpoint"
 
 
 class CheckpointSchedule:
-    """When progress is saved: at the latest after ``SECONDS_BETWEEN``, and no more often than saving is worth."""
+    """Decides when to save: every `SECONDS_BETWEEN` seconds, or less often where saving takes long."""
 
     def __init__(self) -> None:
         self.next = time.monotonic() + SECONDS_BETWEEN
 
     def due(self) -> bool:
+        """Return whether it is time to save."""
         return time.monotonic() >= self.next
 
     def saved(self, duration: float) -> None:
-        """``duration``: seconds that the save took."""
+        """Record a save that took `duration` seconds."""
         self.next = time.monotonic() + max(SECONDS_BETWEEN, SAVING_SHARE * duration)
 
 
-def _header(body: bytes) -> dict[str, str]:
-    """The metadata of safetensors: the first 8 bytes are the length of a JSON header."""
+def _metadata(body: bytes) -> dict[str, str]:
+    """Return the metadata of a safetensors file, whose first 8 bytes are the length of its JSON header."""
     length = int.from_bytes(body[:8], "little")
     metadata: dict[str, str] = json.loads(body[8 : 8 + length])["__metadata__"]
     return metadata

@@ -1,37 +1,35 @@
-"""A wish to stop that is heard between two groups, where everything is saved, and not in the middle of a step."""
+"""Deferred stop requests: a signal takes effect between two steps, after a checkpoint, and not in the middle of one."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
 
 class StopSignal:
-    """``requested`` says that the process was asked to stop; ``exit_if_requested`` does it, once what must be kept is kept."""
+    """Whether the process has been asked to stop; by itself, never."""
 
     requested: bool = False
 
     def exit_if_requested(self) -> None:
-        """Stop now, if that is wanted."""
+        """End the process if it was asked to stop; call it when everything worth keeping is saved."""
 
 
 class ProcessStopSignal(StopSignal):
-    """Asked to stop by ``number``, a signal that has a handler already: it is held back until ``exit_if_requested``.
+    """A stop request by the signal `number`, whose existing handler is deferred to `exit_if_requested`.
 
-    Slurm warns a job by a signal before it pre-empts it or its time is over, and submitit's handler requeues the job and
-    ends the process at once, in the middle of whatever it does.
+    Slurm sends a signal before it pre-empts a job or its time is over; submitit's handler then requeues the job and ends
+    the process at once, whatever it is doing.
     """
 
     def __init__(self, number: signal.Signals) -> None:
         self.number = number
-        self.before: Callable[[int, FrameType | None], Any] | int | None = signal.getsignal(number)
-        signal.signal(number, self._heard)
+        self.handler = signal.getsignal(number)
+        signal.signal(number, self._request)
 
     def exit_if_requested(self) -> None:
-        if self.requested and callable(self.before):
-            self.before(self.number, None)
+        if self.requested and callable(self.handler):
+            self.handler(self.number, None)
 
-    def _heard(self, number: int, frame: FrameType | None) -> None:
+    def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True

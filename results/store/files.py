@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -104,14 +105,14 @@ def _json_checksum(value: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def set_aside(path: Path, reason: str) -> None:
-    """Rename a damaged file of a run to `*.corrupt`, with a warning that names both and says what is wrong."""
+def set_aside(path: Path, reason: str, remedy: str = "give the `run` command again to make it anew") -> None:
+    """Rename a damaged file or folder to `*.corrupt`, with a warning that names both, the damage and the `remedy`."""
     aside = path.with_name(path.name + ".corrupt")
     try:
+        if path.is_dir():
+            shutil.rmtree(aside, ignore_errors=True)  # a folder replaces only an empty one
         path.replace(aside)
         outcome = f"It is set aside as {aside.name}"
     except OSError:  # a run that may only be read
         outcome = "It is skipped"
-    warnings.warn(
-        f"{path} is damaged ({reason}). {outcome}; give the `run` command again to make it anew.", stacklevel=4
-    )
+    warnings.warn(f"{path} is damaged ({reason}). {outcome}; {remedy}.", stacklevel=4)

@@ -83,7 +83,7 @@ def test_a_base_without_a_network_says_so(make_dataset) -> None:
     with pytest.raises(MethodError, match="start_from"):
         next(method.fit(make_dataset(0, (1, 8, 8))))
     method.start_from(Bare(TARGET, 6))
-    with pytest.raises(MethodError, match="bare gives no network"):
+    with pytest.raises(MethodError, match="bare has no network"):
         next(method.fit(make_dataset(0, (1, 8, 8))))
 
 

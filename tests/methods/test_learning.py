@@ -264,7 +264,7 @@ def test_a_loss_that_is_not_finite_ends_the_training(bad: float) -> None:
 
 def test_what_is_watched_is_what_is_recorded() -> None:
     seen: list[dict[str, float]] = []
-    session = Session(Budget(1, 1, 1), watch=lambda groups, metrics: seen.append({"groups": groups, **metrics}))
+    session = Session(Budget(1, 1, 1), on_report=lambda groups, metrics: seen.append({"groups": groups, **metrics}))
     session.report(3, {"loss": 0.5})
     assert seen == session.curve == [{"groups": 3, "loss": 0.5}]
 

@@ -102,21 +102,23 @@ def test_a_stopped_meta_training_goes_on_where_it_was(
 ) -> None:
     images = images_on(cuda)
     whole, _ = meta_trained(method, "convnet3", images, 6)
-    kept: list[Checkpoint] = []
+    saved: list[Checkpoint] = []
 
     def save(progress: Checkpoint) -> None:
         # Through the CPU and without the layout in memory, as files keep tensors.
         tensors = {name: value.detach().cpu().contiguous().clone() for name, value in progress.tensors.items()}
-        kept.append(Checkpoint(progress.numbers, tensors))
+        saved.append(Checkpoint(progress.numbers, tensors))
 
     stopped = made(method, "convnet3", cuda)
-    stopped.meta_train(TrainingStream(images, seed=0), Session(Budget(3, 3, 1), save=save, due=lambda: True))
-    assert "random/cuda" in kept[-1].tensors
+    stopped.meta_train(
+        TrainingStream(images, seed=0), Session(Budget(3, 3, 1), save_checkpoint=save, checkpoint_due=lambda: True)
+    )
+    assert "random/cuda" in saved[-1].tensors
     torch.manual_seed(99)
     resumed = method(TARGETS["convnet3"], FAMILIES["digits"].training_classes)
     resumed.to(cuda)
-    resumed.meta_train(TrainingStream(images, seed=0), Session(Budget(6, 6, 1), saved=kept[-1]))
-    assert kept[-1].numbers["seen"] == 3
+    resumed.meta_train(TrainingStream(images, seed=0), Session(Budget(6, 6, 1), checkpoint=saved[-1]))
+    assert saved[-1].numbers["seen"] == 3
 
     def apart(one: Method, other: Method) -> float:
         states = one.state_dict(), other.state_dict()

@@ -31,10 +31,11 @@ import os
 import sys
 
 import pudnet_bench.harness.running.run
-from pudnet_bench.harness import execution, unfinished
 from pudnet_bench.harness.cli.commands import main
+from pudnet_bench.harness.running import cell
+from pudnet_bench.harness.training import checkpoint
 
-unfinished.SECONDS_BETWEEN, unfinished.SAVING_SHARE, execution.SHARD_SECONDS = 0.0, 0, 0.0
+checkpoint.SECONDS_BETWEEN, checkpoint.SAVING_SHARE, cell.SHARD_SECONDS = 0.0, 0, 0.0
 for line in sys.stdin:
     child = os.fork()
     if not child:

@@ -170,7 +170,7 @@ class OwnLoop(Sound):
     """A loop that knows neither saving nor milestones."""
 
     def meta_train(self, groups: GroupStream, session: Session) -> None:
-        session.due, session.milestones = lambda: False, ()
+        session.checkpoint_due, session.milestones = lambda: False, ()
         super().meta_train(groups, session)
 
 
@@ -178,7 +178,7 @@ class NeverAsks(Sound):
     """Meets its milestones and leaves saving alone."""
 
     def meta_train(self, groups: GroupStream, session: Session) -> None:
-        session.due = lambda: False
+        session.checkpoint_due = lambda: False
         super().meta_train(groups, session)
 
 
@@ -186,9 +186,9 @@ class StartsAgain(Sound):
     """Saves, and does not go on from what was saved: its second half is the first half again."""
 
     def meta_train(self, groups: GroupStream, session: Session) -> None:
-        if session.saved is not None:
+        if session.checkpoint is not None:
             session.budget = type(session.budget)(session.budget.max_groups - 1, 2, 4)
-            session.saved = None
+            session.checkpoint = None
         super().meta_train(groups, session)
 
 
@@ -351,7 +351,7 @@ def test_a_training_that_never_asks_to_be_saved_is_skipped_with_the_reason(digit
     outcomes = dict(conformance(Subject(NeverAsks, "convnet3", digits_images)))
     assert "failed" not in {outcome.state for outcome in outcomes.values()}
     resumed = outcomes["meta-training can be resumed"]
-    assert (resumed.state, "never asks session.due" in resumed.reason) == ("skipped", True)
+    assert (resumed.state, "never asks session.checkpoint_due" in resumed.reason) == ("skipped", True)
 
 
 def test_a_refusal_in_words_is_no_fault(digits_images: FamilyImages) -> None:

@@ -175,10 +175,10 @@ def test_what_was_best_before_a_divergence_is_kept(command_line: CommandLine, tm
     call = ("run", "table1", "--methods", "diverging", "--method", "diverging.py:Diverging", "--out", "out")
     done = command_line(*call, "--groups", "2", "--cache", tmp_path / "cache")
     assert done.exit_code == 1
-    said = re.search(r"loss is nan after 40 groups; what was best before, after 20 groups, is in (\S+)", done.stderr)
+    said = re.search(r"loss is nan after 40 groups; the best state before, after 20 groups, is in (\S+)", done.stderr)
     assert said is not None
     path = Path(said[1])
-    kept = CheckpointFolder(path.parent).load("search 1, before it diverged")
+    kept = CheckpointFolder(path.parent).load("search 1 best")
     assert kept is not None
     assert kept.numbers == {"groups": 20}
     assert kept.tensors

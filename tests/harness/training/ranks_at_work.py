@@ -13,8 +13,9 @@ import torch
 from pudnet_bench.harness.planning.plan import Cell, Choice
 from pudnet_bench.harness.planning.request import Recipe
 from pudnet_bench.harness.running.worker import family_images
-from pudnet_bench.harness.training.artifacts import Trained, Training, meta_train
+from pudnet_bench.harness.training.artifacts import Trained
 from pudnet_bench.harness.training.checkpoint import CheckpointFolder
+from pudnet_bench.harness.training.meta_train import Training, TrainingJob, meta_train
 from pudnet_bench.methods.base import Budget, Checkpoint, Ranks
 
 METHODS = ("pretrained", "matchnet", "meta-deepbdc", "musml", "pudnet")
@@ -28,11 +29,16 @@ def recipe_of(cache_dir: Path, methods: tuple[str, ...], device: str = "cpu") ->
 
 
 def train(
-    cell: Cell, recipe: Recipe, ranks: Ranks, training: Training, saving: CheckpointFolder | None = None
+    cell: Cell, recipe: Recipe, ranks: Ranks, training: Training, checkpoints: CheckpointFolder | None = None
 ) -> Trained:
     compute = recipe.compute()
     images = family_images(recipe.plan(compute), compute)("digits")
-    return meta_train(cell.make_method, images, training, compute, lambda *_: None, unfinished=saving, ranks=ranks)
+    return meta_train(
+        TrainingJob(
+            make_method=cell.make_method, images=images, training=training, compute=compute, checkpoints=checkpoints,
+            ranks=ranks,
+        )
+    )  # fmt: skip
 
 
 def train_all(recipe: Recipe, training: Training, folder: Path, ranks: Ranks) -> None:
@@ -46,7 +52,7 @@ def train_all(recipe: Recipe, training: Training, folder: Path, ranks: Ranks) ->
         }
         (folder / f"{cell.method.name}.{ranks.rank}.safetensors").write_bytes(safetensors.torch.save(states))
         trained.curve.to_parquet(folder / f"{cell.method.name}.{ranks.rank}.parquet")
-    ranks.any(False)  # until all have written
+    ranks.barrier()  # until all have written
 
 
 def learned(folder: Path, method: str, rank: int) -> tuple[dict[str, torch.Tensor], pd.DataFrame]:
@@ -59,11 +65,12 @@ class StoppingAfter(CheckpointFolder):
 
     left = 0
 
-    def save(self, part: str, progress: Checkpoint) -> None:
-        super().save(part, progress)
+    def save(self, part: str, checkpoint: Checkpoint) -> Path:
+        path = super().save(part, checkpoint)
         StoppingAfter.left -= 1
         if StoppingAfter.left == 0:
             raise KeyboardInterrupt
+        return path
 
 
 def train_with(recipe: Recipe, folder: Path, ranks: Ranks) -> Trained:
@@ -84,4 +91,4 @@ def die(ranks: Ranks) -> None:
 
 
 def wait(ranks: Ranks) -> None:
-    ranks.any(False)
+    ranks.barrier()

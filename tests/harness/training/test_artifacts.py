@@ -17,7 +17,8 @@ from pudnet_bench.harness.console.progress import Display
 from pudnet_bench.harness.measuring.device import Compute
 from pudnet_bench.harness.planning.plan import Cell, Plan
 from pudnet_bench.harness.running.cell import RunContext, obtain_artifact
-from pudnet_bench.harness.training.artifacts import Artifact, ArtifactStore, Trained, Training
+from pudnet_bench.harness.training.artifacts import Artifact, ArtifactStore, Trained, TrainingSummary
+from pudnet_bench.harness.training.meta_train import Training
 from pudnet_bench.methods.base import Budget, Dataset, GroupStream, Method, MethodError, Session, Snapshot
 from pudnet_bench.suites.groups import CLASS_SPLIT_SEED, FamilyImages
 from pudnet_bench.suites.sources.loading import Source
@@ -153,13 +154,26 @@ def test_a_damaged_artifact_is_set_aside_and_trained_again(
         path.unlink()
     else:
         path.write_bytes(damaged)
-    with pytest.warns(UserWarning, match=r"damaged.*set aside as .*\.corrupt, it is trained again"):
+    with pytest.warns(UserWarning, match=r"damaged.*set aside as .*\.corrupt; it is trained again"):
         again = obtain()
     assert len(Recorder.trainings) == 4
     assert torch.equal(again.state["weights"], made.state["weights"])
     aside = folder.with_name(folder.name + ".corrupt") / name
     assert (aside.read_bytes() if aside.exists() else None) == damaged
     assert store.load(cell.artifact) is not None
+
+
+def test_an_artifact_damaged_again_replaces_the_one_in_quarantine(
+    obtain: Callable[[], Artifact], store: ArtifactStore, cell: Cell
+) -> None:
+    assert cell.artifact is not None
+    folder = store.folder(cell.artifact)
+    for damage in (b"first", b"second"):
+        obtain()
+        (folder / "meta.json").write_bytes(damage)
+        with pytest.warns(UserWarning, match="set aside as"):
+            assert store.load(cell.artifact) is None
+        assert (folder.with_name(folder.name + ".corrupt") / "meta.json").read_bytes() == damage
 
 
 def test_the_curve_can_be_read_and_tells_the_phases_apart(
@@ -208,20 +222,24 @@ def test_nothing_is_pickled(obtain: Callable[[], Artifact], store: ArtifactStore
         "meta.json",
         "curve.parquet",
     }
-    assert {path.parent for path in files} == {store.folder(cell.artifact)}  # and nothing unfinished is left
+    assert {path.parent for path in files} == {store.folder(cell.artifact)}  # and nothing partial is left
     for path in files:
         assert not zipfile.is_zipfile(path)  # what torch.save writes
         with pytest.raises(Exception):  # noqa: B017, PT011 - each kind of file fails in its own way
             pickle.loads(path.read_bytes())
 
 
-def test_another_process_that_was_first_keeps_its_artifact(
+def test_the_artifact_of_another_process_that_was_first_stays(
     obtain: Callable[[], Artifact], store: ArtifactStore, cell: Cell
 ) -> None:
     made = obtain()
     assert cell.artifact is not None
     state = {"weights": torch.ones(4)}
-    store.save(cell.artifact, Trained(state, (state,), pd.DataFrame({"groups": [1]}), {"search_seconds": 9.0}))
+    summary = TrainingSummary(
+        groups=1, chosen_by_fold=[1], validation_accuracy_by_fold=[None], base_seconds=0.0, search_seconds=9.0,
+        final_seconds=9.0, processes=1,
+    )  # fmt: skip
+    store.save(cell.artifact, Trained(state, (state,), pd.DataFrame({"groups": [1]}), summary))
     loaded = store.load(cell.artifact)
     assert loaded is not None
     assert torch.equal(loaded.state["weights"], made.state["weights"])
@@ -258,7 +276,7 @@ def test_a_method_that_starts_from_another_gets_its_state_of_the_same_phase(
     cell = replace(short[1], base=base)
     begun = []
 
-    class Watched(cell.method):  # type: ignore[name-defined, misc]
+    class Watched(cell.method):  # type: ignore[name-defined]
         def start_from(self, base: Method) -> None:
             begun.append({name: tensor.clone() for name, tensor in base.state_dict().items()})
             super().start_from(base)
@@ -336,14 +354,17 @@ def test_milestones_are_the_states_on_the_way_of_one_training(
     with Display() as display:
         again = obtain_artifact(alone, RunContext(lambda family: digits_images, straight, compute, display))
     assert again is not None
-    assert all(torch.equal(again.state[key], last.state[key]) for key in last.state)  # keeping states changes nothing
+    assert all(torch.equal(again.state[key], last.state[key]) for key in last.state)  # saving states changes nothing
 
 
-def test_a_method_that_keeps_no_milestone_is_told_so(
+def test_a_method_that_saves_no_milestone_is_refused(
     plan_of: Callable[..., Plan], digits_images: FamilyImages, store: ArtifactStore, compute: Compute
 ) -> None:
     protonet, _ = plan_of(methods=("protonet",), training_groups=(3, 5)).cells
-    with Display() as display, pytest.raises(MethodError, match=r"kept no state after 3 groups.*session\.keep"):
+    with (
+        Display() as display,
+        pytest.raises(MethodError, match=r"saved no state after 3 groups.*session\.save_milestone"),
+    ):
         obtain_artifact(
             replace(protonet, method=Recorder), RunContext(lambda family: digits_images, store, compute, display)
         )

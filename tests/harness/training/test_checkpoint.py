@@ -16,8 +16,9 @@ import torch
 from pudnet_bench.harness.measuring.device import Compute
 from pudnet_bench.harness.planning.plan import Cell, Plan
 from pudnet_bench.harness.training import checkpoint as module
-from pudnet_bench.harness.training.artifacts import Trained, Training, meta_train
+from pudnet_bench.harness.training.artifacts import Trained
 from pudnet_bench.harness.training.checkpoint import CheckpointFolder, CheckpointSchedule
+from pudnet_bench.harness.training.meta_train import Training, TrainingJob, meta_train
 from pudnet_bench.methods.base import Budget, Checkpoint
 from pudnet_bench.results.store.files import locked
 from pudnet_bench.suites.groups import FamilyImages
@@ -29,11 +30,12 @@ METHODS = ["pretrained", "matchnet", "protonet", "meta-deepbdc", "musml", "pudne
 class StoppingAfter(CheckpointFolder):
     """Stops the process, as Ctrl-C does, right after so many saves."""
 
-    def save(self, part: str, progress: Checkpoint) -> None:
-        super().save(part, progress)
+    def save(self, part: str, checkpoint: Checkpoint) -> Path:
+        path = super().save(part, checkpoint)
         self.folder.joinpath("count").open("a").write(".")
         if len(self.folder.joinpath("count").read_text()) == STOP["after"]:
             raise KeyboardInterrupt
+        return path
 
 
 ROOT = Path(__file__).parents[3]
@@ -46,11 +48,12 @@ def saving_after_every_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SAVING_SHARE", 0)
 
 
-def train(cell: Cell, images: FamilyImages, compute: Compute, unfinished: CheckpointFolder | None) -> Trained:
-    def method() -> object:
-        return cell.make_method()
-
-    return meta_train(method, images, TRAINING, compute, lambda *_: None, unfinished=unfinished)  # type: ignore[arg-type]
+def train(cell: Cell, images: FamilyImages, compute: Compute, checkpoints: CheckpointFolder | None) -> Trained:
+    return meta_train(
+        TrainingJob(
+            make_method=cell.make_method, images=images, training=TRAINING, compute=compute, checkpoints=checkpoints
+        )
+    )
 
 
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -80,7 +83,7 @@ def test_a_stopped_training_goes_on_bit_for_bit(
         assert equal(resumed.state, whole.state), stop
         assert all(equal(a, b) for a, b in zip(resumed.search_states, whole.search_states, strict=True))
         pd.testing.assert_frame_equal(resumed.curve, whole.curve)
-        assert resumed.told["chosen_by_fold"] == whole.told["chosen_by_fold"]
+        assert resumed.summary.chosen_by_fold == whole.summary.chosen_by_fold
     assert saves >= 4
 
 
@@ -101,7 +104,7 @@ def test_what_is_damaged_is_set_aside_and_trained_again(tmp_path: Path) -> None:
         with pytest.warns(UserWarning, match=f"{path.name}.*is damaged .*set aside"):
             assert training.load("search 1") is None
         assert path.with_name(f"{path.name}.corrupt").read_bytes() == damaged
-    training.remove()
+    training.delete_all()
     assert not training.folder.exists()
 
 
@@ -129,7 +132,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from pudnet_bench.harness.training.checkpoint import CheckpointFolder
-with CheckpointFolder(Path(sys.argv[1])).alone(lambda: None):
+with CheckpointFolder(Path(sys.argv[1])).locked(lambda: None):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -148,12 +151,12 @@ def test_a_killed_owner_leaves_no_lock(tmp_path: Path) -> None:
             waited.append("x")
             owner.kill()
 
-        with CheckpointFolder(tmp_path / "a").alone(waiting):
+        with CheckpointFolder(tmp_path / "a").locked(waiting):
             assert waited == ["x"]
 
 
 def test_other_trainings_do_not_wait(tmp_path: Path) -> None:
-    with CheckpointFolder(tmp_path / "a").alone(pytest.fail), CheckpointFolder(tmp_path / "b").alone(pytest.fail):
+    with CheckpointFolder(tmp_path / "a").locked(pytest.fail), CheckpointFolder(tmp_path / "b").locked(pytest.fail):
         pass
 
 
@@ -168,4 +171,4 @@ def test_the_pause_of_a_stopped_training_is_not_counted(
     time.sleep(2)
     began = time.monotonic()
     resumed = train(cell, digits_images, compute, stopping)
-    assert 0 < resumed.told["search_seconds"] < time.monotonic() - began + 2
+    assert 0 < resumed.summary.search_seconds < time.monotonic() - began + 2

@@ -15,10 +15,11 @@ import pytest
 import torch
 from click.testing import Result
 
-from pudnet_bench.harness.training import checkpoint as unfinished
-from pudnet_bench.harness.training.artifacts import Trained, Training
-from pudnet_bench.harness.training.distributed import RankError, rank_count, together
-from pudnet_bench.methods.base import ALONE, Budget, Ranks
+from pudnet_bench.harness.training import checkpoint
+from pudnet_bench.harness.training.artifacts import Trained
+from pudnet_bench.harness.training.distributed import RankError, rank_count, spawn_ranks
+from pudnet_bench.harness.training.meta_train import Training
+from pudnet_bench.methods.base import SINGLE_PROCESS, Budget, Ranks
 
 sys.path.insert(0, str(Path(__file__).parent))  # processes that are started get it too
 import ranks_at_work as work
@@ -33,8 +34,8 @@ def test_two_ranks_learn_what_one_does_bit_for_bit(cache_dir: Path, tmp_path: Pa
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     alone.mkdir()
     shared.mkdir()
-    work.train_all(recipe, work.TRAINING, alone, ALONE)
-    with together(2, CPU, work.train_all, (recipe, work.TRAINING, shared)) as ranks:
+    work.train_all(recipe, work.TRAINING, alone, SINGLE_PROCESS)
+    with spawn_ranks(2, CPU, work.train_all, (recipe, work.TRAINING, shared)) as ranks:
         work.train_all(recipe, work.TRAINING, shared, ranks)
     for method in work.METHODS:
         state, curve = work.learned(alone, method, 0)
@@ -50,16 +51,16 @@ def test_two_ranks_learn_what_one_does_bit_for_bit(cache_dir: Path, tmp_path: Pa
 def train_one_a_step(cache_dir: Path) -> Trained:
     recipe = work.recipe_of(cache_dir, ("matchnet",))
     (cell,) = recipe.plan(recipe.compute()).cells
-    return work.train(cell, recipe, ALONE, Training(0, Budget(5, 2, 2), 3))
+    return work.train(cell, recipe, SINGLE_PROCESS, Training(0, Budget(5, 2, 2), 3))
 
 
 def test_more_groups_than_ranks_and_more_ranks_than_groups_at_the_end(cache_dir: Path, tmp_path: Path) -> None:
     # Three summands are not bitwise the same in another order, and Adam moves parameters without gradient by their sign.
     recipe = work.recipe_of(cache_dir, ("protonet",))
     training = Training(0, Budget(7, 4, 2, groups_per_step=3), 0)
-    work.train_all(recipe, training, tmp_path, ALONE)
+    work.train_all(recipe, training, tmp_path, SINGLE_PROCESS)
     _, alone = work.learned(tmp_path, "protonet", 0)
-    with together(2, CPU, work.train_all, (recipe, training, tmp_path)) as ranks:
+    with spawn_ranks(2, CPU, work.train_all, (recipe, training, tmp_path)) as ranks:
         work.train_all(recipe, training, tmp_path, ranks)
     (_, first), (_, second) = (work.learned(tmp_path, "protonet", rank) for rank in (0, 1))
     pd.testing.assert_frame_equal(first, second)
@@ -70,22 +71,22 @@ def test_more_groups_than_ranks_and_more_ranks_than_groups_at_the_end(cache_dir:
 @pytest.mark.parametrize(
     ("saves", "stopped"), [(1, 2), (3, 1), (4, 2)]
 )  # in the search, at its end, in the final training
-def test_what_one_left_unfinished_two_go_on_with_and_the_other_way_round(
+def test_what_one_left_two_resume_and_the_other_way_round(
     saves: int, stopped: int, cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unfinished, "SECONDS_BETWEEN", 0.0)
-    monkeypatch.setattr(unfinished, "SAVING_SHARE", 0)
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(checkpoint, "SAVING_SHARE", 0)
     recipe = work.recipe_of(cache_dir, ("pudnet",))
-    whole = work.train_with(recipe, tmp_path / "whole", ALONE)
+    whole = work.train_with(recipe, tmp_path / "whole", SINGLE_PROCESS)
     folder = tmp_path / "stopped"
     work.StoppingAfter.left = saves
     with (
         pytest.raises(KeyboardInterrupt),
-        together(stopped, CPU, work.accompany_with, (recipe, folder)) as ranks,
+        spawn_ranks(stopped, CPU, work.accompany_with, (recipe, folder)) as ranks,
     ):
         work.train_with(recipe, folder, ranks)
     torch.manual_seed(99)  # another process has another generator
-    with together(3 - stopped, CPU, work.accompany_with, (recipe, folder)) as ranks:
+    with spawn_ranks(3 - stopped, CPU, work.accompany_with, (recipe, folder)) as ranks:
         resumed = work.train_with(recipe, folder, ranks)
     assert all(torch.equal(whole.state[name], value) for name, value in resumed.state.items())
     pd.testing.assert_frame_equal(resumed.curve, whole.curve)
@@ -118,31 +119,31 @@ def test_a_table_from_two_processes_is_that_of_one(command_line: CommandLine, tm
     ],
 )
 def test_a_rank_that_fails_ends_the_training_with_its_reason(does: Callable[[Ranks], None], said: str) -> None:
-    with pytest.raises(RankError, match=said), together(2, CPU, does, ()) as ranks:
-        ranks.any(False)
+    with pytest.raises(RankError, match=said), spawn_ranks(2, CPU, does, ()) as ranks:
+        ranks.barrier()
 
 
 def test_what_the_first_rank_raises_is_its_own() -> None:
     threads = torch.get_num_threads()
-    with pytest.raises(ZeroDivisionError), together(2, CPU, work.wait, ()):
+    with pytest.raises(ZeroDivisionError), spawn_ranks(2, CPU, work.wait, ()):
         raise ZeroDivisionError
     assert torch.get_num_threads() == threads
 
 
 OWNER = """
 import os, time
-from pudnet_bench.harness.training.distributed import together
+from pudnet_bench.harness.training.distributed import spawn_ranks
 import torch
 
 def work(folder, ranks):
     open(f"{folder}/{os.getpid()}", "w").close()
-    ranks.any(False)
+    ranks.barrier()
     time.sleep(600)
 
 if __name__ == "__main__":
     import sys
-    with together(3, torch.device("cpu"), work, (sys.argv[1],)) as ranks:
-        ranks.any(False)
+    with spawn_ranks(3, torch.device("cpu"), work, (sys.argv[1],)) as ranks:
+        ranks.barrier()
         print("all here", flush=True)
         time.sleep(600)
 """
@@ -191,8 +192,8 @@ def test_two_gpus_learn_what_one_does(cache_dir: Path, tmp_path: Path, cuda: tor
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     alone.mkdir()
     shared.mkdir()
-    work.train_all(recipe, training, alone, ALONE)
-    with together(2, cuda, work.train_all, (recipe, training, shared)) as ranks:
+    work.train_all(recipe, training, alone, SINGLE_PROCESS)
+    with spawn_ranks(2, cuda, work.train_all, (recipe, training, shared)) as ranks:
         work.train_all(recipe, training, shared, ranks)
     for method in ("protonet", "pudnet"):
         one, _ = work.learned(alone, method, 0)
