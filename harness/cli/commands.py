@@ -675,7 +675,8 @@ def check(
             raise UsageError(f"check takes FILE.py:Class, and '{method}' names no class")
         found = registry.find_in_file(method, "check") if ":" in method else registry.find(method)
 
-        from pudnet_bench.harness.authoring.conformance import report, subject_of
+        from pudnet_bench.harness.authoring.conformance import report
+        from pudnet_bench.harness.authoring.subject import subject_of
 
         subject = subject_of(found, target, options, cache_folder(cache))
         failures = report(subject, lambda line: print(printable(line), flush=True), debug)

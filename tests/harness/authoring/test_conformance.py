@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from click.testing import Result
 from torch import Tensor, nn
 
-from pudnet_bench.harness.authoring.conformance import CHECKS, Subject, conformance, difference, outcome_of
+from pudnet_bench.harness.authoring.checks import CHECKS, logits_difference
+from pudnet_bench.harness.authoring.conformance import run_check, run_checks
+from pudnet_bench.harness.authoring.subject import Subject
 from pudnet_bench.methods import registry
 from pudnet_bench.methods.base import Dataset, Episode, GroupStream, Method, MethodError, Session, Snapshot, TargetSpec
 from pudnet_bench.methods.meta_training import train_until_converged
@@ -28,13 +30,13 @@ SHORT: dict[str, dict[str, Any]] = {
     **{name: {"epochs": (1, 2)} for name in ("adam", "gc", "finetune")},
     "musml": {"n_subspaces": 2, "inner_steps": 2},
 }
-NO_GPU = {"on a GPU"} if not torch.cuda.is_available() else set()
+NO_GPU = {"GPU"} if not torch.cuda.is_available() else set()
 LEARNING = {
-    "meta-training leaves tensors",
+    "meta-training leaves a state of tensors",
     "meta-training is reproducible",
     "meta-training can be resumed",
-    "milestones are kept",
-    "the state is all that was learned",
+    "milestones are saved",
+    "the state is complete",
 }
 
 
@@ -52,7 +54,7 @@ def test_every_method_keeps_the_contract(name: str, digits_images: FamilyImages,
     if name == "pretrained-imagenet":
         options, target = {"weights": imagenet_weights, "image_size": 32}, "resnet18"
     method = registry.find(name)
-    outcomes = dict(conformance(Subject(method, target, digits_images, options)))
+    outcomes = dict(run_checks(Subject(method, target, digits_images, options)))
     assert list(outcomes) == list(CHECKS)
     assert not {title: o.reason for title, o in outcomes.items() if o.state == "failed"}
     skipped = {title for title, o in outcomes.items() if o.state == "skipped"}
@@ -293,43 +295,43 @@ class RefusesFive(ForTwo):
 
 
 BROKEN: dict[type[Method], tuple[str, str]] = {
-    Wordless: ("can be made, and has a name", r"ValueError: nothing works \(test_conformance\.py, line \d+\)"),
-    NoSuper: ("can be made, and has a name", r"must call super\(\)\.__init__"),
-    NotOnlyTensors: ("meta-training leaves tensors", "int under 'steps'; tensors only"),
-    LearnsNothing: ("meta-training leaves tensors", "state_dict is empty"),
-    SharedMemory: ("meta-training leaves tensors", "share memory"),
-    Blows: ("meta-training leaves tensors", "DivergenceError: .* loss is nan"),
-    OwnGenerator: ("meta-training is reproducible", r"differ in '0\.bias'"),
-    Forgets: ("the state is all that was learned", "after load_state_dict into a fresh instance"),
-    StartsAgain: ("meta-training can be resumed", "and resumed, it ends with another"),
-    OwnLoop: ("milestones are kept", "called never; .*train_until_converged"),
-    NoSnapshot: ("logits have their shape and are finite", "no snapshot"),
-    OneTooMany: ("logits have their shape and are finite", r"shape \(100, 3\) for 100 images of 2 classes"),
-    NotFinite: ("logits have their shape and are finite", "200 of 200 logits are not finite"),
+    Wordless: ("can be constructed and has a name", r"ValueError: nothing works \(test_conformance\.py, line \d+\)"),
+    NoSuper: ("can be constructed and has a name", r"must call super\(\)\.__init__"),
+    NotOnlyTensors: ("meta-training leaves a state of tensors", "int under 'steps'; tensors only"),
+    LearnsNothing: ("meta-training leaves a state of tensors", "state_dict is empty"),
+    SharedMemory: ("meta-training leaves a state of tensors", "share memory"),
+    Blows: ("meta-training leaves a state of tensors", "DivergenceError: .* loss is nan"),
+    OwnGenerator: ("meta-training is reproducible", r"0\.bias differs between two meta-trainings"),
+    Forgets: ("the state is complete", "after load_state_dict into a fresh instance"),
+    StartsAgain: ("meta-training can be resumed", "ends differently if interrupted"),
+    OwnLoop: ("milestones are saved", "called never; .*train_until_converged"),
+    NoSnapshot: ("logits are finite and of the right shape", "no snapshot"),
+    OneTooMany: ("logits are finite and of the right shape", r"shape \(100, 3\) for 100 images of 2 classes"),
+    NotFinite: ("logits are finite and of the right shape", "200 of 200 logits are not finite"),
     NotSeeded: ("fit is reproducible", "global generator"),
-    Remembers: ("fit is reproducible", "a second fit of one instance"),
-    Peeks: ("test images are classified one by one", "two halves"),
-    CountsOn: ("test images are classified one by one", "differ"),
-    ChangesImages: ("nothing else is changed", "the images of the fit dataset"),
-    ChangesLabels: ("nothing else is changed", "the labels of the fit dataset"),
-    ChangesTestImages: ("nothing else is changed", "the images of the test dataset"),
-    NoMoreGradients: ("nothing else is changed", "is_grad_enabled.. False, which was True"),
-    SameName: ("snapshots have names, and hold", "2 snapshots are named 'epochs'"),
+    Remembers: ("fit is reproducible", "a second fit of one instance gives other logits"),
+    Peeks: ("test images are classified independently", "two halves"),
+    CountsOn: ("test images are classified independently", "differ"),
+    ChangesImages: ("fit has no side effects", "the images of the fit dataset"),
+    ChangesLabels: ("fit has no side effects", "the labels of the fit dataset"),
+    ChangesTestImages: ("fit has no side effects", "the images of the test dataset"),
+    NoMoreGradients: ("fit has no side effects", "is_grad_enabled.. is False, not True when fit yields"),
+    SameName: ("snapshots are named and stable", "2 snapshots are named 'epochs'"),
     ForTwo: ("groups of other sizes", "two classes, please with a group of 5 classes"),
 }
 
 
 def test_a_method_that_keeps_the_contract_passes(digits_images: FamilyImages) -> None:
-    outcomes = dict(conformance(Subject(Sound, "convnet3", digits_images)))
+    outcomes = dict(run_checks(Subject(Sound, "convnet3", digits_images)))
     assert {title for title, o in outcomes.items() if o.state != "ok"} == NO_GPU, outcomes
-    assert outcomes["snapshots have names, and hold"].reason == "1 epochs, 2 epochs"
+    assert outcomes["snapshots are named and stable"].reason == "1 epochs, 2 epochs"
 
 
 @pytest.mark.parametrize("method", BROKEN, ids=lambda method: method.__name__)
 def test_each_fault_is_caught_by_its_check(method: type[Method], digits_images: FamilyImages) -> None:
     images = digits_images
     title, said = BROKEN[method]
-    outcome = outcome_of(CHECKS[title], Subject(method, "convnet3", images))
+    outcome = run_check(CHECKS[title], Subject(method, "convnet3", images))
     assert outcome.state == "failed"
     assert re.search(said, outcome.reason), outcome.reason
     assert torch.is_grad_enabled()  # whatever the method did
@@ -337,36 +339,36 @@ def test_each_fault_is_caught_by_its_check(method: type[Method], digits_images: 
 
 @pytest.mark.parametrize("method", [Peeks, NotFinite, OneTooMany, SameName, ChangesLabels, Forgets, OwnGenerator])
 def test_a_fault_is_not_blamed_on_what_comes_before_it(method: type[Method], digits_images: FamilyImages) -> None:
-    outcomes = dict(conformance(Subject(method, "convnet3", digits_images)))
+    outcomes = dict(run_checks(Subject(method, "convnet3", digits_images)))
     first = next(title for title, outcome in outcomes.items() if outcome.state == "failed")
     assert first == BROKEN[method][0]
 
 
 def test_what_cannot_be_trained_is_asked_nothing_more(digits_images: FamilyImages) -> None:
-    states = [outcome.state for _, outcome in conformance(Subject(Blows, "convnet3", digits_images))]
+    states = [outcome.state for _, outcome in run_checks(Subject(Blows, "convnet3", digits_images))]
     assert states == ["ok", "failed", *["skipped"] * (len(CHECKS) - 2)]
 
 
 def test_a_training_that_never_asks_to_be_saved_is_skipped_with_the_reason(digits_images: FamilyImages) -> None:
-    outcomes = dict(conformance(Subject(NeverAsks, "convnet3", digits_images)))
+    outcomes = dict(run_checks(Subject(NeverAsks, "convnet3", digits_images)))
     assert "failed" not in {outcome.state for outcome in outcomes.values()}
     resumed = outcomes["meta-training can be resumed"]
-    assert (resumed.state, "never asks session.checkpoint_due" in resumed.reason) == ("skipped", True)
+    assert (resumed.state, "never calls session.checkpoint_due" in resumed.reason) == ("skipped", True)
 
 
 def test_a_refusal_in_words_is_no_fault(digits_images: FamilyImages) -> None:
-    outcome = outcome_of(CHECKS["groups of other sizes"], Subject(RefusesFive, "convnet3", digits_images))
+    outcome = run_check(CHECKS["groups of other sizes"], Subject(RefusesFive, "convnet3", digits_images))
     assert outcome.state == "ok"
     assert outcome.reason == "5 classes: refused, refuses-five takes two classes"
 
 
 def test_logits_differ_by_more_than_rounding() -> None:
     ones = torch.ones(3, 2)
-    assert difference(ones, ones + 1e-6) == ""
-    assert difference(100 * ones, 100 * ones + 1e-3) == ""
-    assert "0.01" in difference(ones, ones + 0.01)
-    assert "nan" in difference(ones, ones * torch.nan)
-    assert "(3, 2) and (3, 3)" in difference(ones, torch.ones(3, 3))
+    assert logits_difference(ones, ones + 1e-6) == ""
+    assert logits_difference(100 * ones, 100 * ones + 1e-3) == ""
+    assert "0.01" in logits_difference(ones, ones + 0.01)
+    assert "nan" in logits_difference(ones, ones * torch.nan)
+    assert "(3, 2) and (3, 3)" in logits_difference(ones, torch.ones(3, 3))
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -387,7 +389,7 @@ def test_check_says_a_line_for_each_check(command_line: CommandLine) -> None:
 def test_a_failed_check_is_exit_code_1(command_line: CommandLine, method_file: Callable[..., str]) -> None:
     done = command_line("check", method_file("raise ValueError('not yet')\nyield"))
     assert done.exit_code == 1, done.output
-    assert "failed   logits have their shape and are finite: ValueError: not yet (own.py, line " in done.stdout
+    assert "failed   logits are finite and of the right shape: ValueError: not yet (own.py, line " in done.stdout
     assert "Traceback" not in done.output
     assert "Traceback" in command_line("check", method_file("raise ValueError('not yet')\nyield"), "--debug").stdout
 
@@ -423,4 +425,4 @@ def test_a_file_that_fails_to_import_is_exit_code_2(command_line: CommandLine, t
 def test_options_reach_the_method(command_line: CommandLine) -> None:
     done = command_line("check", "adam", "--option", "epochs=(1,)")
     assert done.exit_code == 0, done.output
-    assert "snapshots have names, and hold\n" in done.stdout  # of one snapshot there is nothing to tell
+    assert "snapshots are named and stable\n" in done.stdout  # of one snapshot there is nothing to tell
