@@ -1,6 +1,6 @@
-"""Where an addition of one's own begins: a method's file, a suite's file, or a look at a folder of images.
+"""Scaffold a user's own method or suite, or describe the family that a folder of images makes.
 
-Importing this imports neither torch nor an array library; ``look_at_folder`` does.
+Importing this module imports neither torch nor an array library; `describe_family` does.
 """
 
 from __future__ import annotations
@@ -21,84 +21,96 @@ SMALLEST_SIDE = 8  # pixels: every target halves an image three times
 
 
 class ScaffoldError(BenchError):
-    """A file that is not written, or a folder that makes no family; says which and the way out."""
+    """A file that cannot be written, or a folder that makes no family; the message names it and the way out."""
 
 
 @dataclass(frozen=True)
-class Names:
-    """What a file's name gives: ``my_method.py`` the class ``MyMethod`` and the name ``my-method``."""
+class _Names:
+    """The names that follow from a file's name: `my_method.py` has the class `MyMethod` and the rows `my-method`."""
 
-    in_class: str
-    in_tables: str
+    class_name: str
+    row_name: str
 
 
-def names_of(file: Path, skeleton: str, kind: str, taken: tuple[str, ...]) -> Names:
-    """The names in a ``kind`` of file whose text is ``skeleton``. Raises ScaffoldError unless all of them can be used.
+def _names_for(file: Path, template: str, kind: str, taken: tuple[str, ...]) -> _Names:
+    """Return the names for a `kind` of file whose text is `template`; `taken` are row names in use.
 
-    ``taken`` are the names in tables that others have.
+    Raises:
+        ScaffoldError: unless all of them can be used.
     """
-    stem, like = file.stem, f"my_{kind}.py"
+    stem, example = file.stem, f"my_{kind}.py"
     if file.suffix != ".py":
-        raise ScaffoldError(f"a {kind} goes into a Python file such as {like}, not '{file}'")
+        raise ScaffoldError(f"a {kind} goes into a Python file such as {example}, not '{file}'")
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", stem):
         raise ScaffoldError(
-            f"'{file.name}' gives no good name; use lower-case letters and digits, words joined by _, such as {like}"
+            f"'{file.name}' is not a valid name; use lower-case letters and digits, words joined by _, such as {example}"
         )
-    in_class, in_tables = "".join(word.capitalize() for word in stem.split("_")), stem.replace("_", "-")
-    if in_tables in taken:
-        raise ScaffoldError(f"there is a {kind} '{in_tables}' already; give the file another name")
-    if keyword.iskeyword(in_class) or re.search(rf"\b{in_class}\b", skeleton.replace(f"My{kind.capitalize()}", "")):
-        raise ScaffoldError(f"the file itself needs the name '{in_class}' for something else; name it otherwise")
-    if keyword.iskeyword(stem) or _hides(stem):
+    class_name, row_name = "".join(word.capitalize() for word in stem.split("_")), stem.replace("_", "-")
+    if row_name in taken:
+        raise ScaffoldError(f"there is a {kind} '{row_name}' already; give the file another name")
+    if keyword.iskeyword(class_name) or re.search(rf"\b{class_name}\b", template.replace(f"My{kind.capitalize()}", "")):
+        raise ScaffoldError(f"the file itself needs the name '{class_name}' for something else; give it another name")
+    if keyword.iskeyword(stem) or _shadows_module(stem):
         raise ScaffoldError(
-            f"'{file.name}' would hide the Python module '{stem}'; name it otherwise, such as my_{file.name}"
+            f"'{file.name}' would shadow the Python module '{stem}'; give it another name, such as my_{file.name}"
         )
-    return Names(in_class, in_tables)
+    return _Names(class_name, row_name)
 
 
-def _hides(stem: str) -> bool:
-    """Whether a file of that name, in the folder where the harness is started, takes the place of a module."""
+def _shadows_module(stem: str) -> bool:
+    """Return whether a file of that name in the working directory would be imported in place of a module."""
     spec = importlib.util.find_spec(stem)
     return spec is not None and spec.origin not in (None, str(Path.cwd() / f"{stem}.py"))
 
 
 def scaffold_method(file: Path) -> str:
-    """Write a method that runs as it is to ``file``; returns what to type next. Raises ScaffoldError."""
-    skeleton = (TEMPLATES / "my_method.py").read_text()
-    names = names_of(file, skeleton, "method", tuple(registry.entries()))
-    _write(file, skeleton.replace("MyMethod", names.in_class).replace("my-method", names.in_tables))
-    reference = shlex.quote(f"{file}:{names.in_class}")
-    return _next(
-        f"{file} has the method '{names.in_tables}', which runs as it is",
-        (f"python -m harness check {reference}", "whether it keeps the contract, in seconds"),
+    """Write a method that runs as it is to `file`; return the commands to try next.
+
+    Raises:
+        ScaffoldError: if the file cannot be written or its name cannot be used.
+    """
+    template = (TEMPLATES / "my_method.py").read_text()
+    names = _names_for(file, template, "method", tuple(registry.entries()))
+    _write(file, template.replace("MyMethod", names.class_name).replace("my-method", names.row_name))
+    reference = shlex.quote(f"{file}:{names.class_name}")
+    return _with_commands(
+        f"{file} has the method '{names.row_name}', which runs as it is",
+        (f"python -m harness check {reference}", "verify the contract, in seconds"),
         (
-            f"python -m harness run table1 --method {reference} --methods {names.in_tables},protonet",
+            f"python -m harness run table1 --method {reference} --methods {names.row_name},protonet",
             "its row beside another; without --methods, beside all",
         ),
     )
 
 
 def scaffold_suite(file: Path) -> str:
-    """Write a suite that runs as it is to ``file``; returns what to type next. Raises ScaffoldError."""
+    """Write a suite that runs as it is to `file`; return the commands to try next. Raises like `scaffold_method`."""
     from pudnet_bench.suites.catalog import SUITES
 
-    skeleton = (TEMPLATES / "my_suite.py").read_text()
-    names = names_of(file, skeleton, "suite", ("all", *SUITES))
-    _write(file, skeleton.replace("my-suite", names.in_tables))
+    template = (TEMPLATES / "my_suite.py").read_text()
+    names = _names_for(file, template, "suite", ("all", *SUITES))
+    _write(file, template.replace("my-suite", names.row_name))
     path = shlex.quote(str(file))
-    return _next(
-        f"{file} has the suite '{names.in_tables}', which runs as it is",
+    return _with_commands(
+        f"{file} has the suite '{names.row_name}', which runs as it is",
         (f"python -m harness run {path} --dry-run", "its plan"),
         (f"python -m harness run {path}", "its table, on the embedded digits"),
         (f"python -m harness run {path} --profile standard", "the same on real images (--data)"),
     )
 
 
-def look_at_folder(folder: Path, name: str | None, cache_dir: Path) -> str:
-    """What family a folder of images, one folder a class, becomes; and the command that measures table1 on it.
+def describe_family(folder: Path, name: str | None, cache_dir: Path) -> str:
+    """Describe the family that a folder of images makes, and the command that measures table1 on it.
 
-    ``name`` is the family's, by default the folder's own. Decodes the images into ``cache_dir``. Raises ScaffoldError,
-    SourceError and FamilyError.
+    Args:
+        folder: has a subfolder of images for each class.
+        name: of the family; by default the folder's own.
+        cache_dir: takes the decoded images.
+
+    Raises:
+        ScaffoldError: for a name that cannot be used, and for images that are too small.
+        SourceError: for a folder that cannot be read as images of classes.
+        FamilyError: for too few classes, or too few images in one.
     """
     import numpy as np
 
@@ -122,29 +134,29 @@ def look_at_folder(folder: Path, name: str | None, cache_dir: Path) -> str:
             "more; enlarge them"
         )
     split = ClassSplit.of(family)
-    few = "" if sizes.min() == sizes.max() else f" to {sizes.max()}"
+    largest = "" if sizes.min() == sizes.max() else f" to {sizes.max()}"
     argument = shlex.quote(f"{name}={folder}")
-    told = [
-        f"family {name}: {n} images of {family.classes} classes, {sizes.min()}{few} a class, {width}x{height} pixels, "
+    lines = [
+        f"family {name}: {n} images of {family.classes} classes, {sizes.min()}{largest} a class, {width}x{height} pixels, "
         + ("grey" if channels == 1 else "colour"),
         f"  training  {_classes(source.class_names, split.training)}; {family.validation_classes} of them validate",
         f"  unseen    {_classes(source.class_names, split.unseen)}",
         f"  groups    {family.ways} ways, {family.images} images to fit ({family.images_per_class} a class), "
         f"{family.test_images_per_class * family.ways} others to test",
     ]
-    return _next(
-        "\n".join(told),
+    return _with_commands(
+        "\n".join(lines),
         (
             f"python -m harness run table1 --source {argument} --families {shlex.quote(name)} "
             f"--out {shlex.quote(str(RUNS / name))}",
-            "table1 on it, in a folder of results of its own",
+            "table1 on it, in a run folder of its own",
         ),
     )
 
 
-def _classes(names: tuple[str, ...], places: tuple[int, ...]) -> str:
-    shown = ", ".join(names[place] for place in places[:6])
-    return f"{len(places)} classes: {shown}{', ...' if len(places) > 6 else ''}"
+def _classes(names: tuple[str, ...], indices: tuple[int, ...]) -> str:
+    shown = ", ".join(names[index] for index in indices[:6])
+    return f"{len(indices)} classes: {shown}{', ...' if len(indices) > 6 else ''}"
 
 
 def _write(file: Path, text: str) -> None:
@@ -152,12 +164,12 @@ def _write(file: Path, text: str) -> None:
         with file.open("x") as new:
             new.write(text)
     except FileExistsError:
-        raise ScaffoldError(f"'{file}' is there already and is left as it is; give another name") from None
+        raise ScaffoldError(f"'{file}' exists already and is left as it is; give another name") from None
     except FileNotFoundError:
-        raise ScaffoldError(f"the folder of '{file}' is not there; make it, or write elsewhere") from None
+        raise ScaffoldError(f"the folder of '{file}' does not exist; create it, or write elsewhere") from None
     except OSError as error:
         raise ScaffoldError(f"cannot write '{file}' ({error.strerror}); write elsewhere") from error
 
 
-def _next(told: str, *commands: tuple[str, str]) -> str:
-    return "\n".join((told, "next:", *(f"  {command}  # {purpose}" for command, purpose in commands)))
+def _with_commands(text: str, *commands: tuple[str, str]) -> str:
+    return "\n".join((text, "next:", *(f"  {command}  # {purpose}" for command, purpose in commands)))

@@ -646,9 +646,9 @@ def new_family(
 ) -> None:
     """Say what family a folder of images would make, and the command that measures on it."""
     with plain_errors(debug):
-        from pudnet_bench.harness.authoring.scaffold import look_at_folder
+        from pudnet_bench.harness.authoring.scaffold import describe_family
 
-        print(printable(look_at_folder(folder.expanduser(), name, cache_folder(cache))))
+        print(printable(describe_family(folder.expanduser(), name, cache_folder(cache))))
 
 
 @app.command()

@@ -1,1 +1,1 @@
-"""Files that ``python -m harness new`` begins with; each runs as it is."""
+"""Templates of the files that `python -m harness new` writes; each runs as it is."""

@@ -11,29 +11,29 @@ from pudnet_bench.methods.metric import euclidean_logits, prototypes
 class MyMethod(Method):
     name = "my-method"  # of its rows, and for --methods
 
-    def __init__(self, target, n_training_classes, scale=1.0):  # from the third on they are options
+    def __init__(self, target, n_training_classes, scale=1.0):  # arguments from the third on are options
         super().__init__(target, n_training_classes)
         self.network, self.scale = targets.build(target), scale
 
-    def to(self, device):  # a GPU, say
+    def to(self, device):  # such as a GPU
         self.network.to(device)
 
     def features(self, images):  # [n, c, h, w] -> [n, d]
-        with self.autocast():  # the precision that all methods of a run have
+        with self.autocast():  # the precision that all methods of a run share
             return self.network(images).float() * self.scale
 
-    def classifier(self, known):  # labelled images -> a function from images to logits [n, n_classes]
-        means = prototypes(self.features(known.images), known.labels, known.n_classes)
+    def classifier(self, support):  # labelled images -> a function from images to logits [n, n_classes]
+        means = prototypes(self.features(support.images), support.labels, support.n_classes)
         return lambda images: euclidean_logits(self.features(images), means)
 
     @torch.no_grad()
     def fit(self, dataset):  # the only part that is timed
-        self.network.eval()  # so that BatchNorm does not look at the test images
+        self.network.eval()  # BatchNorm must not see the other test images
         yield Snapshot(torch.no_grad()(self.classifier(dataset)))
 
-    # Learning before any unseen group is met. A method that does none leaves out all that follows.
+    # Meta-training, before any unseen group. A method without it omits everything below.
     def meta_train(self, groups, session):
-        def losses(episode):  # of a group: some of its images are known, others are asked for
+        def losses(episode):  # classify a group's query images by its support images
             logits = self.classifier(episode.support)(episode.query.images)
             return {"loss": torch.nn.functional.cross_entropy(logits, episode.query.labels)}
 

@@ -19,7 +19,7 @@ CommandLine = Callable[..., Result]
 
 
 def next_commands(done: Result) -> list[list[str]]:
-    """The commands that were said to be next, as words after ``python -m harness``."""
+    """The commands that were said to be next, as words after `python -m harness`."""
     assert done.exit_code == 0, done.output
     lines = done.stdout.split("next:\n")[1].splitlines()
     return [shlex.split(line, comments=True)[3:] for line in lines]
@@ -81,7 +81,7 @@ def test_what_is_written_is_short_and_commented(kind: str, command_line: Command
 @pytest.mark.parametrize("kind", ["method", "suite"])
 def test_no_file_is_overwritten(kind: str, command_line: CommandLine, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("kept")
-    refused(command_line("new", kind, "mine.py"), "'mine.py' is there already and is left as it is")
+    refused(command_line("new", kind, "mine.py"), "'mine.py' exists already and is left as it is")
     assert (tmp_path / "mine.py").read_text() == "kept"
 
 
@@ -89,24 +89,24 @@ def test_no_file_is_overwritten(kind: str, command_line: CommandLine, tmp_path: 
     ("kind", "file", "said"),
     [
         ("method", "mine", "a Python file such as my_method.py, not 'mine'"),
-        ("method", "my-method.py", "gives no good name; use lower-case letters"),
-        ("method", "2nd.py", "gives no good name"),
-        ("method", "Mine.py", "gives no good name"),
-        ("method", "a__b.py", "gives no good name"),
+        ("method", "my-method.py", "is not a valid name; use lower-case letters"),
+        ("method", "2nd.py", "is not a valid name"),
+        ("method", "Mine.py", "is not a valid name"),
+        ("method", "a__b.py", "is not a valid name"),
         ("method", "protonet.py", "there is a method 'protonet' already"),
         ("method", "meta_baseline.py", "there is a method 'meta-baseline' already"),
         ("method", "snapshot.py", "needs the name 'Snapshot' for something else"),
         ("method", "method.py", "needs the name 'Method' for something else"),
         ("method", "none.py", "needs the name 'None' for something else"),
-        ("method", "class.py", "would hide the Python module 'class'"),
-        ("method", "torch.py", "would hide the Python module 'torch'"),
-        ("method", "harness.py", "would hide the Python module 'harness'"),
-        ("method", "absent/mine.py", "the folder of 'absent/mine.py' is not there"),
+        ("method", "class.py", "would shadow the Python module 'class'"),
+        ("method", "torch.py", "would shadow the Python module 'torch'"),
+        ("method", "harness.py", "would shadow the Python module 'harness'"),
+        ("method", "absent/mine.py", "the folder of 'absent/mine.py' does not exist"),
         ("suite", "mine.txt", "a Python file such as my_suite.py, not 'mine.txt'"),
         ("suite", "table1.py", "there is a suite 'table1' already"),
         ("suite", "all.py", "there is a suite 'all' already"),
         ("suite", "suite.py", "needs the name 'Suite' for something else"),
-        ("suite", "random.py", "would hide the Python module 'random'"),
+        ("suite", "random.py", "would shadow the Python module 'random'"),
     ],
 )
 def test_names_that_will_not_do_are_refused(
@@ -122,18 +122,18 @@ def test_a_file_beside_one_of_the_same_name_is_no_module_hidden(command_line: Co
     assert command_line("new", "method", "elsewhere/mine.py").exit_code == 0
 
 
-def test_a_folder_is_told_as_a_family_and_its_command_runs(command_line: CommandLine, tmp_path: Path) -> None:
+def test_a_folder_is_described_as_a_family_and_its_command_runs(command_line: CommandLine, tmp_path: Path) -> None:
     image_folder(tmp_path / "My flowers", {f"rose{i}": 40 + i for i in range(6)})
     done = command_line("new", "family", "My flowers")
     (run,) = next_commands(done)
-    told = done.stdout.splitlines()
-    assert told[0] == "family my-flowers: 255 images of 6 classes, 40 to 45 a class, 10x10 pixels, grey"
-    assert told[1].startswith("  training  4 classes: rose")
-    assert told[1].endswith("; 2 of them validate")
-    assert told[2].startswith("  unseen    2 classes: rose")
-    classes = {name for line in told[1:3] for name in line.replace(",", "").replace(";", "").split() if "rose" in name}
+    lines = done.stdout.splitlines()
+    assert lines[0] == "family my-flowers: 255 images of 6 classes, 40 to 45 a class, 10x10 pixels, grey"
+    assert lines[1].startswith("  training  4 classes: rose")
+    assert lines[1].endswith("; 2 of them validate")
+    assert lines[2].startswith("  unseen    2 classes: rose")
+    classes = {name for line in lines[1:3] for name in line.replace(",", "").replace(";", "").split() if "rose" in name}
     assert len(classes) == 6
-    assert told[3] == "  groups    2 ways, 40 images to fit (20 a class), 40 others to test"
+    assert lines[3] == "  groups    2 ways, 40 images to fit (20 a class), 40 others to test"
     own = ["--families", "my-flowers", "--out", "runs/my-flowers"]
     assert run == ["run", "table1", "--source", "my-flowers=My flowers", *own]
     done = command_line(*run, "--methods", "protonet", "--groups", 2, "--training-groups", 1)
@@ -155,7 +155,7 @@ def test_a_folder_is_told_as_a_family_and_its_command_runs(command_line: Command
     ],
     ids=["no classes", "two classes", "too few images", "small images", "a source", "a family", "no name"],
 )
-def test_a_folder_that_makes_no_family_is_told_in_one_sentence(
+def test_a_folder_that_makes_no_family_is_refused_in_one_sentence(
     sizes: dict[str, int], side: int, options: tuple[str, ...], said: str, command_line: CommandLine, tmp_path: Path
 ) -> None:
     (tmp_path / "mine").mkdir()
