@@ -57,16 +57,6 @@ class JobState:
         return self.state in FINAL
 
     @property
-    def succeeded(self) -> bool:
-        """It has ended with exit status 0."""
-        return self.state == "COMPLETED"
-
-    @property
-    def requeued(self) -> bool:
-        """It has run, was interrupted, and waits for its next start."""
-        return self.restarts > 0 and self.state in {"PENDING", "REQUEUED", "REQUEUE_HOLD"}
-
-    @property
     def held(self) -> bool:
         """It will not start until a person changes something."""
         waits = self.state in {"REQUEUE_HOLD", "SPECIAL_EXIT"} or (self.state == "PENDING" and self.reason in HELD)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pudnet_bench.slurm.testing.fixtures import local_slurm, slurm_daemons
+from tests.slurm.local_slurm.fixtures import local_slurm, slurm_daemons
 
 if TYPE_CHECKING:
     import torch

@@ -312,7 +312,8 @@ def _slurm() -> Finding:
         implies = "--executor slurm --cluster FILE.toml submits from here; slurm/clusters has files to begin with"
     else:
         implies = (
-            "--executor slurm cannot submit; `python -m slurm.testing start DIR` starts a Slurm on this machine to try"
+            "--executor slurm cannot submit; to try it out, `python -m tests.slurm.local_slurm start DIR` in a checkout "
+            "starts a Slurm on this machine"
         )
     return Finding("slurm", f"{slurm.version or 'commands of unknown version'}; {slurm.said}", implies, values)
 

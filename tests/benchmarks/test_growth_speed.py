@@ -1,28 +1,30 @@
-"""Time grows in proportion to the groups and images, or more slowly.
-
-`uv run pytest tests/benchmarks -n 0` measures; under xdist pytest-benchmark is off and small sizes run once.
-"""
+"""Time grows in proportion to the number of groups and images, or more slowly."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from pudnet_bench.harness.bench import growth
-from pudnet_bench.harness.bench.setting import Setting
-from pudnet_bench.harness.measuring.device import choose
+from tests.benchmarks.growth import SUBJECTS, Subject
+from tests.benchmarks.ratio import Comparison
+from tests.benchmarks.setting import Setting
+
+SMALL_AND_LARGE = {"groups": (200, 2_000), "images": (500, 5_000)}
+GOAL = 1.2
 
 
-def test_time_grows_in_proportion(benchmark: Any, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not benchmark.enabled:
-        monkeypatch.setattr(growth, "SMALL_AND_LARGE", {"groups": (10, 20), "images": (10, 20)})
-    ratios = growth.measure(Setting(choose(), cache_dir, rounds=3 if benchmark.enabled else 1))
-    for ratio in ratios:
-        benchmark.extra_info[f"{ratio.name} / {ratio.against}"] = ratio.value
-        print(f"\n{ratio.name}: {ratio.value:.2f} of {ratio.against}", end="")
-    benchmark.pedantic(lambda: None, rounds=1)
-    assert [ratio.name.split(",")[0] for ratio in ratios] == [subject.name.split(",")[0] for subject in growth.SUBJECTS]
-    if benchmark.enabled:
-        assert all(ratio.met for ratio in ratios)
+@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
+def test_large_size_against_many_small_ones(
+    compare: Comparison, setting: Setting, subject: Subject, tmp_path: Path
+) -> None:
+    small, large = SMALL_AND_LARGE[subject.unit] if setting.measuring else (10, 20)
+    once, often = (subject.prepare(n, setting.compute, tmp_path).work for n in (large, small))
+
+    def repeat() -> None:
+        for _ in range(large // small):
+            often()
+
+    name, against = f"{subject.name}, {large:,} {subject.unit}", f"{large // small} times {small:,}"
+    ratio = compare(name, once, against, repeat, rounds=5, goal=GOAL)
+    assert ratio is None or ratio.met, str(ratio)

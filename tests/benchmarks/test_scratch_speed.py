@@ -1,30 +1,51 @@
-"""Training from scratch at its best against the loop of a plain script.
-
-`uv run pytest tests/benchmarks -n 0` measures; under xdist pytest-benchmark is off and each loop only runs once.
-"""
+"""Training from scratch at its best against a plain script's loop, and what each difference between them is worth."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
+from functools import partial
 
+import pytest
 import torch
+from torch import Tensor
 
-from pudnet_bench.harness.bench import scratch
-from pudnet_bench.harness.bench.prediction import random_dataset
-from pudnet_bench.harness.bench.setting import Setting
-from pudnet_bench.harness.measuring.device import choose
+from pudnet_bench.methods.scratch import Adam
+from tests.benchmarks.ratio import Comparison
+from tests.benchmarks.setting import Setting
+from tests.benchmarks.workloads import IMAGES, WAYS, random_dataset, train, trainer
+
+ROUNDS = {"convnet3": 7, "resnet18": 3, "resnet34": 1}
+PLAIN = "the plain loop (DataLoader, eager float32, unfused)"
 
 
-def test_the_plain_loop_against_training_at_its_best(benchmark: Any, cache_dir: Path) -> None:
-    if not benchmark.enabled:
-        dataset = random_dataset(40, torch.device("cpu"))
-        for loop in ("device", "dataloader"):
-            scratch.epoch(scratch.trainer("convnet3", choose(), loop=loop), dataset)
-        return
-    ratios = scratch.measure(Setting(choose(), cache_dir))
-    for ratio in ratios:
-        benchmark.extra_info[ratio.name] = ratio.value
-        print(f"\n{ratio.name}: {ratio.value:.2f} times {ratio.against} ({ratio.against_seconds:.3f} s)", end="")
-    benchmark.pedantic(lambda: None, rounds=1)
-    assert min(ratio.value for ratio in ratios if "plain" in ratio.name) > 1
+class Unfused(Adam):
+    """Adam with torch's defaults."""
+
+    def optimizer(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+        return torch.optim.Adam(parameters, lr=self.lr)
+
+
+VARIANTS = {
+    PLAIN: partial(trainer, loop="dataloader"),
+    "the best in float32": partial(trainer, autocast=False),
+    "the best with torch's default Adam": partial(trainer, kind=Unfused),
+}
+
+
+RESNETS = [pytest.param(target, PLAIN, marks=pytest.mark.measured_only) for target in ("resnet18", "resnet34")]
+
+
+@pytest.mark.parametrize(("target", "name"), [*(("convnet3", name) for name in VARIANTS), *RESNETS])
+def test_variant_against_training_at_its_best(compare: Comparison, setting: Setting, target: str, name: str) -> None:
+    if target != "convnet3" and setting.quick:
+        pytest.skip("ResNets are not for --quick")
+    torch.manual_seed(0)
+    dataset = random_dataset(IMAGES if setting.measuring else 40, setting.compute.device)
+    ratio = compare(
+        f"{name}, {target}",
+        partial(train, VARIANTS[name](target, setting.compute), dataset),
+        f"training at its best, one epoch of {IMAGES} images of 32x32, {WAYS} classes",
+        partial(train, trainer(target, setting.compute), dataset),
+        rounds=ROUNDS[target],
+    )
+    assert ratio is None or name != PLAIN or ratio.value > 1, str(ratio)

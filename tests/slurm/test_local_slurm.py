@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pudnet_bench.slurm.testing import LocalSlurm, LocalSlurmError, local, not_installed
-from pudnet_bench.slurm.testing.configuration import free_ports, slurm_conf
-from pudnet_bench.slurm.testing.processes import members_of
+from tests.slurm.local_slurm import LocalSlurm, LocalSlurmError, local, not_installed
+from tests.slurm.local_slurm.configuration import free_ports, slurm_conf
+from tests.slurm.local_slurm.processes import kill_at_once, members_of
 
 from .conftest import FakeCommand
 
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def command(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    call = [sys.executable, "-m", "pudnet_bench.slurm.testing", *map(str, words)]
+    call = [sys.executable, "-m", "tests.slurm.local_slurm", *map(str, words)]
     return subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
@@ -104,6 +104,21 @@ def test_a_lost_node_comes_back(folder: Path, tmp_path: Path) -> None:
             slurm.lose_node("n3")
 
 
+def test_killed_processes_are_gone_when_the_call_returns() -> None:
+    command = [sys.executable, "-c", "data = bytearray(60_000_000); print('up', flush=True); input()"]
+    started = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(4)]
+    try:
+        for process in started:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"up\n"
+        kill_at_once(lambda: {process.pid for process in started if not gone(process.pid)})
+        assert all(gone(process.pid) for process in started)
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
 @real
 def test_it_listens_on_loopback_only(folder: Path) -> None:
     with LocalSlurm(folder) as slurm:
@@ -133,7 +148,7 @@ def test_command_line(folder: Path, tmp_path: Path) -> None:
 @real
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
 def test_it_ends_with_the_process_that_wanted_it(folder: Path, tmp_path: Path, sign: signal.Signals) -> None:
-    code = "import sys, time; from pudnet_bench.slurm.testing import LocalSlurm\n"
+    code = "import sys, time; from tests.slurm.local_slurm import LocalSlurm\n"
     code += "with LocalSlurm(sys.argv[1], nodes=1):\n    print('up', flush=True); time.sleep(600)"
     owner = subprocess.Popen([sys.executable, "-c", code, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None
@@ -177,7 +192,7 @@ def test_a_port_that_another_process_takes(folder: Path) -> None:
     code = """
 import socket, sys
 from pathlib import Path
-from pudnet_bench.slurm.testing import supervisor
+from tests.slurm.local_slurm import supervisor
 
 taken = socket.create_server(("127.0.0.1", 0))
 really, asked = supervisor.free_ports, []

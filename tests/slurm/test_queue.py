@@ -53,16 +53,15 @@ def test_squeue_is_understood() -> None:
     assert jobs["14"].reason == "(ReqNodeNotAvail, UnavailableNodes:n1)"
     assert jobs["11"] == JobState("11", "PENDING", "BeginTime", restarts=1)
     assert {job_id for job_id, job in jobs.items() if job.finished} == {"3", "15"}
-    assert {job_id for job_id, job in jobs.items() if job.requeued} == {"11"}
+    assert {job_id for job_id, job in jobs.items() if job.restarts} == {"10", "11"}
     assert {job_id for job_id, job in jobs.items() if job.held} == {"4"}
-    assert not any(job.succeeded for job in jobs.values())
 
 
 def test_sacct_is_understood() -> None:
     jobs = parse_sacct(SACCT)
     assert jobs["21"] == JobState("21", "CANCELLED")
     assert jobs["22_3"] == JobState("22_3", "PENDING")
-    assert jobs["20"].succeeded
+    assert jobs["20"] == JobState("20", "COMPLETED", nodes="n1")
     assert jobs["22_1"].finished
 
 

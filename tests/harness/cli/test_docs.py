@@ -21,9 +21,9 @@ from pudnet_bench.harness.cli.commands import app
 from pudnet_bench.methods import registry
 from pudnet_bench.results.store.run import ROW_SCHEMA
 from pudnet_bench.slurm import cluster
-from pudnet_bench.slurm.testing import not_installed
 from pudnet_bench.suites.catalog import PROFILES, SUITES
 from pudnet_bench.suites.families import FAMILIES
+from tests.slurm.local_slurm import not_installed
 
 sys.path.insert(0, str(Path(__file__).parent))
 import doc_pages as pages
@@ -53,7 +53,7 @@ def short_folder() -> Iterator[Path]:
     yield folder
     if (folder / "slurm.conf").exists():
         subprocess.run(
-            [sys.executable, "-m", "pudnet_bench.slurm.testing", "stop", str(folder)], cwd=pages.ROOT, check=True
+            [sys.executable, "-m", "tests.slurm.local_slurm", "stop", str(folder)], cwd=pages.ROOT, check=True
         )
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -61,7 +61,7 @@ def short_folder() -> Iterator[Path]:
 def run_pages() -> list[object]:
     """The pages that have commands; Slurm's with its mark."""
     return [
-        pytest.param(page, id=page.stem, marks=[pytest.mark.slurm] if "slurm.testing start" in text else [])
+        pytest.param(page, id=page.stem, marks=[pytest.mark.slurm] if "local_slurm start" in text else [])
         for page, text in TEXTS.items()
         if "```sh" in text
     ]
@@ -69,7 +69,7 @@ def run_pages() -> list[object]:
 
 @pytest.mark.parametrize("page", run_pages())
 def test_a_page_does_what_it_says(page: Path, tmp_path: Path, shared_cache: Path, short_folder: Path) -> None:
-    if "slurm.testing start" in TEXTS[page] and (reason := not_installed()):
+    if "local_slurm start" in TEXTS[page] and (reason := not_installed()):
         pytest.skip(reason)
     shows_training = any(
         re.search(r"^meta-training |meta-trainings and", block.text, re.MULTILINE)

@@ -10,9 +10,9 @@ import torch
 
 from pudnet_bench.harness.cli import doctor
 from pudnet_bench.harness.measuring.device import Compute
-from pudnet_bench.slurm.testing.local import LocalSlurm
 from pudnet_bench.suites.catalog import SUITES
 from pudnet_bench.suites.sources import SOURCES
+from tests.slurm.local_slurm.local import LocalSlurm
 
 FP32, BF16 = (Compute(torch.device("cpu"), "here", precision) for precision in ("fp32", "bf16"))
 

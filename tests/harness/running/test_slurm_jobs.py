@@ -17,7 +17,7 @@ from pudnet_bench.harness.running.job import Job
 from pudnet_bench.harness.running.status import Submitted, cell_statuses, keep_submitted, submitted
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.slurm import queue
-from pudnet_bench.slurm.testing import LocalSlurm
+from tests.slurm.local_slurm import LocalSlurm, is_requeued
 
 CommandLine = Callable[..., Result]
 MethodFile = Callable[..., str]
@@ -164,7 +164,7 @@ def test_a_training_that_is_requeued_goes_on_from_the_same_step(
     (training,) = [entry for entry in submitted(run) if entry.job.training]
     until(lambda: steps.exists() and len(steps.read_text().splitlines()) >= 10)
     subprocess.run(["scancel", "--signal=USR2", training.job_id], check=True)
-    until(lambda: queue.states([training.job_id])[training.job_id].requeued)
+    until(lambda: is_requeued(queue.states([training.job_id])[training.job_id]))
     before = len(steps.read_text().splitlines())
     assert before < 60
     assert {standing.state for standing in cell_statuses(run).values()} == {"pending"}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+KILL_SECONDS = 30.0
 DAEMONS = ("munged", "slurmctld", "slurmd", "slurmstepd")
 MARK = "LOCAL_SLURM"  # a variable of every daemon and what it starts but jobs: FOLDER/NAME
 
@@ -71,12 +72,24 @@ def members_of(folder: Path, node: str | None = None) -> set[int]:
 
 
 def kill_at_once(find: Callable[[], set[int]]) -> None:
-    """SIGKILL to what ``find`` finds, all of it stopped before: none sees another end, or starts a new one meanwhile."""
+    """SIGKILL everything that `find` returns and wait until it is gone.
+
+    All of it is stopped first, so that no process reacts to the end of another or starts a new one meanwhile.
+
+    Raises:
+        TimeoutError: A process is still there after `KILL_SECONDS`.
+    """
     stopped: set[int] = set()
     while new := find() - stopped:
         _send(signal.SIGSTOP, new)
         stopped |= new
     _send(signal.SIGKILL, stopped)
+    deadline = time.monotonic() + KILL_SECONDS
+    # The kernel kills asynchronously: on a busy machine a killed process stays visible until it is scheduled once more.
+    while left := stopped & set(_parents()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"processes survive SIGKILL for {KILL_SECONDS:.0f} s: {sorted(left)}")
+        time.sleep(0.01)
 
 
 def _send(sign: signal.Signals, pids: Iterable[int]) -> None:

@@ -1,4 +1,4 @@
-"""How time and memory grow with size: exponents with their intervals, and the picture. Pure functions; no torch."""
+"""How time and memory grow with size: exponents with their intervals, and the figure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXPONENTS = ("subject", "unit", "quantity", "exponent", "low", "high", "n")
 
 @dataclass(frozen=True)
 class Exponent:
-    """``value`` of b in y = a n^b with its 95% t interval, from ``n`` points; NaN bounds for fewer than three."""
+    """`value` of b in y = a n^b with its 95% t interval, from `n` points; NaN bounds for fewer than three."""
 
     value: float
     low: float
@@ -31,7 +31,7 @@ class Exponent:
 
 
 def exponent(sizes: np.ndarray, values: np.ndarray) -> Exponent:
-    """Least squares of log ``values`` on log ``sizes``, both [n] and positive. Raises ValueError for fewer than two sizes."""
+    """Least squares of log `values` on log `sizes`, both [n] and positive. Raises ValueError for fewer than two sizes."""
     from scipy.special import stdtrit
 
     if len(set(np.asarray(sizes).tolist())) < 2:
@@ -48,7 +48,7 @@ def exponent(sizes: np.ndarray, values: np.ndarray) -> Exponent:
 
 
 def exponents(points: pd.DataFrame) -> pd.DataFrame:
-    """Columns `EXPONENTS`: of each subject of ``points`` (columns `POINTS`) how each of `QUANTITIES` grows with n."""
+    """Columns `EXPONENTS`: of each subject of `points` (columns `POINTS`) how each of `QUANTITIES` grows with n."""
     import pandas as pd
 
     found = []
@@ -62,7 +62,7 @@ def exponents(points: pd.DataFrame) -> pd.DataFrame:
 def draw(points: pd.DataFrame, speed_ups: pd.DataFrame, format: str) -> bytes:
     """Time (above) and the memory that it takes (below) against n, a column for each unit, and the speed-up; "pdf" or "png".
 
-    ``points`` has the columns `POINTS`, ``speed_ups`` `SPEED_UPS`, a row for each repetition; it may be empty. A dotted line
+    `points` has the columns `POINTS`, `speed_ups` `SPEED_UPS`, a row for each repetition; it may be empty. A dotted line
     grows in proportion to n.
     """
     from matplotlib.figure import Figure

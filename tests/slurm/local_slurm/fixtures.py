@@ -1,4 +1,4 @@
-"""Fixtures of pytest. In a conftest.py: ``from pudnet_bench.slurm.testing.fixtures import local_slurm, slurm_daemons``."""
+"""Fixtures of pytest. In a conftest.py: ``from tests.slurm.local_slurm.fixtures import local_slurm, slurm_daemons``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pudnet_bench.slurm.testing.local import LocalSlurm, not_installed
+from tests.slurm.local_slurm.local import LocalSlurm, not_installed
 
 
 @pytest.fixture(scope="session")

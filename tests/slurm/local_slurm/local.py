@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from pudnet_bench.slurm.testing.processes import kill_at_once, members_of
+from tests.slurm.local_slurm.processes import kill_at_once, members_of
 
 INSTALL = "apt-get update && apt-get install -y --no-install-recommends slurm-wlm munge"
 COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "sinfo", "scancel", "scontrol")
@@ -86,11 +86,13 @@ class LocalSlurm:
         if reason := not_installed():
             raise LocalSlurmError(reason)
         if members_of(self.folder):
-            raise LocalSlurmError(f"a Slurm already runs in {self.folder}; end it: python -m slurm.testing stop DIR")
+            raise LocalSlurmError(
+                f"a Slurm already runs in {self.folder}; end it: python -m tests.slurm.local_slurm stop DIR"
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
-        root = str(Path(__file__).resolve().parents[2])
+        root = str(Path(__file__).resolve().parents[3])
         environment = {**os.environ, "PATH": _search_path(), "PYTHONPATH": root}
-        command = [sys.executable, "-m", "pudnet_bench.slurm.testing", "supervise", str(self.folder), str(self.nodes)]
+        command = [sys.executable, "-m", "tests.slurm.local_slurm", "supervise", str(self.folder), str(self.nodes)]
         command += ["--cpus", str(self.cpus), *(["--lifeline"] if lifeline else [])]
         with (self.folder / "supervisor.log").open("w") as log:
             self.process = subprocess.Popen(
@@ -146,7 +148,7 @@ class LocalSlurm:
         with suppress(OSError, ValueError):
             pid = int((self.folder / "supervisor.pid").read_text())
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if b"pudnet_bench.slurm.testing" in words and str(self.folder).encode() in words:
+            if b"tests.slurm.local_slurm" in words and str(self.folder).encode() in words:
                 return pid
         return None
 

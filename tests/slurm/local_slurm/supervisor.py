@@ -19,8 +19,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pudnet_bench.slurm.testing.configuration import free_ports, memory_mb, slurm_conf
-from pudnet_bench.slurm.testing.processes import MARK, descendants, end, reap
+from tests.slurm.local_slurm.configuration import free_ports, memory_mb, slurm_conf
+from tests.slurm.local_slurm.processes import MARK, descendants, end, reap
 
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 READY_SECONDS = 60.0

@@ -1,4 +1,4 @@
-"""Exponents of growth, and their picture."""
+"""Exponents of growth, and their figure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from pudnet_bench.results.analysis.growth import POINTS, SPEED_UPS, draw, exponent, exponents, speed_up
+from tests.benchmarks.growth_figures import POINTS, SPEED_UPS, draw, exponent, exponents, speed_up
 
 SIZES = np.array([100, 316, 1_000, 3_162, 10_000, 100_000])
 

@@ -1,11 +1,15 @@
-"""All that only a GPU can show, in 25 minutes on one: steps that do not need one another, each in a process of its own.
+"""Measure and publish everything that only a GPU can show, in 25 minutes on one.
 
-A step that fails, or whose time is over, leaves what it has, and the next one begins. What is there is never written over:
-a step whose folder exists is passed over, so a session may be made in parts. On a CPU the tiny scale tries it out.
+    python -m tests.benchmarks.gpu_session NAME [--scale tiny] [--steps doctor,table1] [--minutes 25] [--dry-run]
+
+The steps do not depend on one another, and each runs in a process of its own: one that fails or runs out of time leaves what it
+has measured, and the next one starts. Nothing is overwritten: a step whose folder exists is skipped, so that a session may be
+done in parts. On a CPU the tiny scale tries it out.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -22,23 +26,24 @@ from pathlib import Path
 from typing import Any
 
 from pudnet_bench.errors import BenchError
-from pudnet_bench.harness.bench import SUBJECTS
-from pudnet_bench.harness.measuring.device import Compute
-from pudnet_bench.harness.measuring.provenance import circumstances, now
+from pudnet_bench.harness.measuring.device import Compute, choose
+from pudnet_bench.harness.measuring.provenance import now
 from pudnet_bench.results.rendering.escaping import escape_markdown
 from pudnet_bench.results.store.files import write_atomically
-from pudnet_bench.results.store.folders import RUNS
+from pudnet_bench.results.store.folders import RUNS, cache_folder
 from pudnet_bench.results.store.run import Run
+from tests.benchmarks.report import circumstances_of
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = Path("results/published")
 MINUTES = 25
-LAST_WORDS = 20.0  # seconds that a step has to keep what it measured, once its time is over
+GRACE = 20.0  # seconds that a step has to save what it measured, once its time is over
 LEARNERS = "pretrained,matchnet,protonet,meta-baseline,meta-deepbdc,pudnet"
 SCRATCH = "adam,gc"
 FAMILIES = ("--families", "fashion,cifar100", "--profile", "standard", "--paper")
 LOG, STEP = "log.txt", "step.json"
 
+SUBJECTS = ("prediction", "meta-training", "scratch", "graphs", "overhead", "growth", "peers")
 # What the scales run for a table: meta-learners, training from scratch on fewer groups, and MUSML, whose steps are long.
 TABLES: dict[str, dict[str, tuple[tuple[str, ...], ...]]] = {
     "full": {
@@ -61,12 +66,19 @@ SECONDS = {"doctor": 60, "tests": 180, "bench": 60, "table": 330}
 
 
 class SessionError(BenchError):
-    """A session that cannot be made as it was asked for; says why and the way out."""
+    """A session that cannot be run as requested; says why and what to do instead."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """``commands`` (arguments of python) one after the other within ``seconds`` in all. ``run`` is the run they make, if any."""
+    """Commands that run one after the other.
+
+    Attributes:
+        name: Name of the step and of its folder.
+        seconds: Limit for all commands together.
+        commands: Arguments of `python`.
+        run: The run folder that they write, if any.
+    """
 
     name: str
     seconds: int
@@ -76,7 +88,7 @@ class Step:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What became of a step: "done", "exit code N" or "out of time"."""
+    """What became of a step; `outcome` is "done", "exit code N" or "out of time after N s"."""
 
     name: str
     commands: list[str]
@@ -86,21 +98,19 @@ class StepResult:
 
 
 def steps(scale: str, compute: Compute, folder: Path) -> list[Step]:
-    """The steps of a session that is published in ``folder``, in their order."""
+    """The steps of a session that is published in `folder`, in their order."""
     where = ("--device", compute.device.type, "--precision", compute.precision)
-    briefly = ("--quick", "--rounds", "1") if scale == "tiny" else ()
     found = [
         Step("doctor", SECONDS["doctor"], (("-m", "harness", "doctor"),)),
         Step("tests", SECONDS["tests"], (("-m", "pytest", "-n", "0", "-m", "cuda", "-rs", "-v", "tests"),)),
     ]
     for subject in SUBJECTS:
-        quick = briefly or (("--quick",) if subject == "peers" else ())
-        out = ("--out", str(folder / f"bench-{subject}"))
-        found.append(
-            Step(
-                f"bench-{subject}", SECONDS["bench"], (("-m", "harness", "bench", subject, *where, *quick, *out),),
-            )
-        )  # fmt: skip
+        brief = ("--quick", "--rounds", "1") if scale == "tiny" else ("--quick",) if subject == "peers" else ()
+        benchmarks = f"tests/benchmarks/test_{subject.replace('-', '_')}_speed.py"
+        published = str((folder / f"bench-{subject}").absolute())  # pytest runs in the checkout
+        only = ("-k", "bare_loop") if subject == "overhead" else ()  # the rest of it computes nothing on a GPU
+        command = ("-m", "pytest", "-n", "0", "-q", benchmarks, *only, *where, *brief, "--published", published)
+        found.append(Step(f"bench-{subject}", SECONDS["bench"], (command,)))
     for table, choices in TABLES[scale].items():
         run = RUNS / folder.name / table
         commands = (("-m", "harness", "run", table, *choice, *where, "--out", str(run)) for choice in choices)
@@ -109,15 +119,23 @@ def steps(scale: str, compute: Compute, folder: Path) -> list[Step]:
 
 
 def folder_of(name: str, compute: Compute, published: Path = PUBLISHED) -> Path:
-    """Where the session ``name`` is published: its name and the GPU's. Raises SessionError for a name that is no file name."""
+    """The folder of the session `name`: its name and the GPU's.
+
+    Raises:
+        SessionError: The name is not made of letters, digits, - and _.
+    """
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) is None:
-        raise SessionError(f"a session's name is of letters, digits, - and _, not '{name}'")
+        raise SessionError(f"a session's name is made of letters, digits, - and _, unlike '{name}'")
     device = "cpu" if compute.device.type == "cpu" else re.sub(r"[^a-z0-9]+", "-", compute.name.lower()).strip("-")
     return published / f"{name}-{device}"
 
 
 def chosen(all_steps: Sequence[Step], names: Sequence[str] | None) -> list[Step]:
-    """The steps of these names, or all. Raises SessionError for one that there is not."""
+    """The steps of these names, or all.
+
+    Raises:
+        SessionError: There is no step of a name.
+    """
     known = [step.name for step in all_steps]
     for name in names or ():
         if name not in known:
@@ -134,43 +152,44 @@ def plan(todo: Sequence[Step]) -> Iterator[str]:
 
 
 def perform(
-    todo: Sequence[Step],
-    folder: Path,
-    compute: Compute,
-    command: str,
-    data: Path | None,
-    cache: Path,
-    minutes: float,
-    say: Callable[[str], None],
-) -> list[StepResult]:
-    """Run the steps that are not there, as far as ``minutes`` reach, publish what they leave, and return what became of them."""
+    todo: Sequence[Step], folder: Path, compute: Compute, places: Mapping[str, Path], command: str, minutes: float
+) -> Iterator[tuple[str, StepResult | None]]:
+    """Run the steps that have no folder yet, as far as `minutes` allow, and publish what they leave in `folder`.
+
+    Args:
+        todo: The steps.
+        folder: The session's folder.
+        compute: Device and precision, as noted.
+        places: Folders of images and cache, by the variable that names them to a step.
+        command: The session's command, as noted.
+        minutes: A step starts only where its limit fits into what is left of them.
+
+    Yields:
+        A line about each step, and what became of it; None for one that did not run.
+    """
     ends = time.monotonic() + 60 * minutes
     folder.mkdir(parents=True, exist_ok=True)
-    places = {"PUDNET_BENCH_CACHE": cache.absolute(), **({"PUDNET_BENCH_DATA": data.absolute()} if data else {})}
     masked = masks(folder, places)
-    session = circumstances(command, compute)
-    found = []
+    session = circumstances_of(command, compute)
+    variables = {name: str(path) for name, path in places.items()}
     for step in todo:
         own = folder / step.name
         if own.exists():
-            say(f"{step.name}: there already")
+            yield f"{step.name}: already there", None
             continue
         if time.monotonic() + step.seconds > ends:
-            say(f"{step.name}: not begun, its {step.seconds} s do not fit; the same command goes on from here")
+            yield f"{step.name}: not started, its {step.seconds} s do not fit; the same command resumes here", None
             continue
         own.mkdir()
-        variables = {name: str(path) for name, path in places.items()}
         outcome = _perform(step, own, variables)
         if step.run is not None:
             _publish(step.run, own, variables)
         log = own / LOG
         log.write_text(masked(log.read_text(errors="replace")))
-        told = json.dumps({**session, **asdict(outcome)}, indent=2, ensure_ascii=False)
-        write_atomically(own / STEP, f"{masked(told)}\n".encode())
+        noted = json.dumps({**session, **asdict(outcome)}, indent=2, ensure_ascii=False)
+        write_atomically(own / STEP, f"{masked(noted)}\n".encode())
         write_atomically(folder / "README.md", readme(folder).encode())
-        found.append(outcome)
-        say(f"{step.name}: {outcome.outcome}, {outcome.seconds:.0f} s")
-    return found
+        yield f"{step.name}: {outcome.outcome}, {outcome.seconds:.0f} s", outcome
 
 
 def _perform(step: Step, own: Path, variables: Mapping[str, str]) -> StepResult:
@@ -186,13 +205,13 @@ def _perform(step: Step, own: Path, variables: Mapping[str, str]) -> StepResult:
     return StepResult(step.name, [_shown(c) for c in step.commands], started, time.monotonic() - began, outcome)
 
 
-def _hear_interrupts() -> None:
-    """In a step's process: a session in the background of a script ignores Ctrl-C, and what it starts would too."""
+def _restore_interrupts() -> None:
+    """In a step's process: a session in the background of a script ignores SIGINT, and its children would inherit that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _call(command: Sequence[str], log: Path, variables: Mapping[str, str], seconds: float) -> int | None:
-    """The exit code of ``python *command``, or None where ``seconds`` did not suffice. What it prints is added to ``log``."""
+    """The exit code of `python *command`, or None after `seconds`. Its output is appended to `log`."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     environment = {**os.environ, **variables, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
     with log.open("a") as out:
@@ -200,23 +219,23 @@ def _call(command: Sequence[str], log: Path, variables: Mapping[str, str], secon
         out.flush()
         process = subprocess.Popen(
             [sys.executable, *command], stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True,
-            cwd=ROOT if "pytest" in command else None, preexec_fn=_hear_interrupts,
+            cwd=ROOT if "pytest" in command else None, preexec_fn=_restore_interrupts,
         )  # fmt: skip
         try:
             return process.wait(seconds)
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGINT)  # as Ctrl-C: what was measured is kept
+            process.send_signal(signal.SIGINT)  # like Ctrl-C: what was measured is saved
             with suppress(subprocess.TimeoutExpired):
-                process.wait(LAST_WORDS)
+                process.wait(GRACE)
             return None
         finally:
-            with suppress(ProcessLookupError):  # workers of a DataLoader, a step that does not hear
+            with suppress(ProcessLookupError):  # workers of a DataLoader, a step that ignores SIGINT
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
 def _publish(run: Path, own: Path, variables: Mapping[str, str]) -> None:
-    """The tables of what was measured, and the manifest, beside the step's log."""
+    """Copy the tables of what was measured, and the run's record, beside the step's log."""
     if not (run / "manifest.json").exists():
         return
     _call(("-m", "harness", "collect", str(run), "--paper"), own / LOG, variables, 60)
@@ -225,7 +244,7 @@ def _publish(run: Path, own: Path, variables: Mapping[str, str]) -> None:
 
 
 def masks(folder: Path, places: Mapping[str, Path]) -> Callable[[str], str]:
-    """Takes this machine's paths out of a text."""
+    """A function that replaces this machine's paths in a text."""
     names = {
         str(Path.home()): "~",
         str(ROOT): ".",
@@ -242,18 +261,18 @@ def _shown(command: Sequence[str]) -> str:
 
 
 def readme(folder: Path) -> str:
-    """What the session's folder says of itself: where and how, each step, and over how many groups the tables are."""
-    told: list[dict[str, Any]] = sorted(
+    """The README of a session's folder: where and how it ran, each step, and the number of groups behind each table."""
+    results: list[dict[str, Any]] = sorted(
         (json.loads(path.read_text()) for path in folder.glob(f"*/{STEP}")), key=lambda step: str(step["started"])
     )
-    first = told[0]
+    first = results[0]
     facts = {
         "command": f"`{first['command']}`",
-        "commit": ", ".join(dict.fromkeys(step["git_commit"] or "not a checkout" for step in told)),
+        "commit": ", ".join(dict.fromkeys(step["git_commit"] or "not a checkout" for step in results)),
         "device": f"{first['device']}, {first['precision']}, {first['threads']} threads",
         "driver": first["driver"],
         "torch": first["versions"]["torch"],
-        "date": f"{first['started']} to {told[-1]['started']}",
+        "date": f"{first['started']} to {results[-1]['started']}",
     }
     return (
         "\n".join(
@@ -267,16 +286,16 @@ def readme(folder: Path) -> str:
                 *(
                     f"| [{step['name']}]({step['name']}/) | {step['outcome']} | {step['seconds']:.0f} | "
                     f"{escape_markdown(_groups(RUNS / folder.name / step['name']))} |"
-                    for step in told
+                    for step in results
                 ),
                 "",
-                "What each step ran:",
+                "A benchmark that misses one of its limits ends with exit code 1. What each step ran:",
                 "",
-                "```sh",
-                *(command for step in told for command in step["commands"]),
-                "```",
+                "``sh",
+                *(command for step in results for command in step["commands"]),
+                "``",
                 "",
-                "What these numbers say is not written yet.",
+                "These numbers have not been interpreted yet.",
             ]
         )
         + "\n"
@@ -284,7 +303,7 @@ def readme(folder: Path) -> str:
 
 
 def _groups(run: Path) -> str:
-    """How many groups of each method are measured in a run, the fewest where families differ; "" where there is no run."""
+    """The number of measured groups of each method, the least where families differ; "" where there is no run."""
     if not (run / "manifest.json").exists():
         return ""
     found = Run.open(run)
@@ -293,3 +312,55 @@ def _groups(run: Path) -> str:
         done = len(found.groups_done(cell["key"]))
         counts[cell["method"]] = min(done, counts.get(cell["method"], done))
     return ", ".join(f"{method} {n}" for method, n in counts.items())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.gpu_session",
+        description="Measure what only a GPU can show, and publish it; the same command resumes with what is missing.",
+    )
+    add = parser.add_argument
+    add("name", metavar="NAME", help="name of the folder, which the GPU's name is appended to")
+    add("--scale", choices=TABLES, default="full", help="tiny: minutes on a CPU, on digits, to try it out")
+    add("--steps", metavar="A,B", help="only these steps")
+    add("--minutes", type=float, default=MINUTES, help="a step starts only if its limit fits into them")
+    add("--device", default="auto", help="auto, cpu or cuda")
+    add("--precision", default="auto", help="auto, fp32 or bf16 (autocast)")
+    add("--data", type=Path, default=os.environ.get("PUDNET_BENCH_DATA"), help="folder with the image sources")
+    add("--cache", type=Path, default=os.environ.get("PUDNET_BENCH_CACHE"), help="folder for images and artifacts")
+    add("--out", type=Path, default=PUBLISHED, help="where the folder is created; default: %(default)s")
+    add("--dry-run", action="store_true", help="only print the steps, their limits and commands")
+    return parser
+
+
+def main(words: Sequence[str]) -> int:
+    """Run a session. Returns 0, 1 where a step is not done, or 2 after a sentence on standard error."""
+    given = _parser().parse_args(words)
+    try:
+        compute = choose(given.device, given.precision)
+        folder = folder_of(given.name, compute, given.out)
+        names = [name.strip() for name in given.steps.split(",")] if given.steps else None
+        todo = chosen(steps(given.scale, compute, folder), names)
+        if given.dry_run:
+            print("\n".join(plan(todo)))
+            return 0
+        if given.scale == "full" and compute.device.type == "cpu":
+            raise SessionError(
+                "a session needs a GPU, and this device is a CPU; try it out with --scale tiny or --dry-run"
+            )
+    except BenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    places = {"PUDNET_BENCH_CACHE": cache_folder(given.cache).absolute()}
+    if given.data:
+        places["PUDNET_BENCH_DATA"] = given.data.absolute()
+    command, failed = shlex.join(["python", "-m", "tests.benchmarks.gpu_session", *words]), False
+    for line, outcome in perform(todo, folder, compute, places, command, given.minutes):
+        print(line, flush=True)
+        failed = failed or (outcome is not None and outcome.outcome != "done")
+    print(f"{folder}: README.md, and a folder for each step")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

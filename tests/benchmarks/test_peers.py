@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from pudnet_bench.harness.bench import peers
 from pudnet_bench.harness.measuring.device import Compute
 from pudnet_bench.methods.base import Budget, Dataset, Episode, Session, TargetSpec
 from pudnet_bench.suites.groups import FamilyImages, TrainingStream
+from tests.benchmarks import peers
+from tests.benchmarks.workloads import our_protonet
 
 
 class OneEpisode(TrainingStream):
@@ -39,7 +40,7 @@ def class_by_class(episode: Episode) -> tuple[torch.Tensor, torch.Tensor]:
 def test_loss_and_gradients_are_ours(digits_images: FamilyImages, compute: Compute) -> None:
     torch.manual_seed(0)
     stream = OneEpisode(digits_images, seed=0)
-    method = peers.our_protonet(TargetSpec("convnet3", digits_images.image_shape), compute)
+    method = our_protonet(TargetSpec("convnet3", digits_images.image_shape), compute)
     plain = peers.plain_protonet(method, stream)
     ours: dict[str, torch.Tensor] = {}
     for name, parameter in method.modules["network"].named_parameters():
@@ -64,7 +65,7 @@ def test_loss_and_gradients_are_ours(digits_images: FamilyImages, compute: Compu
 def test_steps_lead_where_ours_lead(digits_images: FamilyImages, compute: Compute) -> None:
     torch.manual_seed(0)
     stream = OneEpisode(digits_images, seed=0)
-    method = peers.our_protonet(TargetSpec("convnet3", digits_images.image_shape), compute)
+    method = our_protonet(TargetSpec("convnet3", digits_images.image_shape), compute)
     plain = peers.plain_protonet(method, stream)
     images, labels = class_by_class(stream.only)
     session = Session(Budget(6, 6, 1))
@@ -93,11 +94,3 @@ def test_a_task_is_what_a_group_is(digits_images: FamilyImages, beforehand: bool
     classes = [known[row.numpy().tobytes()] for row in task.flatten(1)]  # to the last bit, ours normalised
     assert set(classes) <= set(digits_images.split.training)
     assert len({(c, int(y)) for c, y in zip(classes, labels, strict=True)}) == 2
-
-
-def test_the_ratios_are_of_times_and_name_both_sides(digits_images: FamilyImages) -> None:
-    ratios = peers.sampling(digits_images, rounds=1) + peers.training(digits_images, rounds=1)
-    assert len({(ratio.name, ratio.against) for ratio in ratios}) == len(ratios) >= 8
-    for ratio in ratios:
-        assert ratio.value == pytest.approx(ratio.against_seconds / ratio.seconds)
-    assert {ratio.goal for ratio in ratios} == {100.0, 3.0, None}

@@ -11,14 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pudnet_bench.harness.bench import growth
-from pudnet_bench.harness.bench.peers import our_protonet
-from pudnet_bench.harness.bench.prediction import IMAGE_SHAPE, WAYS, predictor, random_dataset
 from pudnet_bench.harness.measuring.device import Compute
 from pudnet_bench.methods.base import TargetSpec
-from pudnet_bench.results.analysis.growth import POINTS
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.suites.groups import FamilyImages, TrainingStream
+from tests.benchmarks import growth
+from tests.benchmarks.growth_figures import POINTS
+from tests.benchmarks.workloads import IMAGE_SHAPE, WAYS, our_protonet, predictor, random_dataset
 
 IMAGES = (100, 1_000, 4_000)
 
@@ -83,8 +82,9 @@ def test_a_cell_is_finished_by_reading_each_shard_once(
     counts = []
     for n in (100, 200):
         reads.clear()
-        run = growth._empty_run(tmp_path, growth._plan(n, compute))
-        growth._write(run, n)
+        plan = growth.plan_two_methods(n, compute)
+        run = growth.empty_run(tmp_path, plan, compute)
+        growth.write_rows(run, plan, n, compute)
         counts.append(len(reads))
         rows = Run.open(run.folder).frame()
         assert rows.groupby("cell")["group"].apply(list).tolist() == [list(range(n))] * 2

@@ -1,39 +1,40 @@
-"""A session on a GPU, tried out on a CPU: its plan, and what becomes of steps that end well, fail, hang or are there."""
+"""A session on a GPU, tried out on a CPU: its plan, and what becomes of steps that succeed, fail, hang or exist already."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import typer.main
-from click.testing import Result
 from typer.core import TyperGroup
 
-from pudnet_bench.harness import gpu_session as session
-from pudnet_bench.harness.bench import SUBJECTS
 from pudnet_bench.harness.cli.commands import app
-from pudnet_bench.harness.gpu_session import Step
 from pudnet_bench.harness.measuring.device import Compute
+from tests.benchmarks import gpu_session as session
+from tests.benchmarks.gpu_session import Step
 
-CommandLine = Callable[..., Result]
+ROOT = Path(__file__).resolve().parents[2]
 GPU = Compute(torch.device("cuda"), "NVIDIA H100 80GB HBM3", "bf16")
 
 
 @pytest.mark.parametrize("scale", session.TABLES)
-def test_every_command_of_the_plan_is_one_of_the_command_line_and_all_fit_into_the_time(scale: str) -> None:
+def test_commands_exist_and_limits_fit_into_the_time(scale: str) -> None:
     steps = session.steps(scale, GPU, Path("results/published/first"))
     assert [step.name for step in steps] == [
         "doctor",
         "tests",
-        *(f"bench-{name}" for name in SUBJECTS),
+        *(f"bench-{name}" for name in session.SUBJECTS),
         "table1",
         "table2",
     ]
     assert sum(step.seconds for step in steps) <= 60 * session.MINUTES
+    files = {f"tests/benchmarks/{path.name}" for path in Path(__file__).parent.glob("test_*_speed.py")}
+    assert files == {word for step in steps for command in step.commands for word in command if "_speed" in word}
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
     for command in (command for step in steps for command in step.commands if "harness" in command):
@@ -48,11 +49,11 @@ def test_the_folder_has_the_gpus_name(compute: Compute) -> None:
 
 
 def perform(todo: list[Step], folder: Path, compute: Compute, minutes: float = 5) -> tuple[dict[str, str], list[str]]:
-    """What became of the steps that were run, and the lines that were said."""
-    said: list[str] = []
+    """What became of the steps that ran, and the lines about all."""
     cache = folder.parent / "cache"
-    outcomes = session.perform(todo, folder, compute, f"python --cache {cache}", None, cache, minutes, said.append)
-    return {outcome.name: outcome.outcome for outcome in outcomes}, said
+    places = {"PUDNET_BENCH_CACHE": cache}
+    results = list(session.perform(todo, folder, compute, places, f"python --cache {cache}", minutes))
+    return {found.name: found.outcome for _, found in results if found}, [line for line, _ in results]
 
 
 def python(name: str, code: str, seconds: int = 60) -> Step:
@@ -63,7 +64,7 @@ def test_steps_that_fail_or_hang_do_not_stop_the_rest(
     compute: Compute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(session, "LAST_WORDS", 1.0)
+    monkeypatch.setattr(session, "GRACE", 1.0)
     folder = tmp_path / "published" / "first-cpu"
     hangs = (
         "import signal, subprocess, sys, time; signal.signal(2, signal.SIG_IGN); print('begun', flush=True); "
@@ -97,74 +98,70 @@ def test_what_is_there_is_passed_over_and_what_does_not_fit_is_left(compute: Com
     one, long, two = python("one", "print(1)"), python("long", "print(2)", 600), python("two", "print(3)")
     became, said = perform([one, long], folder, compute, minutes=2)
     assert became == {"one": "done"}
-    assert said[1] == "long: not begun, its 600 s do not fit; the same command goes on from here"
+    assert said[1] == "long: not started, its 600 s do not fit; the same command resumes here"
     before = {path: path.read_bytes() for path in (folder / "one").iterdir()}
     became, said = perform([one, long, two], folder, compute, minutes=11)
     assert became == {"long": "done", "two": "done"}
-    assert said[0] == "one: there already"
+    assert said[0] == "one: already there"
     assert {path: path.read_bytes() for path in (folder / "one").iterdir()} == before
     assert (folder / "README.md").read_text().count("| done |") == 3
 
 
 def test_a_run_leaves_its_tables_and_how_many_groups_they_are_over(
-    compute: Compute, method_file: Callable[..., str], command_line: CommandLine
+    compute: Compute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     run, folder = Path("runs/first-cpu/table1"), Path("published/first-cpu")
-    arguments = (
-        "run",
-        "table1",
-        "--method",
-        method_file(),
-        "--methods",
-        "own",
-        "--groups",
-        "3",
-        "--device",
-        "cpu",
-        "--out",
-        run,
+    words = (
+        "-m harness run table1 --methods protonet --families digits --training-groups 2 --groups 3 --device cpu --out"
     )
-    assert command_line(*arguments).exit_code == 0
-    became, _ = perform([Step("table1", 60, (("-c", "raise SystemExit(1)"),), run)], folder, compute)
+    measures, fails = (*words.split(), str(run)), ("-c", "raise SystemExit(1)")
+    became, _ = perform([Step("table1", 60, (measures, fails), run)], folder, compute)
     assert became == {"table1": "exit code 1"}
     assert {"table1.md", "table1.csv", "table1.tex", "manifest.json", "step.json", "log.txt"} <= {
         path.name for path in (folder / "table1").iterdir()
     }
     assert json.loads((folder / "table1/manifest.json").read_text())["suite"] == "table1"
-    assert (
-        (folder / "table1/log.txt")
-        .read_text()
-        .startswith("$ python -c 'raise SystemExit(1)'\n$ python -m harness collect runs/")
-    )
-    assert "| own 3 |" in (folder / "README.md").read_text()
+    log = (folder / "table1/log.txt").read_text()
+    assert "$ python -c 'raise SystemExit(1)'\n$ python -m harness collect runs/" in log
+    assert "| protonet 3 |" in (folder / "README.md").read_text()
 
 
-def test_the_command_at_the_tiny_scale(command_line: CommandLine, tmp_path: Path) -> None:
-    arguments = ("gpu-session", "first", "--scale", "tiny", "--device", "cpu", "--steps", "bench-graphs")
-    planned = command_line(*arguments, "--dry-run")
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    call = [sys.executable, "-m", "tests.benchmarks.gpu_session", *arguments]
+    return subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=200)
+
+
+def test_the_command_at_the_tiny_scale(tmp_path: Path) -> None:
+    words = "first --scale tiny --device cpu --steps bench-graphs --out"
+    arguments = (*words.split(), str(tmp_path))
+    planned = command(*arguments, "--dry-run")
     assert planned.stdout.splitlines()[0] == "bench-graphs, at most 60 s"
-    assert not (tmp_path / "results").exists()
-    done = command_line(*arguments)
-    assert done.exit_code == 0, done.output
-    folder = tmp_path / "results/published/first-cpu"
-    assert json.loads((folder / "bench-graphs/bench.json").read_text())["subjects"][0]["subject"] == "graphs"
-    again = command_line(*arguments)
-    assert again.stdout.splitlines()[0] == "bench-graphs: there already"
+    assert not list(tmp_path.iterdir())
+    done = command(*arguments)
+    folder = tmp_path / "first-cpu"
+    found = json.loads((folder / "bench-graphs/bench.json").read_text())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert found["subjects"][0]["notes"] == ["CUDA graphs need a GPU, and this device is a CPU"]
+    step = json.loads((folder / "bench-graphs/step.json").read_text())
+    assert step["commands"][0].endswith("--published results/published/first-cpu/bench-graphs")
+    again = command(*arguments)
+    assert (again.returncode, again.stdout.splitlines()[0]) == (0, "bench-graphs: already there")
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("fi/rst",), "a session's name is of letters, digits, - and _, not 'fi/rst'"),
+        (("fi/rst",), "a session's name is made of letters, digits, - and _, unlike 'fi/rst'"),
         (("first", "--steps", "table1,bank"), "unknown step 'bank'; known: doctor, tests, "),
-        (("first", "--scale", "smal"), "unknown scale 'smal'; known: full, tiny"),
-        (("first", "--device", "cpu"), "gpu-session needs a GPU, and this device is a CPU; try it out with --scale tiny"),
+        (("first", "--device", "cpu"), "a session needs a GPU, and this device is a CPU; try it out with --scale tiny"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_is_refused(
-    arguments: tuple[str, ...], said: str, command_line: CommandLine, tmp_path: Path
+    arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    done = command_line("gpu-session", *arguments)
-    assert (done.exit_code, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"error: {said}")
-    assert not (tmp_path / "results").exists()
+    assert session.main([*arguments, "--out", str(tmp_path / "out")]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"error: {said}")
+    assert not (tmp_path / "out").exists()

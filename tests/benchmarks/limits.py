@@ -1,4 +1,4 @@
-"""What the machine itself can do, measured in the run whose ratios it stands beside."""
+"""What the machine itself can do: matrix products, convolutions and memory, measured in the same session as the ratios."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ MATRIX = {"cpu": 1024, "cuda": 8192}  # rows and columns
 IMAGES = {"cpu": 64, "cuda": 1024}
 FLOATS = {"cpu": 2**24, "cuda": 2**28}  # copied: more than caches hold
 CHANNELS, SIDE = 64, 16  # of ConvNet-3's second convolution, on images of 32x32
-REGION = 0.02  # seconds that are timed at a time, so that launching and reading the clock do not count
+REGION = 0.02  # seconds timed at once, so that launches and readings of the clock do not count
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class Rate:
-    """The best ``value`` in ``unit`` of what is named."""
+    """The best `value` in `unit` of what is named."""
 
     name: str
     value: float
@@ -31,7 +31,7 @@ class Rate:
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:
-    """GFLOP/s of products of square matrices in ``dtype``, as torch is set (TF32 or not), the best within ``seconds``."""
+    """GFLOP/s of products of square matrices in `dtype`, as torch is set (TF32 or not), the best within `seconds`."""
     size = MATRIX[device.type]
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     return 2 * size**3 / _fastest(lambda: a @ b, device, seconds) / 1e9
@@ -41,7 +41,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) 
 def convolution_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:
     """GFLOP/s of ConvNet-3's second convolution (3x3, 64 to 64 channels, 16x16 pixels) forward, in channels-last memory.
 
-    In ``dtype``, as torch is set (TF32 or not), the best within ``seconds``; a multiplication and an addition are two.
+    In `dtype`, as torch is set (TF32 or not), the best within `seconds`; a multiplication and an addition are two.
     """
     images = torch.randn(IMAGES[device.type], CHANNELS, SIDE, SIDE, device=device)
     kernel = torch.randn(CHANNELS, CHANNELS, 3, 3, device=device)
@@ -58,7 +58,7 @@ def copy_bandwidth(device: torch.device, seconds: float = 0.5) -> float:
 
 
 def limits(device: torch.device, seconds: float = 0.5) -> list[Rate]:
-    """Matrix products and convolutions in both precisions, and memory; each takes about ``seconds``."""
+    """Matrix products and convolutions in both precisions, and memory; each takes about `seconds`."""
     found = []
     for name, dtype in DTYPES.items():
         found.append(Rate(f"matrix product, {name}", matmul_rate(device, dtype, seconds), "GFLOP/s"))
@@ -68,7 +68,7 @@ def limits(device: torch.device, seconds: float = 0.5) -> list[Rate]:
 
 
 def _fastest(work: Callable[[], Any], device: torch.device, seconds: float) -> float:
-    """Seconds of one call of ``work`` by the device's clock, the least of those within ``seconds``."""
+    """Seconds of one call of `work` by the device's clock, the least of those within `seconds`."""
     clock = Clock(device)
 
     def once(calls: int) -> float:

@@ -1,4 +1,4 @@
-"""``python -m slurm.testing start DIR [NODES]`` and ``python -m slurm.testing stop DIR``."""
+"""``python -m tests.slurm.local_slurm start DIR [NODES]`` and ``python -m tests.slurm.local_slurm stop DIR``."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import os
 import sys
 from pathlib import Path
 
-from pudnet_bench.slurm.testing.local import LocalSlurm, LocalSlurmError
-from pudnet_bench.slurm.testing.supervisor import Supervisor
+from tests.slurm.local_slurm.local import LocalSlurm, LocalSlurmError
+from tests.slurm.local_slurm.supervisor import Supervisor
 
 
 def main() -> int:
     """The exit status: 0, or 1 after one sentence on standard error."""
-    parser = argparse.ArgumentParser(prog="python -m slurm.testing", description="A real Slurm on this machine.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.slurm.local_slurm", description="A real Slurm on this machine."
+    )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="{start,stop}")
     start = verbs.add_parser("start", help="start a Slurm in DIR; it runs until it is stopped")
     stop = verbs.add_parser("stop", help="end the Slurm of DIR and its jobs")

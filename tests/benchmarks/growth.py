@@ -1,9 +1,9 @@
 """How time and memory grow with the number of groups and of images, and how a run speeds up with processes.
 
-    python -m harness.bench.growth DIR
+    python -m tests.benchmarks.growth DIR
 
-measures everything and leaves the points, the fitted exponents and the picture in DIR. Every point is measured in a process
-of its own, which has done the smallest size before: memory that an earlier point left behind hides nothing.
+measures everything and leaves the points, the fitted exponents and the figure in DIR. Every point is measured in a process
+of its own, which has done the smallest size before, so that no memory left behind by an earlier point hides anything.
 """
 
 from __future__ import annotations
@@ -24,17 +24,13 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
-from pudnet_bench.harness.bench.peers import our_protonet
-from pudnet_bench.harness.bench.prediction import IMAGE_SHAPE, predictor, random_dataset
-from pudnet_bench.harness.bench.ratio import Ratio, interleaved
-from pudnet_bench.harness.bench.setting import Setting
 from pudnet_bench.harness.measuring.clock import Clock, PeakMemory
 from pudnet_bench.harness.measuring.device import Compute, choose
-from pudnet_bench.harness.measuring.provenance import manifest
-from pudnet_bench.harness.planning.plan import Choice, make_plan
-from pudnet_bench.harness.running.run import plan_record
+from pudnet_bench.harness.planning.plan import Choice, Plan, make_plan
+from pudnet_bench.harness.running.run import open_run
 from pudnet_bench.methods.base import Method, TargetSpec
 from pudnet_bench.results.rendering.run_tables import write_tables
 from pudnet_bench.results.store.files import sealed_json
@@ -43,22 +39,24 @@ from pudnet_bench.suites.catalog import PROFILES, SUITES
 from pudnet_bench.suites.families import FAMILIES
 from pudnet_bench.suites.groups import FamilyImages, TrainingStream, draw_group
 from pudnet_bench.suites.sources.content import Source
+from tests.benchmarks import growth_figures
+from tests.benchmarks.report import circumstances_of
+from tests.benchmarks.workloads import IMAGE_SHAPE, our_protonet, predictor, random_dataset
 
 GROUPS = (100, 316, 1_000, 3_162, 10_000, 31_623, 100_000)
 IMAGES = (100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000)
 FAMILY, IMAGES_OF_A_CLASS = "cifar100", 600
 GROUPS_OF_A_SHARD = 500  # as written by a method that takes 40 ms for a group: a shard every 20 s
 LONG_ENOUGH, MOST_REPEATS = 1.0, 9  # seconds of one point, and repetitions where one is shorter
+TIMES = ("seconds", "wall_seconds", "evaluation_seconds", "data_seconds")
 RUN = ("table1", "--methods", "pudnet,protonet", "--families", "digits", "--seeds", "0,1")
 RUN_SIZE = ("--training-groups", "200", "--groups", "1000", "--device", "cpu")
-SMALL_AND_LARGE = {"groups": (200, 2_000), "images": (500, 5_000)}  # of the ratios
-GROWTH_GOAL = 1.2
 Work = Callable[[], Any]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """``work`` is what is measured; ``given`` the bytes that it is handed, which are not its own."""
+    """`work` is what is measured; `given` the bytes that it is handed, which are not its own."""
 
     work: Work
     given: int = 0
@@ -66,7 +64,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Subject:
-    """Something that is done to n groups or n images (``unit``). ``prepare(n, compute, folder)``, at each of ``sizes``."""
+    """Something that is done to n groups or n images (`unit`). `prepare(n, compute, folder)`, at each of `sizes`."""
 
     name: str
     unit: str
@@ -76,8 +74,8 @@ class Subject:
 
 @dataclass(frozen=True)
 class Point:
-    """One subject at one size. ``seconds`` by the clock, ``cpu_seconds`` of this process, which other work on the machine
-    hardly changes. ``peak_bytes`` of the process (of the allocator on CUDA) less what the work was given; ``extra_bytes``
+    """One subject at one size. `seconds` by the clock, `cpu_seconds` of this process, which other work on the machine
+    hardly changes. `peak_bytes` of the process (of the allocator on CUDA) less what the work was given; `extra_bytes`
     of them came with the work."""
 
     subject: str
@@ -118,59 +116,56 @@ def _episodes(n: int, compute: Compute, folder: Path) -> Prepared:
     return Prepared(draw, images.images.nbytes)
 
 
-def _plan(n: int, compute: Compute) -> dict[str, Any]:
-    """The manifest of a run of PudNet and ProtoNet on ``n`` groups."""
+def plan_two_methods(n: int, compute: Compute) -> Plan:
+    """The plan of PudNet and ProtoNet on `n` groups of digits."""
     choice = Choice(methods=("pudnet", "protonet"), families=("digits",), groups=n)
     few = np.zeros((10, 1, 8, 8), dtype=np.uint8)
     source = Source("digits", few, np.arange(10), tuple("0123456789"), "")
-    plan = make_plan(SUITES["table1"], PROFILES["quick"], choice, compute, lambda *_: source)
-    return {**manifest("table1", "quick", "growth", compute), "plan": plan_record(plan)}
+    return make_plan(SUITES["table1"], PROFILES["quick"], choice, compute, lambda *_: source)
 
 
-def _empty_run(folder: Path, told: dict[str, Any]) -> Run:
-    return Run.create_or_open(Path(tempfile.mkdtemp(dir=folder)), told)
-
-
-def _write(run: Run, n: int) -> None:
-    """Rows of ``n`` groups of each cell of the run, a shard after the other, as they come while it measures."""
+def write_rows(run: Run, plan: Plan, n: int, compute: Compute) -> None:
+    """Write rows of `n` groups of each cell, one shard after the other, as measuring does."""
     rng = np.random.default_rng(0)
-    for cell in run.manifest["plan"]["cells"]:
-        common = {name: cell[name] for name in ("method", "family", "target", "seed", "artifact")}
-        common |= {"cell": cell["key"], "suite": "table1", "snapshot": "", "device": run.manifest["device"]}
-        common |= {"n_fit": 500, "n_test": 500, "n_classes": 5, "epochs": float("nan")}
-        common |= {"meta_train_seconds": 100.0, "training_groups": 1000.0, "parameters": 1e6}
-        common |= {"fit_flops": 1e9, "test_flops": 1e7, "energy_joules": float("nan")}
+    for cell in plan.cells:
+        common = {
+            "method": cell.variant.name, "family": cell.family.name, "target": cell.target.name, "seed": cell.seed,
+            "artifact": cell.artifact.key if cell.artifact else "", "cell": cell.key, "suite": "table1", "snapshot": "",
+            "device": compute.name, "n_fit": 500, "n_test": 500, "n_classes": 5, "epochs": float("nan"),
+            "meta_train_seconds": 100.0, "training_groups": 1000.0, "parameters": 1e6, "fit_flops": 1e9,
+            "test_flops": 1e7, "energy_joules": float("nan"), "peak_memory_bytes": 10**9,
+        }  # fmt: skip
         for first in range(0, n, GROUPS_OF_A_SHARD):
+            groups = range(first, min(first + GROUPS_OF_A_SHARD, n))
+            right = rng.integers(300, 500, GROUPS_OF_A_SHARD).tolist()
+            seconds = rng.uniform(0.01, 0.02, GROUPS_OF_A_SHARD).tolist()
             rows = [
-                {
-                    **common,
-                    "group": group,
-                    "accuracy": int(right) / 500,
-                    "seconds": float(seconds),
-                    "wall_seconds": float(seconds),
-                    "evaluation_seconds": float(seconds),
-                    "data_seconds": float(seconds),
-                    "peak_memory_bytes": 10**9,
-                }
-                for group, right, seconds in zip(
-                    range(first, min(first + GROUPS_OF_A_SHARD, n)),
-                    rng.integers(300, 500, GROUPS_OF_A_SHARD),
-                    rng.uniform(0.01, 0.02, GROUPS_OF_A_SHARD),
-                    strict=False,
-                )
+                {**common, "group": g, "accuracy": r / 500, **dict.fromkeys(TIMES, s)}
+                for g, r, s in zip(groups, right, seconds, strict=False)
             ]
-            run.write_shard(cell["key"], rows)
-        run.finish(cell["key"])
+            run.write_shard(cell.key, rows)
+        run.finish(cell.key)
+
+
+def empty_run(folder: Path, plan: Plan, compute: Compute) -> Run:
+    """A new run of `plan` below `folder`."""
+    return open_run(plan, Path(tempfile.mkdtemp(dir=folder)), "growth", compute)
 
 
 def _writing(n: int, compute: Compute, folder: Path) -> Prepared:
-    told = _plan(n, compute)
-    return Prepared(lambda: _write(_empty_run(folder, told), n))
+    plan = plan_two_methods(n, compute)
+    manifest = empty_run(folder, plan, compute).manifest
+
+    def write() -> None:
+        write_rows(Run.create_or_open(Path(tempfile.mkdtemp(dir=folder)), manifest), plan, n, compute)
+
+    return Prepared(write)
 
 
 def _reading(n: int, compute: Compute, folder: Path) -> Prepared:
-    run = _empty_run(folder, _plan(n, compute))
-    _write(run, n)
+    plan = plan_two_methods(n, compute)
+    run = empty_run(folder, plan, compute)
+    write_rows(run, plan, n, compute)
     return Prepared(lambda: write_tables(Run.open(run.folder), with_paper=False))
 
 
@@ -198,7 +193,7 @@ SUBJECTS = (
 
 
 def measure_point(name: str, n: int, device: str, threads: int) -> Point:
-    """The subject of that name at size ``n``, in this process, which should be a fresh one."""
+    """The subject of that name at size `n`, in this process, which should be a fresh one."""
     torch.set_num_threads(threads)
     subject = next(s for s in SUBJECTS if s.name == name)
     compute = choose(device)
@@ -220,7 +215,7 @@ def measure_point(name: str, n: int, device: str, threads: int) -> Point:
 
 
 def measure_points(subjects: Sequence[Subject] = SUBJECTS, device: str = "auto", threads: int = 1) -> Iterator[Point]:
-    """Every point of ``subjects``, each in a process of its own."""
+    """Every point of `subjects`, each in a process of its own."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
         for subject in subjects:
@@ -244,50 +239,28 @@ def run_seconds(processes: int, cores: Sequence[int]) -> float:
 
 
 def speed_ups(most: int = 2, repetitions: int = 3) -> list[tuple[int, float]]:
-    """(processes, seconds) of the run `RUN`, with 1, 2, 4, ... up to ``most`` processes, turn by turn."""
+    """(processes, seconds) of the run `RUN`, with 1, 2, 4, ... up to `most` processes, turn by turn."""
     cores = sorted(os.sched_getaffinity(0))
     counts = [2**k for k in range(most.bit_length()) if 2**k <= min(most, len(cores))]
     return [(count, run_seconds(count, cores)) for _ in range(repetitions) for count in counts]
 
 
-def measure(setting: Setting) -> list[Ratio]:
-    """Each subject at a large size against as many of the small ones as make it up: 1 where time grows in proportion."""
-    compute, rounds = setting.compute, setting.turns(5)
-    found = []
-    with tempfile.TemporaryDirectory() as folder:
-        for subject in SUBJECTS:
-            small, large = SMALL_AND_LARGE[subject.unit]
-            once, often = (subject.prepare(n, compute, Path(folder)).work for n in (large, small))
-
-            def over(often: Work = often, times: int = large // small) -> None:
-                for _ in range(times):
-                    often()
-
-            title = f"{subject.name}, {large:,} {subject.unit}"
-            against = f"{large // small} times {small:,}"
-            found.append(interleaved(title, once, against, over, compute.device, rounds=rounds, goal=GROWTH_GOAL))
-    return found
-
-
 def write(folder: Path, points: Sequence[Point], runs: Sequence[tuple[int, float]]) -> None:
-    """Leave points, exponents, pictures and where they come from in ``folder``."""
-    import pandas as pd
-
-    from pudnet_bench.results.analysis import growth
-
-    table = pd.DataFrame([astuple(point) for point in points], columns=list(growth.POINTS))
-    processes = pd.DataFrame(runs, columns=list(growth.SPEED_UPS))
+    """Leave points, exponents, figures and their provenance in `folder`."""
+    table = pd.DataFrame([astuple(point) for point in points], columns=list(growth_figures.POINTS))
+    processes = pd.DataFrame(runs, columns=list(growth_figures.SPEED_UPS))
+    exponents = growth_figures.exponents(table)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, frame in (("points", table), ("exponents", growth.exponents(table)), ("processes", processes)):
+    for name, frame in (("points", table), ("exponents", exponents), ("processes", processes)):
         (folder / f"{name}.csv").write_text(frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-    told = manifest("growth", "", "python -m harness.bench.growth", choose())
-    (folder / "manifest.json").write_bytes(sealed_json(told))
+    provenance = circumstances_of("python -m tests.benchmarks.growth", choose())
+    (folder / "manifest.json").write_bytes(sealed_json({"suite": "growth", "profile": "", **provenance}))
     for format in ("pdf", "png"):
-        (folder / f"growth.{format}").write_bytes(growth.draw(table, processes, format))
+        (folder / f"growth.{format}").write_bytes(growth_figures.draw(table, processes, format))
 
 
 def main(folder: Path) -> None:
-    """Measure everything, say each point as it comes, and ``write`` it."""
+    """Measure everything, print each point as it comes, and `write` it."""
     points = []
     for point in measure_points():
         print(
