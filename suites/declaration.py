@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, TypeVar
 
 from pudnet_bench.errors import BenchError
@@ -22,8 +22,8 @@ class Variant:
 
     ``snapshots`` lists (snapshot name, row label) in the order of the table; the default is a single row.
     ``options`` are keyword arguments of the method's class. ``training_groups`` > 0 asks for what it has learned after
-    so many groups, and not for the length that validation chooses; ``row`` is then the variant that it was made of. In
-    a figure, the variant is the point at ``x`` of the line ``curve``.
+    so many groups, and not for the length that validation chooses; ``parent`` is then the variant it was expanded from. In
+    a figure, the variant is the point at ``curve_x`` of the line ``curve_label``.
     """
 
     name: str
@@ -31,10 +31,11 @@ class Variant:
     label: str
     snapshots: tuple[tuple[str, str], ...] = (("", ""),)
     options: tuple[tuple[str, Any], ...] = ()
+    _: KW_ONLY
     training_groups: int = 0
-    curve: str = ""
-    x: float = 0.0
-    row: str = ""
+    curve_label: str = ""
+    curve_x: float = 0.0
+    parent: str = ""
 
 
 FIGURES = ("", "groups", "eta", "losses", "correlation")
@@ -57,6 +58,7 @@ class Suite:
     targets: tuple[str, ...]
     families: tuple[str, ...]
     variants: tuple[Variant, ...]
+    _: KW_ONLY
     embedded: tuple[str, ...] = ("digits",)
     milestones: tuple[int, ...] = ()
     figure: str = ""

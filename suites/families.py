@@ -10,17 +10,16 @@ FAMILIES = {
     for family in (
         Family(
             "fashion", "Fashion-set", "fashion-mnist", 6, 4, 2, 600, 2, 2_000,
-            eta=(("convnet3", 0.2), ("resnet18", 0.2)), gru_layers=(("resnet18", 2),), validation_folds=3,
+            validation_folds=3,
         ),
         Family(
             "cifar100", "CIFAR100-set", "cifar-100", 80, 20, 5, 500, 16, 100_000,
-            eta=(("convnet3", 0.1), ("resnet18", 0.5)), gru_layers=(("resnet18", 2),),
         ),
         Family(
             "imagenet", "ImageNet-set", "mini-imagenet", 80, 20, 5, 500, 16, 50_000,
-            eta=(("convnet3", 0.3), ("resnet18", 0.5)), gru_layers=(("resnet18", 4),), image_size=84,
+            image_size=84,
         ),
-        Family("digits", "Digits-set", "digits", 6, 4, 2, 100, 2, 2_000, gru_layers=(("resnet18", 2),)),
+        Family("digits", "Digits-set", "digits", 6, 4, 2, 100, 2, 2_000),
         # Table 5: a large group of all unseen classes.
         Family(
             "cifar100-20", "CIFAR100, 20 unseen classes", "cifar-100", 80, 20, 20, 10_000, 16, 100_000,
@@ -43,7 +42,7 @@ FAMILIES = {
         # Table 10: fewer classes to train on, the same unseen ones.
         Family(
             "cifar100-c20", "CIFAR100-set, 20 training classes", "cifar-100", 20, 20, 5, 500, 5, 50_000,
-            eta=(("convnet3", 0.1), ("resnet18", 0.5)), gru_layers=(("resnet18", 2),), unused_classes=60,
+            unused_classes=60,
         ),
         Family("digits-c4", "Digits-set, 4 training classes", "digits", 4, 4, 2, 100, 2, 2_000, unused_classes=2),
         # Figure 1: 3,000 images of all classes; nothing is meta-trained.

@@ -5,7 +5,7 @@ Imports no array library: listing families must be instant.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from pudnet_bench.errors import BenchError
 
@@ -24,7 +24,6 @@ class Family:
     ``validation_classes`` of the training classes are held out while the length of meta-training is chosen,
     ``validation_folds`` times, other ones each time.
     Methods meta-train on the family ``trained_on`` ("": this one), whose mean and deviation normalise the images too.
-    ``eta`` is the paper's share of the sketch in PudNet's initial residual, by target (section 4.3).
     ``meta_groups`` is the paper's number of training groups. Of large groups at most ``most_groups`` are tested (0: any
     number): they are repeated splits of the same images.
     """
@@ -38,8 +37,7 @@ class Family:
     images: int
     validation_classes: int
     meta_groups: int
-    eta: tuple[tuple[str, float], ...] = ()
-    gru_layers: tuple[tuple[str, int], ...] = ()
+    _: KW_ONLY
     image_size: int | None = None
     test_images: int = 0
     validation_folds: int = 1
@@ -58,13 +56,3 @@ class Family:
     @property
     def test_images_per_class(self) -> int:
         return (self.test_images or self.images) // self.ways
-
-    def method_options(self, method: str, target: str) -> dict[str, float | int]:
-        """The paper's settings of ``method`` for this family and target.
-
-        Only PudNet has any: eta (section 4.3) and the number of stacked GRU layers (Table 11).
-        """
-        if method != "pudnet":
-            return {}
-        like = "resnet18" if target.startswith("resnet") else target  # the paper gives none for ResNet-34
-        return {"eta": dict(self.eta).get(like, 0.2), "gru_layers": dict(self.gru_layers).get(like, 1)}

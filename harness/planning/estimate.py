@@ -13,10 +13,9 @@ import torch
 from pudnet_bench.harness.measuring.device import Compute
 from pudnet_bench.harness.planning.plan import Cell
 from pudnet_bench.methods import targets
-from pudnet_bench.methods.base import Method, TargetSpec
+from pudnet_bench.methods.base import TargetSpec
 from pudnet_bench.methods.meta_training import LEARNING_RATE
 from pudnet_bench.methods.metric import SUPPORT_PER_CLASS
-from pudnet_bench.methods.musml import MUSML
 from pudnet_bench.suites.family import Family
 from pudnet_bench.suites.groups import QUERY_IMAGES
 
@@ -105,8 +104,8 @@ def estimate(cell: Cell, compute: Compute) -> Estimate:
     method, snapshots = cell.make_method(), len(cell.variant.snapshots)
     images = cell.family.images or len(cell.source.labels) // 2
     tested = cell.family.test_images or images
-    trained, predicted = _fit_images(method, images, cell.family)
-    per_group = trained * training + (predicted + snapshots * tested) * predicting
+    fit = method.fit_passes(images, _support(cell.family))
+    per_group = fit.trained * training + (fit.predicted + snapshots * tested) * predicting
     return Estimate(cell.groups * per_group, cell.groups * snapshots * ROW_BYTES, cell.groups * per_group)
 
 
@@ -119,9 +118,10 @@ def training_estimate(cell: Cell, compute: Compute) -> Estimate:
     plan, family, method = cell.training, cell.trained_on, cell.make_method()
     folds = family.validation_folds if plan.validation_groups else 0
     budget = plan.budget
-    step = _step_images(method, family) * training
-    trained, predicted = _fit_images(method, family.images, family)
-    check = plan.validation_groups * (trained * training + (predicted + family.images) * predicting)
+    support = _support(family)
+    step = method.meta_training_images(support, min(support + QUERY_IMAGES, family.images)) * training
+    fit = method.fit_passes(family.images, support)
+    check = plan.validation_groups * (fit.trained * training + (fit.predicted + family.images) * predicting)
 
     def search(groups: int) -> float:
         return groups * step + -(-groups // budget.check_every) * check
@@ -138,22 +138,3 @@ def training_estimate(cell: Cell, compute: Compute) -> Estimate:
 
 def _support(family: Family) -> int:
     return family.ways * min(SUPPORT_PER_CLASS, family.images_per_class // 2)
-
-
-def _step_images(method: Method, family: Family) -> int:
-    """Images that go through the target and back in a step of meta-training: those of an episode, once in most methods."""
-    support = _support(family)
-    episode = min(support + QUERY_IMAGES, family.images)
-    if isinstance(method, MUSML):  # in every subspace: the inner steps, and then the meta loss
-        return method.n_subspaces * (method.inner_steps * support + episode)
-    return episode
-
-
-def _fit_images(method: Method, images: int, family: Family) -> tuple[int, int]:
-    """Images that go through the target and back, and that only go through it, in a fit to a group of ``images``."""
-    epochs = getattr(method, "epochs", ())
-    if epochs:
-        return images * max(epochs), 0
-    if isinstance(method, MUSML):
-        return method.n_subspaces * method.inner_steps * _support(family), method.n_subspaces * images
-    return 0, min(images, _support(family))

@@ -568,7 +568,7 @@ def test_the_papers_number_stands_beside_ours(
     choice = Choice(methods=("pretrained",), families=("fashion",), groups=2)
     plan = make_plan(SUITES["table1"], PROFILES["quick"], choice, compute, source)
     plan = replace(plan, cells=tuple(replace(cell, method=Instant) for cell in plan.cells))
-    plain = replace(plan.variants[0], name="pretrained-plain-loop", label="Other", row="pretrained")
+    plain = replace(plan.variants[0], name="pretrained-plain-loop", label="Other", parent="pretrained")
     cells = (*plan.cells, *(replace(cell, variant=plain) for cell in plan.cells))
     plan = replace(plan, cells=cells, variants=(*plan.variants, plain))
     assert run_plan(plan, tmp_path / "out", "", compute, tmp_path / "cache", False) == 0
