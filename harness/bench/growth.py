@@ -31,7 +31,7 @@ from pudnet_bench.harness.bench.prediction import IMAGE_SHAPE, predictor, random
 from pudnet_bench.harness.bench.ratio import Ratio, interleaved
 from pudnet_bench.harness.bench.setting import Setting
 from pudnet_bench.harness.measuring.clock import Clock, PeakMemory
-from pudnet_bench.harness.measuring.device import Compute, choose
+from pudnet_bench.harness.measuring.device import Compute, choose_device
 from pudnet_bench.harness.measuring.provenance import manifest
 from pudnet_bench.harness.planning.plan import Choice, make_plan
 from pudnet_bench.harness.running.run import plan_record
@@ -201,7 +201,7 @@ def measure_point(name: str, n: int, device: str, threads: int) -> Point:
     """The subject of that name at size ``n``, in this process, which should be a fresh one."""
     torch.set_num_threads(threads)
     subject = next(s for s in SUBJECTS if s.name == name)
-    compute = choose(device)
+    compute = choose_device(device)
     clock, memory = Clock(compute.device), PeakMemory(compute.device)
     with tempfile.TemporaryDirectory() as folder:
         subject.prepare(subject.sizes[0], compute, Path(folder)).work()
@@ -280,7 +280,7 @@ def write(folder: Path, points: Sequence[Point], runs: Sequence[tuple[int, float
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in (("points", table), ("exponents", growth.exponents(table)), ("processes", processes)):
         (folder / f"{name}.csv").write_text(frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-    told = manifest("growth", "", "python -m harness.bench.growth", choose())
+    told = manifest("growth", "", "python -m harness.bench.growth", choose_device())
     (folder / "manifest.json").write_bytes(sealed_json(told))
     for format in ("pdf", "png"):
         (folder / f"growth.{format}").write_bytes(growth.draw(table, processes, format))

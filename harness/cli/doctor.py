@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from pudnet_bench.harness.console.progress import span
-from pudnet_bench.harness.measuring.device import Compute, choose, core_count, native_bf16, processor_name
+from pudnet_bench.harness.measuring.device import Compute, choose_device, core_count, native_bf16, processor_name
 from pudnet_bench.harness.measuring.energy import EnergyMeter
 from pudnet_bench.harness.measuring.provenance import driver, git_commit, package_versions
 from pudnet_bench.harness.planning.estimate import Estimate, durations, estimate, training_estimate
@@ -56,7 +56,7 @@ class Finding:
 
 def examine(data_dir: Path | None, cache_dir: Path) -> list[Finding]:
     """The findings in the order in which they are read. Writes nothing; takes some ten seconds, most of them for speeds."""
-    compute = choose()
+    compute = choose_device()
     places = {name: locate(name, data_dir=data_dir) for name in SOURCES}
     found = {name for name, place in places.items() if place is not None or name == "digits"}
     rates = _rates(compute.device)

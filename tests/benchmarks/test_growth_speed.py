@@ -12,13 +12,13 @@ import pytest
 
 from pudnet_bench.harness.bench import growth
 from pudnet_bench.harness.bench.setting import Setting
-from pudnet_bench.harness.measuring.device import choose
+from pudnet_bench.harness.measuring.device import choose_device
 
 
 def test_time_grows_in_proportion(benchmark: Any, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not benchmark.enabled:
         monkeypatch.setattr(growth, "SMALL_AND_LARGE", {"groups": (10, 20), "images": (10, 20)})
-    ratios = growth.measure(Setting(choose(), cache_dir, rounds=3 if benchmark.enabled else 1))
+    ratios = growth.measure(Setting(choose_device(), cache_dir, rounds=3 if benchmark.enabled else 1))
     for ratio in ratios:
         benchmark.extra_info[f"{ratio.name} / {ratio.against}"] = ratio.value
         print(f"\n{ratio.name}: {ratio.value:.2f} of {ratio.against}", end="")

@@ -12,7 +12,7 @@ import pytest
 
 from pudnet_bench.harness.bench.meta_training import GROUPS, PAIRS, meta_training
 from pudnet_bench.harness.bench.setting import Setting
-from pudnet_bench.harness.measuring.device import choose
+from pudnet_bench.harness.measuring.device import choose_device
 
 
 @pytest.mark.parametrize(("family", "target"), PAIRS)
@@ -20,7 +20,7 @@ def test_meta_training_against_bare_passes(
     benchmark: Any, family: str, target: str, cache_dir: Path, request: pytest.FixtureRequest
 ) -> None:
     data = request.getfixturevalue("real_data") if family == "fashion" else None
-    setting = Setting(choose(), cache_dir, data)
+    setting = Setting(choose_device(), cache_dir, data)
     rounds, groups = (7, GROUPS) if benchmark.enabled else (1, 1)
     ratio = meta_training(setting.images(family), target, setting.compute, rounds, groups)
     benchmark.extra_info["share_of_bare_speed"] = ratio.value

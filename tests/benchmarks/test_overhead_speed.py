@@ -18,7 +18,7 @@ import pytest
 
 from pudnet_bench.harness.bench import overhead
 from pudnet_bench.harness.bench.setting import Setting
-from pudnet_bench.harness.measuring.device import choose
+from pudnet_bench.harness.measuring.device import choose_device
 from pudnet_bench.suites.catalog import SUITES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,10 +91,10 @@ def test_what_is_there_is_shown_at_once(benchmark: Any, bytecode: Path, tmp_path
 
 def test_a_cells_bookkeeping(benchmark: Any, cache_dir: Path) -> None:
     if not benchmark.enabled:
-        taken = overhead.bookkeeping(choose("cpu", "fp32"), cache_dir, cells=2)
+        taken = overhead.bookkeeping(choose_device("cpu", "fp32"), cache_dir, cells=2)
         assert min(taken.cell, taken.warm_up, taken.group) > 0
         return
-    rounds = [overhead.bookkeeping(choose("cpu", "fp32"), cache_dir) for _ in range(CALLS)]
+    rounds = [overhead.bookkeeping(choose_device("cpu", "fp32"), cache_dir) for _ in range(CALLS)]
     taken = min(rounds, key=lambda round: round.seconds)
     benchmark.extra_info.update(vars(taken), bookkeeping=taken.seconds)
     benchmark.pedantic(lambda: None, rounds=1)
@@ -106,7 +106,7 @@ def test_a_cells_bookkeeping(benchmark: Any, cache_dir: Path) -> None:
 
 
 def test_a_run_against_a_bare_loop(benchmark: Any, cache_dir: Path) -> None:
-    compute = choose("cpu")
+    compute = choose_device("cpu")
     if not benchmark.enabled:
         ready = overhead.ready_cell("protonet", compute, cache_dir)
         rows = overhead.bare_loop(ready, 3)

@@ -12,7 +12,7 @@ import pytest
 
 from pudnet_bench.harness.bench import peers
 from pudnet_bench.harness.bench.ratio import Ratio
-from pudnet_bench.harness.measuring.device import choose
+from pudnet_bench.harness.measuring.device import choose_device
 from pudnet_bench.suites.families import FAMILIES
 from pudnet_bench.suites.groups import FamilyImages
 from pudnet_bench.suites.sources.loading import load
@@ -23,7 +23,7 @@ ROUNDS = 7
 def images_of(family: str, cache_dir: Path, request: pytest.FixtureRequest) -> FamilyImages:
     data = None if family == "digits" else request.getfixturevalue("real_data")
     source = load(FAMILIES[family].source, data_dir=data, cache_dir=cache_dir)
-    return FamilyImages(FAMILIES[family], source, choose().device)
+    return FamilyImages(FAMILIES[family], source, choose_device().device)
 
 
 def note(benchmark: Any, ratios: list[Ratio]) -> None:

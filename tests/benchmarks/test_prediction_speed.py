@@ -12,16 +12,19 @@ import torch
 
 from pudnet_bench.harness.bench import prediction
 from pudnet_bench.harness.bench.setting import Setting
-from pudnet_bench.harness.measuring.device import choose
+from pudnet_bench.harness.measuring.device import choose_device
 
 
 def test_fit_against_the_bare_forward_pass(benchmark: Any, cache_dir: Path) -> None:
     if not benchmark.enabled:
-        method, dataset = prediction.predictor("convnet3", choose()), prediction.random_dataset(50, torch.device("cpu"))
+        method, dataset = (
+            prediction.predictor("convnet3", choose_device()),
+            prediction.random_dataset(50, torch.device("cpu")),
+        )
         kernels = prediction.bare_forward(method, dataset.images)
         assert [kernel.shape for kernel in kernels] == [k.shape for k in method.predicted(dataset).values()]
         return
-    ratios = prediction.measure(Setting(choose(), cache_dir))
+    ratios = prediction.measure(Setting(choose_device(), cache_dir))
     for ratio in ratios:
         benchmark.extra_info[f"{ratio.name} / {ratio.against}"] = ratio.value
         print(f"\n{ratio.name}: {ratio.value:.2f} of {ratio.against} ({ratio.seconds * 1e3:.1f} ms)", end="")
