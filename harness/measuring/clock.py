@@ -9,7 +9,7 @@ import os
 import resource
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +38,8 @@ class Clock:
         self.cuda = device.type == "cuda"
         self.device = device
         if self.cuda:
-            self._first, self._last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            event: Callable[..., torch.cuda.Event] = torch.cuda.Event  # torch leaves its constructor untyped
+            self._first, self._last = event(enable_timing=True), event(enable_timing=True)
 
     def start(self) -> None:
         """Begin a region, after all work queued on the device before it has finished."""

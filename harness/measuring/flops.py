@@ -100,7 +100,8 @@ class _NoModules:
     @property
     def parents(self) -> frozenset[str]:
         """Modules to which an operation is attributed; read once per operation."""
-        if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+        initialized: Callable[[], bool] = torch.cuda.is_initialized  # torch leaves it untyped
+        if initialized() and torch.cuda.is_current_stream_capturing():
             raise RuntimeError("it records a CUDA graph, and the replays of a graph cannot be counted")
         return _EVERYWHERE
 
@@ -131,4 +132,5 @@ def _counter() -> Iterator[Callable[[], float]]:
 
 
 def _refusing_to_compile() -> AbstractContextManager[None]:
-    return torch.compiler.set_stance("fail_on_recompile")
+    stance: AbstractContextManager[None] = torch.compiler.set_stance("fail_on_recompile")
+    return stance
