@@ -72,7 +72,7 @@ def examine(data_dir: Path | None, cache_dir: Path) -> list[Finding]:
         Finding(
             "versions",
             ", ".join(f"{name} {version}" for name, version in versions.items()),
-            "stored with every run, beside device, threads and commit",
+            "recorded with every run, with device, threads and commit",
             {"packages": versions},
         ),
         _memory(compute),
@@ -90,17 +90,15 @@ def _device(compute: Compute) -> Finding:
     version = driver()
     if compute.device.type == "cpu":
         if not version:
-            implies = "no NVIDIA driver and no GPU: --device auto takes the CPU"
+            implies = "no NVIDIA driver, no GPU: --device auto uses the CPU"
         elif torch.version.cuda is None:
-            implies = (
-                f"a GPU is here (driver {version}), but this torch is built without CUDA; install one built with it"
-            )
+            implies = f"there is a GPU (driver {version}), but torch is built without CUDA; install a CUDA build"
         else:
-            implies = f"a GPU is here (driver {version}) that torch, built for CUDA {torch.version.cuda}, cannot use"
+            implies = f"there is a GPU (driver {version}) that torch, built for CUDA {torch.version.cuda}, cannot use"
         return Finding("device", f"{compute.name} (cpu)", implies, {"type": "cpu", "driver": version})
     properties = torch.cuda.get_device_properties(compute.device)
     count, gigabytes = torch.cuda.device_count(), properties.total_memory / 1e9
-    implies = "--device auto takes it, and times are read from CUDA events"
+    implies = "--device auto uses it; times come from CUDA events"
     if count > 1:
         implies += f"; with --groups-per-step {count} all {count} share a meta-training"
     return Finding(
@@ -132,7 +130,7 @@ def _processor() -> Finding:
     return Finding(
         "processor",
         f"{processor_name()}; {torch.backends.cpu.get_cpu_capability()}, {listed}",
-        "has instructions for bfloat16" if native else "has no instructions for bfloat16: on the CPU, fp32 is faster",
+        "has bfloat16 instructions" if native else "has no bfloat16 instructions: fp32 is faster on this CPU",
         {"features": features, "native_bf16": native},
     )
 
@@ -178,7 +176,7 @@ def _speed(compute: Compute, rates: dict[str, float]) -> Finding:
     return Finding(
         "speed",
         f"convolutions {both('convolution')}; matrix products {both('matrix')} GFLOP/s; memory {_digits(rates['copy'])} GB/s",
-        f"the times below follow from what the target network itself does per second in {compute.precision}",
+        f"the times below follow from the target network's own speed in {compute.precision}",
         {f"{name}_{'gb' if name == 'copy' else 'gflop'}_per_second": round(rate, 1) for name, rate in rates.items()},
     )
 
@@ -192,24 +190,22 @@ def _precision(compute: Compute, rates: dict[str, float]) -> Finding:
     faster = ratio > MEANINGFUL_SPEEDUP
     speedup = f"bf16 convolutions are {ratio:.1f} times as fast as fp32"
     if compute.precision == "bf16":
-        implies = f"{speedup}: {'keep it' if faster else '--precision fp32 is more exact and costs nothing'}"
+        implies = f"{speedup}: {'keep it' if faster else '--precision fp32 is more exact at no cost'}"
     else:
         advice = "try --precision bf16" if faster else "keep it"
-        implies = f"no instructions for bfloat16, and {speedup}: {advice}"
-    found = f"--precision auto takes {compute.precision}"
+        implies = f"no bfloat16 instructions, and {speedup}: {advice}"
+    found = f"--precision auto uses {compute.precision}"
     return Finding("precision", found, implies, {"bf16_over_fp32": round(ratio, 2)})
 
 
 def _commit() -> Finding:
     commit = git_commit()
     if not commit:
-        implies = "runs will name no commit; note the version of the package with your results"
+        implies = "runs record no commit; note the package version with them"
         return Finding("commit", "not a git checkout", implies)
     if commit.endswith("+changes"):
-        return Finding(
-            "commit", commit, "runs would name a commit whose code they did not run: commit the changes first"
-        )
-    return Finding("commit", commit, "runs name it")
+        return Finding("commit", commit, "runs would record a commit that is not their code: commit the changes first")
+    return Finding("commit", commit, "runs record it")
 
 
 def _memory(compute: Compute) -> Finding:
@@ -227,17 +223,17 @@ def _memory(compute: Compute) -> Finding:
         implies = f"too little: ConvNet-3 takes up to {CONVNET_MEMORY} GB"
     elif limit < RESNET_MEMORY:
         need = f"{RESNET_MEMORY:.0f} GB"
-        implies = f"enough for ConvNet-3; MUSML with a ResNet takes up to {need}, leave it out with --methods"
+        implies = f"enough for ConvNet-3; MUSML with a ResNet takes up to {need}: exclude it with --methods"
     else:
-        implies = f"enough for every suite: MUSML with ResNet-34 takes the most, up to {RESNET_MEMORY:.0f} GB"
+        implies = f"enough for every suite; MUSML with ResNet-34 takes the most, up to {RESNET_MEMORY:.0f} GB"
     return Finding("memory", found, implies, {"available_gb": round(available, 1), "total_gb": round(total, 1)})
 
 
 def _energy(compute: Compute) -> Finding:
     counters = [counter.name for counter in EnergyMeter(compute.device).counters]
     if counters:
-        return Finding("energy", ", ".join(counters), "costs have joules, means over groups", {"counters": counters})
-    return Finding("energy", "no counter that can be read", "costs have no joules", {"counters": []})
+        return Finding("energy", ", ".join(counters), "costs include joules, means over groups", {"counters": counters})
+    return Finding("energy", "no readable counter", "costs include no joules", {"counters": []})
 
 
 def _disk(name: str, folder: Path, needed: float, content: str, option: str) -> Finding:
@@ -245,11 +241,11 @@ def _disk(name: str, folder: Path, needed: float, content: str, option: str) -> 
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free / 1e9
     if not os.access(existing, os.W_OK):
-        implies = f"cannot be written: choose another place with {option}"
+        implies = f"not writable: choose another folder with {option}"
     elif free < needed:
-        implies = f"little room: {content} of all suites take up to {needed:.0f} GB; choose another place with {option}"
+        implies = f"too small: {content} of all suites take up to {needed:.0f} GB; choose another folder with {option}"
     else:
-        implies = f"room for {content} of all suites, up to {needed:.0f} GB"
+        implies = f"enough for {content} of all suites, up to {needed:.0f} GB"
     return Finding(name, f"{folder}, {free:.0f} GB free", implies, {"path": str(folder), "free_gb": round(free, 1)})
 
 
@@ -262,8 +258,8 @@ def _source(spec: SourceSpec, place: Path | None) -> Finding:
         implies = f"families {', '.join(families)}"
     else:
         fetch = f"`python -m harness data fetch {spec.name} --data DIR` downloads it"
-        how = fetch if spec.torchvision else f"get it by hand: {spec.origin}"
-        implies = f"without it no families {', '.join(families)}; {how}"
+        how = fetch if spec.torchvision else f"download it by hand: {spec.origin}"
+        implies = f"needed for {', '.join(families)}; {how}"
     found = "embedded" if embedded else str(place or "not found")
     values = {"families": families, "is_there": embedded or place is not None}
     return Finding(f"source {spec.name}", found, implies, values)
@@ -285,11 +281,11 @@ def _suites(available: set[str]) -> Finding:
     parts = [f"{len(suites['whole'])} of {len(SUITES)} on real images (--profile standard, paper)"]
     parts += [f"{kind}: {', '.join(names)}" for kind, names in suites.items() if names and len(names) < len(SUITES)]
     if suites["in part"]:
-        implies = "--families leaves out what is missing; --profile quick runs every suite, on digits"
+        implies = "--families excludes what is missing; --profile quick runs every suite, on digits"
     elif suites["not"]:
         implies = "--profile quick runs every suite, on digits"
     else:
-        implies = "`python -m harness run all` runs them on digits, with --profile standard or paper on real images"
+        implies = "`python -m harness run all` runs them on digits; with --profile standard or paper, on real images"
     values = {kind.replace(" ", "_"): names for kind, names in suites.items()}
     return Finding("suites", "; ".join(parts), implies, values)
 
@@ -298,14 +294,12 @@ def _slurm() -> Finding:
     slurm = presence(SLURM_SECONDS)
     values = {"installed": slurm.installed, "version": slurm.version, "answers": slurm.answers}
     if not slurm.installed:
-        implies = "--executor slurm needs a machine of a cluster; --executor local-processes:N works here"
-        return Finding("slurm", f"not here ({slurm.said})", implies, values)
+        implies = "--executor slurm needs a cluster node; --executor local-processes:N works here"
+        return Finding("slurm", f"not installed ({slurm.said})", implies, values)
     if slurm.answers:
-        implies = "--executor slurm --cluster FILE.toml submits from here; slurm/clusters has files to begin with"
+        implies = "--executor slurm --cluster FILE.toml submits from here; slurm/clusters has examples"
     else:
-        implies = (
-            "--executor slurm cannot submit; `python -m slurm.testing start DIR` starts a Slurm on this machine to try"
-        )
+        implies = "--executor slurm cannot submit from here"
     return Finding("slurm", f"{slurm.version or 'commands of unknown version'}; {slurm.said}", implies, values)
 
 
@@ -319,7 +313,7 @@ def _times(compute: Compute, available: set[str]) -> Iterator[Finding]:
         if not families:
             needed = ", ".join(sorted({FAMILIES[name].source for name in suite.families}))
             implies = f"needs {needed} under --data DIR; --profile quick needs none"
-            yield Finding(name, "no real images are found", implies)
+            yield Finding(name, "no real images found", implies)
             continue
         command = "python -m harness run table1" + ("" if profile.name == "quick" else f" --profile {profile.name}")
         if families not in (suite.embedded, suite.families):
@@ -327,7 +321,7 @@ def _times(compute: Compute, available: set[str]) -> Iterator[Finding]:
         about = _table_estimate(suite, profile.name, families, compute)
         implies = f"`{command}`"
         if about.least > LONG_SECONDS:
-            implies += " is long here: use a GPU, --executor slurm, or fewer --methods and --families"
+            implies += " takes long here: use a GPU, --executor slurm, or fewer --methods and --families"
         elif about.seconds > about.least:
             implies += ", depending on when validation stops meta-training"
         yield Finding(
