@@ -1,4 +1,4 @@
-"""The suites and profiles that have a name."""
+"""The built-in suites (the tables and figures of the paper) and profiles."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FINETUNED = (
 
 
 def cross_domain(epochs: tuple[int, ...]) -> tuple[Variant, ...]:
-    """Rows of Tables 3, 6 and 7: training on thousands of images gives a row after each of ``epochs``."""
+    """Return the rows of Tables 3, 6 and 7: training on thousands of images gives a row after each of `epochs`."""
     rows = tuple((f"{n} epochs", f"{n} epochs" if n > 1 else "1 epoch") for n in epochs)
     return (
         Variant("pretrained", "pretrained", "Pretrained"),
@@ -63,7 +63,7 @@ LAYERS = tuple(
     for n in (1, 2, 4, 6, 8)
 )
 EXTRACTORS = tuple(
-    # ConvNet-3's own extractor is not named as an option: it is the artifact of the other tables.
+    # ConvNet-3's default extractor is not an option, so that its artifact is shared with the other tables.
     Variant(f"pudnet-{name}", "pudnet", name, options=() if name == "1conv-1linear" else (("extractor", name),))
     for name in ("2conv", "3conv", "4conv", "1conv-1linear", "2conv-1linear", "3conv-1linear")
 )
@@ -83,7 +83,16 @@ CONVERGED = (
     Variant("adam", "adam", "Adam, 10 epochs", (("10 epochs", ""),), (("epochs", (10,)), ("initial_seed", 0))),
 )
 
-MILESTONES = (50, 100, 500, 1_000, 5_000, 10_000, 50_000, 100_000)  # Table 10's, and the paper's most (section 4.1)
+MILESTONES = (
+    50,
+    100,
+    500,
+    1_000,
+    5_000,
+    10_000,
+    50_000,
+    100_000,
+)  # Table 10's, and the longest training of section 4.1
 BOTH = ("convnet3", "resnet18")
 CONVNET, RESNET = ("convnet3",), ("resnet18",)
 

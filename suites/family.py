@@ -1,6 +1,6 @@
-"""A family: which classes of a source are trained on, which are never seen, and how large a group is.
+"""Families: which classes of a source are trained on, which stay unseen, and how large a group is.
 
-Imports no array library: listing families must be instant.
+Imports no array library, so that listing families is instant.
 """
 
 from __future__ import annotations
@@ -11,21 +11,30 @@ from pudnet_bench.errors import BenchError
 
 
 class FamilyError(BenchError):
-    """A family that is not known or does not fit its source; the message names it and the way out."""
+    """A family that does not fit its source, or that cannot be made from it."""
 
 
 @dataclass(frozen=True)
 class Family:
     """A source, its class split, and the size of its groups.
 
-    A group has ``images`` fit images, ``images / ways`` of each of ``ways`` classes, and ``test_images`` test images of
-    the same classes (0: as many as fit images). With ``images`` 0 a group is every image of its classes, of each class
-    one random half to fit and the other to test. ``unused_classes`` of the source are neither trained on nor tested.
-    ``validation_classes`` of the training classes are held out while the length of meta-training is chosen,
-    ``validation_folds`` times, other ones each time.
-    Methods meta-train on the family ``trained_on`` ("": this one), whose mean and deviation normalise the images too.
-    ``meta_groups`` is the paper's number of training groups. Of large groups at most ``most_groups`` are tested (0: any
-    number): they are repeated splits of the same images.
+    Attributes:
+        name: Name on the command line.
+        label: Name in tables.
+        source: Name of the source.
+        training_classes: Classes to meta-train on, those held out for validation included.
+        unseen_classes: Classes of the measured groups.
+        ways: Classes per group.
+        images: Fit images per group, in equal parts of each class. 0: a group has every image of its classes, one random
+            half of each class to fit and the other to test.
+        validation_classes: Training classes held out while the length of meta-training is chosen.
+        meta_groups: The paper's number of training groups.
+        image_size: Side in pixels to which images are resized; None: the source's own.
+        test_images: Test images per group, of the same classes; 0: as many as fit images.
+        validation_folds: Trainings that choose the length, each with other validation classes held out.
+        trained_on: Family to meta-train on and to take the normalisation from; "": this one.
+        unused_classes: Classes of the source that are neither trained on nor tested.
+        most_groups: Limit on measured groups, for large groups that are repeated splits of the same images; 0: none.
     """
 
     name: str
