@@ -83,16 +83,8 @@ CONVERGED = (
     Variant("adam", "adam", "Adam, 10 epochs", (("10 epochs", ""),), (("epochs", (10,)), ("initial_seed", 0))),
 )
 
-MILESTONES = (
-    50,
-    100,
-    500,
-    1_000,
-    5_000,
-    10_000,
-    50_000,
-    100_000,
-)  # Table 10's, and the longest training of section 4.1
+# Those of Table 10, and the longest training of section 4.1.
+MILESTONES = (50, 100, 500, 1_000, 5_000, 10_000, 50_000, 100_000)
 BOTH = ("convnet3", "resnet18")
 CONVNET, RESNET = ("convnet3",), ("resnet18",)
 
