@@ -274,6 +274,14 @@ class TargetSpec:
     options: tuple[tuple[str, Any], ...] = ()
 
 
+@dataclass(frozen=True)
+class ImagePasses:
+    """Numbers of images that pass through the target: `trained` forward and backward, `predicted` forward only."""
+
+    trained: int = 0
+    predicted: int = 0
+
+
 class Method(ABC):
     """Base class of all methods: set `name`, implement `fit`, and the method gets a row in every suite.
 
@@ -288,6 +296,8 @@ class Method(ABC):
     name: ClassVar[str]
     iterative: ClassVar[bool] = False
     paper_clock: ClassVar[Mapping[str, Any]] = {}
+    takes_weights: ClassVar[bool] = False
+    """Whether `run --weights FILE` sets this method's options `weights` and `weights_sha256`."""
     autocast: Callable[[], AbstractContextManager[Any]] = staticmethod(nullcontext)
 
     def __init__(self, target: TargetSpec, n_training_classes: int) -> None:
@@ -338,6 +348,32 @@ class Method(ABC):
         """
         if state:
             raise MethodError(f"{self.name} has no state, but an artifact with {len(state)} tensors was given to it")
+
+    @classmethod
+    def paper_options(cls, family: str, target: str) -> Mapping[str, Any]:
+        """Return the options that the paper sets for this method when it is trained on `family` with `target`.
+
+        A suite's own options override them. Empty where the constructor's defaults are the paper's for every family.
+        """
+        return {}
+
+    def fit_passes(self, images: int, support: int) -> ImagePasses:
+        """Estimate the target's work in one `fit`, for `run --dry-run`; by default the support passes through it once.
+
+        Args:
+            images: Fit images of the group.
+            support: Those of them, at most, that a method takes as support.
+        """
+        return ImagePasses(predicted=min(images, support))
+
+    def meta_training_images(self, support: int, episode: int) -> int:
+        """Estimate how many images pass through the target, forward and backward, in one meta-training step.
+
+        Args:
+            support: Support images of an episode.
+            episode: Its support and query images together.
+        """
+        return episode
 
     @classmethod
     def starts_from(cls, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:

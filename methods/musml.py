@@ -44,7 +44,17 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pudnet_bench.methods import targets
-from pudnet_bench.methods.base import Dataset, Episode, GroupStream, Method, MethodError, Session, Snapshot, TargetSpec
+from pudnet_bench.methods.base import (
+    Dataset,
+    Episode,
+    GroupStream,
+    ImagePasses,
+    Method,
+    MethodError,
+    Session,
+    Snapshot,
+    TargetSpec,
+)
 from pudnet_bench.methods.meta_training import LEARNING_RATE, train_until_converged
 from pudnet_bench.methods.metric import SUPPORT_PER_CLASS, cosine_logits, prototypes, support_indices
 
@@ -175,6 +185,13 @@ class MUSML(Method):
         for module in self.network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = 1.0  # one pass in training mode leaves the statistics of its images
+
+    def fit_passes(self, images: int, support: int) -> ImagePasses:
+        return ImagePasses(self.n_subspaces * self.inner_steps * support, self.n_subspaces * images)
+
+    def meta_training_images(self, support: int, episode: int) -> int:
+        """In every subspace the inner steps, and then the meta loss."""
+        return self.n_subspaces * (self.inner_steps * support + episode)
 
     def to(self, device: torch.device) -> None:
         self.device = device

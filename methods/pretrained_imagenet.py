@@ -29,6 +29,7 @@ class PretrainedImageNet(FeatureLearner):
     """
 
     name: ClassVar[str] = "pretrained-imagenet"
+    takes_weights: ClassVar[bool] = True
 
     def __init__(
         self,

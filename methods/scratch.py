@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from pudnet_bench.methods import targets
-from pudnet_bench.methods.base import Dataset, Method, MethodError, Snapshot, TargetSpec
+from pudnet_bench.methods.base import Dataset, ImagePasses, Method, MethodError, Snapshot, TargetSpec
 from pudnet_bench.methods.graphs import StaticTraining, recorded
 
 LOOPS = ("device", "dataloader", "graph")
@@ -66,6 +66,9 @@ class Scratch(Method):
     @abstractmethod
     def optimizer(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
         """The optimiser under test, for a freshly initialised network."""
+
+    def fit_passes(self, images: int, support: int) -> ImagePasses:
+        return ImagePasses(images * max(self.epochs, default=0))
 
     def fitted_network(self, dataset: Dataset) -> nn.Module:
         """The freshly initialised target, on the device."""

@@ -1,4 +1,4 @@
-"""The suites and profiles that have a name."""
+"""The built-in suites (the tables and figures of the paper) and profiles."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FINETUNED = (
 
 
 def cross_domain(epochs: tuple[int, ...]) -> tuple[Variant, ...]:
-    """Rows of Tables 3, 6 and 7: training on thousands of images gives a row after each of ``epochs``."""
+    """Return the rows of Tables 3, 6 and 7: training on thousands of images gives a row after each of `epochs`."""
     rows = tuple((f"{n} epochs", f"{n} epochs" if n > 1 else "1 epoch") for n in epochs)
     return (
         Variant("pretrained", "pretrained", "Pretrained"),
@@ -63,12 +63,19 @@ LAYERS = tuple(
     for n in (1, 2, 4, 6, 8)
 )
 EXTRACTORS = tuple(
-    # ConvNet-3's own extractor is not named as an option: it is the artifact of the other tables.
+    # ConvNet-3's default extractor is not an option, so that its artifact is shared with the other tables.
     Variant(f"pudnet-{name}", "pudnet", name, options=() if name == "1conv-1linear" else (("extractor", name),))
     for name in ("2conv", "3conv", "4conv", "1conv-1linear", "2conv-1linear", "3conv-1linear")
 )
 ETAS = tuple(
-    Variant(f"pudnet-eta-{n / 10}", "pudnet", f"eta {n / 10}", options=(("eta", n / 10),), curve="PudNet", x=n / 10)
+    Variant(
+        f"pudnet-eta-{n / 10}",
+        "pudnet",
+        f"eta {n / 10}",
+        options=(("eta", n / 10),),
+        curve_label="PudNet",
+        curve_x=n / 10,
+    )
     for n in range(10)
 )
 PUDNET = (Variant("pudnet", "pudnet", "PudNet"),)
@@ -76,7 +83,8 @@ CONVERGED = (
     Variant("adam", "adam", "Adam, 10 epochs", (("10 epochs", ""),), (("epochs", (10,)), ("initial_seed", 0))),
 )
 
-MILESTONES = (50, 100, 500, 1_000, 5_000, 10_000, 50_000, 100_000)  # Table 10's, and the paper's most (section 4.1)
+# Those of Table 10, and the longest training of section 4.1.
+MILESTONES = (50, 100, 500, 1_000, 5_000, 10_000, 50_000, 100_000)
 BOTH = ("convnet3", "resnet18")
 CONVNET, RESNET = ("convnet3",), ("resnet18",)
 
@@ -87,29 +95,29 @@ SUITES = {
         Suite("table2", "Accuracy and time, target ResNet-18", RESNET, PAPER_FAMILIES, GENERAL),
         Suite(
             "table3", "Cross-domain, CIFAR100 to Animals-10", BOTH, ("animals10",), cross_domain((1, 5, 10)),
-            ("digits-halves",),
+            embedded=("digits-halves",),
         ),
         Suite("table4", "Ablations of PudNet", BOTH, PAPER_FAMILIES, ABLATIONS),
-        Suite("table5", "Fine-tuning for 50 epochs", BOTH, ("cifar100-20",), FINETUNED, ("digits-4",)),
+        Suite("table5", "Fine-tuning for 50 epochs", BOTH, ("cifar100-20",), FINETUNED, embedded=("digits-4",)),
         Suite(
             "table6", "Cross-domain, CIFAR100 to CIFAR-10", BOTH, ("cifar10",), cross_domain((1, 5, 10, 20)),
-            ("digits-halves",),
+            embedded=("digits-halves",),
         ),
         Suite(
             "table7", "Cross-domain, ImageNet to Animals-10 and CIFAR-10", RESNET, ("animals10-84", "cifar10-84"),
-            cross_domain((1, 5, 10, 20)), ("digits-halves",),
+            cross_domain((1, 5, 10, 20)), embedded=("digits-halves",),
         ),
         Suite("table8", "Accuracy and time, target ResNet-34", ("resnet34",), ("cifar100",), RESNET34),
         Suite("table9", "Dataset embeddings of PudNet", CONVNET, ("cifar100",), EMBEDDINGS),
         Suite(
             "table10", "Training classes and training groups", CONVNET, ("cifar100-c20", "cifar100"), PUDNET,
-            ("digits-c4", "digits"), MILESTONES,
+            embedded=("digits-c4", "digits"), milestones=MILESTONES,
         ),
         Suite("table11", "Stacked GRU layers of PudNet", RESNET, ("cifar100", "imagenet"), LAYERS),
         Suite("table12", "Feature extractors of PudNet", CONVNET, ("cifar100",), EXTRACTORS),
         Suite(
             "figure1", "Correlation of datasets and trained parameters", CONVNET,
-            ("fashion-3000", "cifar100-3000", "imagenet-3000"), CONVERGED, ("digits-400",), figure="correlation",
+            ("fashion-3000", "cifar100-3000", "imagenet-3000"), CONVERGED, embedded=("digits-400",), figure="correlation",
             groups=(("quick", 50), ("standard", 200), ("paper", 1_000)),
         ),
         Suite(

@@ -1,10 +1,11 @@
-"""What a suite is: rows (method variants), columns (families), targets. A declaration, never a loop."""
+"""Declarations of suites (method variants, families, targets), variants and profiles."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, TypeVar
 
 from pudnet_bench.errors import BenchError
@@ -13,17 +14,23 @@ T = TypeVar("T")
 
 
 class SuiteError(BenchError):
-    """A suite or profile that is not known; the message names it and the way out."""
+    """A suite, family, target or profile that is unknown or inconsistent."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A method with its options, under the name its rows have.
+    """A method with its options: one or more rows of a table.
 
-    ``snapshots`` lists (snapshot name, row label) in the order of the table; the default is a single row.
-    ``options`` are keyword arguments of the method's class. ``training_groups`` > 0 asks for what it has learned after
-    so many groups, and not for the length that validation chooses; ``row`` is then the variant that it was made of. In
-    a figure, the variant is the point at ``x`` of the line ``curve``.
+    Attributes:
+        name: Name of its rows on disk and in `--methods`; unique in a suite.
+        method: Name of the method.
+        label: Heading of its rows, for people.
+        snapshots: (snapshot name, row label) of each row, in the order of the table; by default a single row.
+        options: Keyword arguments of the method's class.
+        training_groups: Evaluate what was learned after this many training groups; 0: the length that validation chooses.
+        curve_label: Line of a figure that the variant is a point of.
+        curve_x: Place of that point on the horizontal axis.
+        parent: Name of the variant it was expanded from, such as to one of several `training_groups`.
     """
 
     name: str
@@ -31,10 +38,11 @@ class Variant:
     label: str
     snapshots: tuple[tuple[str, str], ...] = (("", ""),)
     options: tuple[tuple[str, Any], ...] = ()
+    _: KW_ONLY
     training_groups: int = 0
-    curve: str = ""
-    x: float = 0.0
-    row: str = ""
+    curve_label: str = ""
+    curve_x: float = 0.0
+    parent: str = ""
 
 
 FIGURES = ("", "groups", "eta", "losses", "correlation")
@@ -42,14 +50,22 @@ FIGURES = ("", "groups", "eta", "losses", "correlation")
 
 @dataclass(frozen=True)
 class Suite:
-    """One table or figure of the paper: its variants by family, for each target.
+    """A table or figure: variants as rows and families as columns, for each target.
 
-    ``embedded`` are its families of embedded data. With ``milestones``, what meta-trains does so without validation, and
-    is measured after each of so many groups. ``figure`` says what is drawn beside the table: nothing, accuracy against
-    the number of training "groups" or against "eta", the "losses" of meta-training, or the "correlation" of datasets and
-    trained parameters. ``groups`` are (profile, unseen groups) where they are not the profile's own.
+    Attributes:
+        name: Name on the command line and in `runs/`: letters, digits, - and _.
+        title: Title for people.
+        targets: Names of the target networks.
+        families: Families of real images, measured in the profiles `standard` and `paper`.
+        variants: Rows, in order.
+        embedded: Families of embedded data, measured in the profile `quick`.
+        milestones: Numbers of training groups. If given, methods meta-train without validation and are measured at each.
+        figure: Figure beside the table, one of `FIGURES`: accuracy against the number of training "groups" or against
+            "eta", the "losses" of meta-training, the "correlation" of datasets and trained parameters, or "" for none.
+        groups: (profile, unseen groups) where the number is not the profile's own.
 
-    Raises SuiteError when it is not consistent.
+    Raises:
+        SuiteError: The name or figure is not allowed, or two variants share a name.
     """
 
     name: str
@@ -57,6 +73,7 @@ class Suite:
     targets: tuple[str, ...]
     families: tuple[str, ...]
     variants: tuple[Variant, ...]
+    _: KW_ONLY
     embedded: tuple[str, ...] = ("digits",)
     milestones: tuple[int, ...] = ()
     figure: str = ""
@@ -64,25 +81,32 @@ class Suite:
 
     def __post_init__(self) -> None:
         if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.name) is None:
-            raise SuiteError(f"a suite's name is of letters, digits, - and _, not '{self.name}'")
+            raise SuiteError(f"a suite's name consists of letters, digits, - and _, unlike '{self.name}'")
         if self.figure not in FIGURES:
             raise SuiteError(f"suite '{self.name}': figure is one of {', '.join(FIGURES[1:])}, not '{self.figure}'")
         names = [variant.name for variant in self.variants]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise SuiteError(f"suite '{self.name}' has two variants named '{twice[0]}'; give each a name of its own")
+        duplicates = sorted({name for name in names if names.count(name) > 1})
+        if duplicates:
+            raise SuiteError(f"suite '{self.name}' has two variants named '{duplicates[0]}'; rename one of them")
 
 
 @dataclass(frozen=True)
 class Profile:
-    """The scale of a run. It changes counts and families, never the code path.
+    """The scale of a run: its counts and families, never the code path.
 
-    ``embedded`` says that it runs on the suite's families of embedded data.
-    ``groups`` unseen groups are tested, ``iterative_groups`` for methods that train on each. Meta-training ends at
-    ``max_meta_groups`` (None: the paper's count for the family), or after ``patience`` checks without a better accuracy
-    on ``validation_groups`` groups of held-out classes, one check every ``check_every`` groups. For the ResNets, a
-    hundred times as large as ConvNet-3, these counts are divided by ``resnet_divisor``; two iterative groups remain, as an
-    interval needs.
+    Attributes:
+        name: Name for `--profile`.
+        description: One line for people.
+        embedded: Whether it measures the suite's families of embedded data.
+        groups: Unseen groups to measure.
+        iterative_groups: The same, for methods that train on each group.
+        max_meta_groups: Limit of a meta-training, in groups; None: the paper's number for the family.
+        check_every: Groups between two validation checks.
+        patience: Checks without a better validation accuracy after which meta-training stops.
+        validation_groups: Groups of held-out classes in a check.
+        seeds: Seeds to measure.
+        resnet_divisor: Divisor of these counts for the ResNets, which are a hundred times as large as ConvNet-3; at least
+            two iterative groups remain, as an interval needs.
     """
 
     name: str
@@ -98,32 +122,32 @@ class Profile:
     resnet_divisor: int = 1
 
     def for_target(self, target: str) -> Profile:
-        """The counts for ``target``."""
+        """Return the profile with its counts for `target`."""
         if not target.startswith("resnet") or self.resnet_divisor == 1:
             return self
-        smaller = {
+        counts = {
             name: max(1, count // self.resnet_divisor)
             for name in ("groups", "max_meta_groups", "check_every", "validation_groups")
             if (count := getattr(self, name)) is not None
         }
-        return replace(self, iterative_groups=max(2, self.iterative_groups // self.resnet_divisor), **smaller)
+        return replace(self, iterative_groups=max(2, self.iterative_groups // self.resnet_divisor), **counts)
 
 
-def scaled(milestones: tuple[int, ...], most: int) -> tuple[int, ...]:
-    """``milestones`` of a training of ``most`` groups: those before its end, and the end.
+def scaled(milestones: tuple[int, ...], max_groups: int) -> tuple[int, ...]:
+    """Return the milestones of a training of `max_groups` groups: those before its end, and the end.
 
-    Where that leaves fewer than three, all of them shrunk in proportion.
+    If that leaves fewer than three, all of them shrink in proportion to the length.
     """
     if not milestones:
         return ()
-    kept = [groups for groups in milestones if groups < most]
-    if len(kept) < 2:
-        kept = [max(1, round(groups * most / milestones[-1])) for groups in milestones]
-    return tuple(sorted({*kept, most}))
+    reached = [groups for groups in milestones if groups < max_groups]
+    if len(reached) < 2:
+        reached = [max(1, round(groups * max_groups / milestones[-1])) for groups in milestones]
+    return tuple(sorted({*reached, max_groups}))
 
 
-def pick(kind: str, name: str, known: dict[str, T]) -> T:
-    """``known[name]``. Raises SuiteError with the nearest name when there is none."""
+def pick(kind: str, name: str, known: Mapping[str, T]) -> T:
+    """Return `known[name]`. Raises SuiteError, which suggests the nearest name of that `kind`, if there is none."""
     if name not in known:
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"

@@ -1,4 +1,4 @@
-"""The families that have a name, and those made of a user's image folder (paper, section 4.1, A.3)."""
+"""The built-in families (paper, sections 4.1 and A.3), and families made from a user's image folder."""
 
 from __future__ import annotations
 
@@ -8,20 +8,12 @@ from pudnet_bench.suites.family import Family, FamilyError
 FAMILIES = {
     family.name: family
     for family in (
-        Family(
-            "fashion", "Fashion-set", "fashion-mnist", 6, 4, 2, 600, 2, 2_000,
-            eta=(("convnet3", 0.2), ("resnet18", 0.2)), gru_layers=(("resnet18", 2),), validation_folds=3,
-        ),
-        Family(
-            "cifar100", "CIFAR100-set", "cifar-100", 80, 20, 5, 500, 16, 100_000,
-            eta=(("convnet3", 0.1), ("resnet18", 0.5)), gru_layers=(("resnet18", 2),),
-        ),
-        Family(
-            "imagenet", "ImageNet-set", "mini-imagenet", 80, 20, 5, 500, 16, 50_000,
-            eta=(("convnet3", 0.3), ("resnet18", 0.5)), gru_layers=(("resnet18", 4),), image_size=84,
-        ),
-        Family("digits", "Digits-set", "digits", 6, 4, 2, 100, 2, 2_000, gru_layers=(("resnet18", 2),)),
-        # Table 5: a large group of all unseen classes.
+        # name, label, source, classes: training, unseen; ways, images, validation classes, training groups
+        Family("fashion", "Fashion-set", "fashion-mnist", 6, 4, 2, 600, 2, 2_000, validation_folds=3),
+        Family("cifar100", "CIFAR100-set", "cifar-100", 80, 20, 5, 500, 16, 100_000),
+        Family("imagenet", "ImageNet-set", "mini-imagenet", 80, 20, 5, 500, 16, 50_000, image_size=84),
+        Family("digits", "Digits-set", "digits", 6, 4, 2, 100, 2, 2_000),
+        # Table 5: large groups of all unseen classes.
         Family(
             "cifar100-20", "CIFAR100, 20 unseen classes", "cifar-100", 80, 20, 20, 10_000, 16, 100_000,
             test_images=2_000, trained_on="cifar100", most_groups=5,
@@ -30,7 +22,7 @@ FAMILIES = {
             "digits-4", "Digits, 4 unseen classes", "digits", 6, 4, 4, 200, 2, 2_000,
             test_images=200, trained_on="digits", most_groups=5,
         ),
-        # Tables 3, 6 and 7: another source, whole, at the size of the images trained on.
+        # Tables 3, 6 and 7: all images of another source, at the size of the images trained on.
         Family("animals10", "CIFAR100→Animals10", "animals-10", 0, 10, 10, 0, 0, 0,
                image_size=32, trained_on="cifar100", most_groups=5),
         Family("cifar10", "CIFAR100→CIFAR10", "cifar-10", 0, 10, 10, 0, 0, 0, trained_on="cifar100", most_groups=5),
@@ -40,13 +32,13 @@ FAMILIES = {
                image_size=84, trained_on="imagenet", most_groups=5),
         Family("digits-halves", "Digits, all of 4 unseen classes", "digits", 6, 4, 4, 0, 2, 2_000,
                trained_on="digits", most_groups=5),
-        # Table 10: fewer classes to train on, the same unseen ones.
+        # Table 10: fewer training classes, the same unseen ones.
         Family(
             "cifar100-c20", "CIFAR100-set, 20 training classes", "cifar-100", 20, 20, 5, 500, 5, 50_000,
-            eta=(("convnet3", 0.1), ("resnet18", 0.5)), gru_layers=(("resnet18", 2),), unused_classes=60,
+            unused_classes=60,
         ),
         Family("digits-c4", "Digits-set, 4 training classes", "digits", 4, 4, 2, 100, 2, 2_000, unused_classes=2),
-        # Figure 1: 3,000 images of all classes; nothing is meta-trained.
+        # Figure 1: 3,000 images of all classes, without meta-training.
         Family("fashion-3000", "Fashion-MNIST", "fashion-mnist", 0, 10, 10, 3_000, 0, 0),
         Family("cifar100-3000", "CIFAR-100", "cifar-100", 0, 100, 100, 3_000, 0, 0),
         Family("imagenet-3000", "Mini-ImageNet", "mini-imagenet", 0, 100, 100, 3_000, 0, 0, image_size=84),
@@ -56,29 +48,36 @@ FAMILIES = {
 
 
 def family_of_folder(name: str, class_sizes: dict[str, int]) -> Family:
-    """A family for a user's own image folder, split and sized after the paper's two kinds of families.
+    """Return a family for a user's image folder, split and sized like the paper's two kinds of families.
 
-    Twenty classes or more: 80% training classes, 5 ways; fewer: 60%, 2 ways. Groups have up to 100 fit images per
-    class, and never more than half of the smallest class. Raises FamilyError when there are too few classes or images.
+    With twenty classes or more, 80% are training classes and groups have 5 ways; with fewer, 60% and 2 ways. Groups have up
+    to 100 fit images per class, and at most half of the smallest class.
+
+    Args:
+        name: Name of the source, and of the family.
+        class_sizes: Number of images of each class.
+
+    Raises:
+        FamilyError: There are too few classes or images.
     """
     n = len(class_sizes)
     ways, share = (5, 0.8) if n >= 20 else (2, 0.6)
     if n < 3 * ways:
         raise FamilyError(
-            f"source '{name}' has {n} classes, and a family needs at least {3 * ways}: {ways} to train on, {ways} held out "
-            f"to validate on and {ways} never seen; add class folders"
+            f"source '{name}' has {n} classes, and a family needs at least {3 * ways}: {ways} for training, {ways} for "
+            f"validation and {ways} unseen; add class folders"
         )
     unseen = max(ways, n - round(share * n))
     smallest = min(class_sizes, key=lambda c: class_sizes[c])
     per_class = min(100, class_sizes[smallest] // 2)
     if per_class < 2 * 10:
         raise FamilyError(
-            f"class '{smallest}' of source '{name}' has {class_sizes[smallest]} images, and a family needs at least 40 in "
-            "every class (20 to fit, 20 to test); add images or remove the class"
+            f"class '{smallest}' of source '{name}' has {class_sizes[smallest]} images, and a family needs at least 40 per "
+            "class (20 to fit, 20 to test); add images or remove the class"
         )
     return Family(name, name, name, n - unseen, unseen, ways, per_class * ways, max(ways, (n - unseen) // 5), 2_000)
 
 
 def family(name: str) -> Family:
-    """The built-in family ``name``. Raises SuiteError with the nearest name when there is none."""
+    """Return the built-in family `name`. Raises SuiteError, which suggests the nearest name, if there is none."""
     return pick("family", name, FAMILIES)

@@ -1,32 +1,40 @@
-"""A family: which classes of a source are trained on, which are never seen, and how large a group is.
+"""Families: which classes of a source are trained on, which stay unseen, and how large a group is.
 
-Imports no array library: listing families must be instant.
+Imports no array library, so that listing families is instant.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from pudnet_bench.errors import BenchError
 
 
 class FamilyError(BenchError):
-    """A family that is not known or does not fit its source; the message names it and the way out."""
+    """A family that does not fit its source, or that cannot be made from it."""
 
 
 @dataclass(frozen=True)
 class Family:
     """A source, its class split, and the size of its groups.
 
-    A group has ``images`` fit images, ``images / ways`` of each of ``ways`` classes, and ``test_images`` test images of
-    the same classes (0: as many as fit images). With ``images`` 0 a group is every image of its classes, of each class
-    one random half to fit and the other to test. ``unused_classes`` of the source are neither trained on nor tested.
-    ``validation_classes`` of the training classes are held out while the length of meta-training is chosen,
-    ``validation_folds`` times, other ones each time.
-    Methods meta-train on the family ``trained_on`` ("": this one), whose mean and deviation normalise the images too.
-    ``eta`` is the paper's share of the sketch in PudNet's initial residual, by target (section 4.3).
-    ``meta_groups`` is the paper's number of training groups. Of large groups at most ``most_groups`` are tested (0: any
-    number): they are repeated splits of the same images.
+    Attributes:
+        name: Name on the command line.
+        label: Name in tables.
+        source: Name of the source.
+        training_classes: Classes to meta-train on, those held out for validation included.
+        unseen_classes: Classes of the measured groups.
+        ways: Classes per group.
+        images: Fit images per group, in equal parts of each class. 0: a group has every image of its classes, one random
+            half of each class to fit and the other to test.
+        validation_classes: Training classes held out while the length of meta-training is chosen.
+        meta_groups: The paper's number of training groups.
+        image_size: Side in pixels to which images are resized; None: the source's own.
+        test_images: Test images per group, of the same classes; 0: as many as fit images.
+        validation_folds: Trainings that choose the length, each with other validation classes held out.
+        trained_on: Family to meta-train on and to take the normalisation from; "": this one.
+        unused_classes: Classes of the source that are neither trained on nor tested.
+        most_groups: Limit on measured groups, for large groups that are repeated splits of the same images; 0: none.
     """
 
     name: str
@@ -38,8 +46,7 @@ class Family:
     images: int
     validation_classes: int
     meta_groups: int
-    eta: tuple[tuple[str, float], ...] = ()
-    gru_layers: tuple[tuple[str, int], ...] = ()
+    _: KW_ONLY
     image_size: int | None = None
     test_images: int = 0
     validation_folds: int = 1
@@ -58,13 +65,3 @@ class Family:
     @property
     def test_images_per_class(self) -> int:
         return (self.test_images or self.images) // self.ways
-
-    def method_options(self, method: str, target: str) -> dict[str, float | int]:
-        """The paper's settings of ``method`` for this family and target.
-
-        Only PudNet has any: eta (section 4.3) and the number of stacked GRU layers (Table 11).
-        """
-        if method != "pudnet":
-            return {}
-        like = "resnet18" if target.startswith("resnet") else target  # the paper gives none for ResNet-34
-        return {"eta": dict(self.eta).get(like, 0.2), "gru_layers": dict(self.gru_layers).get(like, 1)}

@@ -1,7 +1,7 @@
-"""Groups: small datasets drawn from a family, each a pure function of (family, split, seed, index).
+"""Groups: small datasets drawn from a family, each a pure function of (family, class split, split, seed, index).
 
-Any process can rebuild any group in any order; none is ever stored. The source's images lie on the device once, as
-uint8, and a group is a handful of indices until it is used.
+Any process can rebuild any group in any order, and none is ever stored. The source's images are on the device once, as
+uint8; a group is a handful of indices until it is used.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from pudnet_bench.suites.sources.loading import Source
 Split = Literal["search", "validation", "training", "unseen"]
 SPLITS: tuple[Split, ...] = ("search", "validation", "training", "unseen")
 CLASS_SPLIT_SEED = 0
-NORMALISATION_IMAGES = 10_000  # of the training classes, evenly spaced; enough for three digits of mean and deviation
+NORMALISATION_IMAGES = 10_000  # evenly spaced in the training classes: enough for three digits of mean and deviation
 QUERY_IMAGES = 100
-SMALLEST_HALF = 10  # images of a class: enough for the support of every method
+SMALLEST_HALF = 10  # images per class: enough for the support of every method
 
 
 @dataclass(frozen=True)
 class ClassSplit:
-    """Class ids of the source by split. ``training`` is ``search`` and ``validation`` together, in that order."""
+    """Class ids of the source by split."""
 
     search: tuple[int, ...]
     validation: tuple[int, ...]
@@ -39,13 +39,14 @@ class ClassSplit:
 
     @property
     def training(self) -> tuple[int, ...]:
+        """All training classes: `search`, then `validation`."""
         return self.search + self.validation
 
     @classmethod
     def of(cls, family: Family, seed: int = CLASS_SPLIT_SEED, fold: int = 0) -> ClassSplit:
-        """The family's split: a permutation of its classes fixed by ``seed`` (section 4.1 chooses at random).
+        """Return the family's split: a permutation of its classes fixed by `seed` (section 4.1 chooses at random).
 
-        ``fold`` says which training classes validate: the last ones of the permutation in fold 0, those before them in
+        `fold` selects the validation classes: the last training classes of the permutation in fold 0, those before them in
         fold 1, and so on.
         """
         order = tuple(int(c) for c in np.random.default_rng(seed).permutation(family.classes))
@@ -56,9 +57,13 @@ class ClassSplit:
 
 
 class GroupIndices(NamedTuple):
-    """A group as positions: ``classes`` int64 [ways], places within the split's tuple of classes; ``fit`` and ``test``
-    int64 [ways, images_per_class] and [ways, test_images_per_class], positions of images in the source, in random order
-    within a class, disjoint."""
+    """A group as indices.
+
+    Attributes:
+        classes: int64 [ways], places in the split's tuple of classes.
+        fit: int64 [ways, images_per_class], positions of images in the source, in random order within a class.
+        test: int64 [ways, test_images_per_class], likewise, and disjoint from `fit`.
+    """
 
     classes: np.ndarray
     fit: np.ndarray
@@ -67,13 +72,14 @@ class GroupIndices(NamedTuple):
 
 @dataclass(frozen=True)
 class ClassRanges:
-    """Where each class's images lie in a source sorted by label: ``starts`` and ``sizes``, int64 [n_classes]."""
+    """Start and size of each class's range of images in a source sorted by label, int64 [n_classes] each."""
 
     starts: np.ndarray
     sizes: np.ndarray
 
     @classmethod
     def of(cls, labels: np.ndarray) -> ClassRanges:
+        """Return the ranges of ascending `labels`, int64 [n]."""
         sizes = np.bincount(labels)
         return cls(np.cumsum(sizes) - sizes, sizes)
 
@@ -81,7 +87,7 @@ class ClassRanges:
 def draw_group(
     family: Family, classes: tuple[int, ...], ranges: ClassRanges, split: Split, seed: int, index: int
 ) -> GroupIndices:
-    """Group ``index`` of ``split``, whose source classes are ``classes``. Pure: same arguments, same group."""
+    """Return group `index` of `split`, whose source classes are `classes`. A pure function."""
     rng = np.random.default_rng((seed, SPLITS.index(split), index))
     chosen = rng.choice(len(classes), family.ways, replace=False)
     k = family.images_per_class
@@ -95,9 +101,12 @@ def draw_group(
 def draw_halves(
     family: Family, classes: tuple[int, ...], ranges: ClassRanges, split: Split, seed: int, index: int
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """A group of a family that is split in halves: for each class positions of the images to fit, and of those to test.
+    """Return a group that has every image of its classes, one random half of each class to fit and the other to test.
 
-    Pure, as ``draw_group``. Classes may differ in size; the odd image of a class is a test image.
+    A pure function, like `draw_group`. Classes may differ in size; the odd image of a class is a test image.
+
+    Returns:
+        Positions in the source of the fit images and of the test images, int64 [k] for each class.
     """
     rng = np.random.default_rng((seed, SPLITS.index(split), index))
     fit, test = [], []
@@ -111,9 +120,9 @@ def draw_halves(
 
 
 def _channels_last(images: Tensor) -> Tensor:
-    """``images`` [n, c, h, w] in channels-last memory, for which those of one channel are not copied.
+    """Return `images` [n, c, h, w] in channels-last memory; images of one channel are not copied.
 
-    It comes after the arithmetic, which a channel beside the next one makes ten times as slow on a CPU.
+    Call it after arithmetic over channels, which is ten times as slow in channels-last memory on a CPU.
     """
     n, c, h, w = images.shape
     if c == 1:
@@ -122,11 +131,17 @@ def _channels_last(images: Tensor) -> Tensor:
 
 
 class FamilyImages:
-    """A family's images on a device, normalised as they are taken: the source of every Dataset.
+    """A family's images on a device, normalised when they are gathered into a Dataset.
 
-    ``mean`` and ``std`` per channel are those of ``trained_on``, the images that methods meta-train on; without, they come
-    from images of the training classes, or of all classes where none is trained on. Raises FamilyError when the source
-    does not fit the family.
+    Args:
+        family: The family.
+        source: Its source.
+        device: Where the images lie.
+        trained_on: The images that methods meta-train on, whose mean and deviation per channel normalise these too. None:
+            they come from the training classes, or from all classes of a family without training classes.
+
+    Raises:
+        FamilyError: The source does not fit the family.
     """
 
     def __init__(
@@ -141,17 +156,17 @@ class FamilyImages:
         self.split = ClassSplit.of(family)
         self.ranges = ClassRanges.of(source.labels)
         smallest = int(self.ranges.sizes.argmin())
-        to_fit, to_test = family.images_per_class or SMALLEST_HALF, family.test_images_per_class or SMALLEST_HALF
-        if self.ranges.sizes[smallest] < to_fit + to_test:
+        n_fit, n_test = family.images_per_class or SMALLEST_HALF, family.test_images_per_class or SMALLEST_HALF
+        if self.ranges.sizes[smallest] < n_fit + n_test:
             raise FamilyError(
                 f"class '{source.class_names[smallest]}' of source '{source.name}' has {self.ranges.sizes[smallest]} images, "
-                f"and a group of family '{family.name}' needs {to_fit + to_test} ({to_fit} to fit and {to_test} to test); "
+                f"and a group of family '{family.name}' needs {n_fit + n_test} ({n_fit} to fit and {n_test} to test); "
                 "add images to that class"
             )
         self.fingerprint = source.fingerprint
         self.device = device
         with warnings.catch_warnings():
-            # torch warns that the memory map is read-only; on a CPU its pages stay shared, and nothing writes to them.
+            # torch warns that the memory map is read-only; nothing writes to it, and on a CPU processes share its pages.
             warnings.simplefilter("ignore", UserWarning)
             self.images = torch.from_numpy(source.images).to(device)
         self.image_shape: tuple[int, int, int] = tuple(source.images.shape[1:])
@@ -161,12 +176,13 @@ class FamilyImages:
             self.mean, self.std = trained_on.mean, trained_on.std
 
     def fold(self, fold: int) -> FamilyImages:
-        """The same images, with the training classes of ``fold`` held out to validate on."""
+        """Return the same images, with the training classes of `fold` held out for validation."""
         other = copy(self)
         other.split = ClassSplit.of(self.family, fold=fold)
         return other
 
     def _normalisation(self, source: Source) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation per channel, float32 [1, c, 1, 1]."""
         positions = np.concatenate(
             [
                 np.arange(self.ranges.starts[c], self.ranges.starts[c] + self.ranges.sizes[c])
@@ -179,20 +195,20 @@ class FamilyImages:
         return mean, std.clamp_min(1.0)
 
     def dataset(self, positions: np.ndarray, n_classes: int, labels: np.ndarray | None = None) -> Dataset:
-        """Images at ``positions`` int64 [n_classes, k] (labels are rows) or [n] with ``labels`` int64 [n]."""
+        """Return images at `positions` int64 [n_classes, k] (labels are rows), or [n] with `labels` int64 [n]."""
         if labels is None:
             labels = np.repeat(np.arange(n_classes), positions.shape[1])
-        where = torch.from_numpy(positions.reshape(-1)).to(self.device)
-        images = self.images.index_select(0, where).to(torch.float32).sub_(self.mean).div_(self.std)
+        indices = torch.from_numpy(positions.reshape(-1)).to(self.device)
+        images = self.images.index_select(0, indices).to(torch.float32).sub_(self.mean).div_(self.std)
         return Dataset(_channels_last(images), torch.from_numpy(labels).to(self.device), n_classes)
 
     def _ragged(self, positions: list[np.ndarray]) -> Dataset:
-        """The images at ``positions``, int64 [k] for each class, k of its own."""
+        """Return the images at `positions`, int64 [k] for each class, with a k of its own."""
         labels = np.repeat(np.arange(len(positions)), [len(part) for part in positions])
         return self.dataset(np.concatenate(positions), len(positions), labels)
 
     def group(self, split: Split, seed: int, index: int) -> Group:
-        """Group ``index`` of ``split``: its fit images and its test images."""
+        """Return group `index` of `split`."""
         if self.family.images == 0:
             halves = draw_halves(self.family, getattr(self.split, split), self.ranges, split, seed, index)
             return Group(index, *(self._ragged(half) for half in halves))
@@ -201,10 +217,17 @@ class FamilyImages:
 
 
 class TrainingStream:
-    """The training side of a family as a method sees it (``methods.base.GroupStream``).
+    """Training groups of a family, as a method sees them (`methods.base.GroupStream`).
 
-    With ``validation`` groups > 0, the validation classes are held out of ``episodes`` and ``batches``; with 0, all
-    training classes are trained on. Class ids are places in ``ClassSplit.training`` either way.
+    Class ids are places in `ClassSplit.training`.
+
+    Args:
+        images: The family's images.
+        seed: Seed of all groups and batches.
+        validation: Number of validation groups. If there are any, the validation classes are held out of `episodes` and
+            `batches`.
+        support_per_class: Support images of an episode, at most half of a group's fit images.
+        queries_per_group: Query images of an episode, at most the remaining fit images.
     """
 
     def __init__(
@@ -233,7 +256,7 @@ class TrainingStream:
             yield self.episode(index, drawn.classes, drawn.fit)
 
     def episode(self, index: int, classes: np.ndarray, fit: np.ndarray) -> Episode:
-        """The episode of a group's ``classes`` int64 [ways] and ``fit`` positions int64 [ways, images_per_class]."""
+        """Return the episode of a group's `classes` int64 [ways] and `fit` positions int64 [ways, images_per_class]."""
         images, ways, cut = self.images, self.ways, self.support_per_class
         return Episode(
             index,

@@ -283,7 +283,7 @@ def run(
                 answer.tell(there)
             return
 
-        from pudnet_bench.harness.measuring.device import choose
+        from pudnet_bench.harness.measuring.device import choose_device
         from pudnet_bench.harness.planning.plan import Choice
         from pudnet_bench.harness.planning.request import Recipe
         from pudnet_bench.harness.running.executors import executor_named
@@ -302,7 +302,7 @@ def run(
             compute = compute_of(profile_of_cluster, device, precision)
         else:
             performs = executor_named(executor)
-            compute = choose(device, precision)
+            compute = choose_device(device, precision)
             rank_count(training_processes or 0, groups_per_step, gpu_count(compute.device))
         cache_dir = cache_folder(cache)
         choice = Choice(
@@ -716,11 +716,11 @@ def bench(
         from pudnet_bench.harness.bench import findings
         from pudnet_bench.harness.bench.limits import limits
         from pudnet_bench.harness.bench.setting import Setting
-        from pudnet_bench.harness.measuring.device import choose
+        from pudnet_bench.harness.measuring.device import choose_device
         from pudnet_bench.harness.measuring.provenance import circumstances
         from pudnet_bench.results.store.files import write_atomically
 
-        compute = choose(device, precision)
+        compute = choose_device(device, precision)
         setting = Setting(compute, cache_folder(cache), data, rounds, quick)
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
@@ -762,11 +762,11 @@ def gpu_session(
     """Measure what only a GPU can show, and publish it; the same command goes on with the steps that are not there."""
     with plain_errors(debug):
         from pudnet_bench.harness import gpu_session as session
-        from pudnet_bench.harness.measuring.device import choose
+        from pudnet_bench.harness.measuring.device import choose_device
         from pudnet_bench.suites.declaration import pick
 
         pick("scale", scale, session.TABLES)
-        compute = choose(device, precision)
+        compute = choose_device(device, precision)
         folder = session.folder_of(name, compute, out or session.PUBLISHED)
         todo = session.chosen(session.steps(scale, compute, folder), _names(only))
         if dry_run:

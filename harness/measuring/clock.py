@@ -1,6 +1,6 @@
-"""The one clock: how long a region took on a device, from the same code on every device.
+"""Time and peak memory of a region of code, measured by the same code on every device.
 
-CUDA: two events on the current stream, with a synchronisation before either host clock is read. CPU: ``perf_counter``.
+CUDA: two events on the current stream, with a synchronisation before either host clock is read. CPU: `perf_counter`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import os
 import resource
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Elapsed:
-    """``seconds`` by the device's own clock (CUDA events; on a CPU the host's clock) and ``wall_seconds`` by the host's."""
+    """`seconds` by the device's own clock (CUDA events; on a CPU the host's clock) and `wall_seconds` by the host's."""
 
     seconds: float = 0.0
     wall_seconds: float = 0.0
@@ -32,23 +32,24 @@ class Elapsed:
 
 
 class Clock:
-    """Times regions on one device. ``start`` and ``stop`` bracket a region; regions do not nest."""
+    """Timer of regions on one device. `start` and `stop` bracket a region; regions do not nest."""
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
         self.device = device
         if self.cuda:
-            self._first, self._last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            event: Callable[..., torch.cuda.Event] = torch.cuda.Event  # torch leaves its constructor untyped
+            self._first, self._last = event(enable_timing=True), event(enable_timing=True)
 
     def start(self) -> None:
-        """Begin a region; whatever was queued on the device before is finished first and not counted."""
+        """Begin a region, after all work queued on the device before it has finished."""
         if self.cuda:
             torch.cuda.synchronize(self.device)
             self._first.record(torch.cuda.current_stream(self.device))
         self._began = time.perf_counter()
 
     def stop(self) -> Elapsed:
-        """End the region when all that it queued on the device is done."""
+        """Wait for all work that the region queued on the device, end it, and return its duration."""
         if self.cuda:
             self._last.record(torch.cuda.current_stream(self.device))
             torch.cuda.synchronize(self.device)
@@ -57,7 +58,7 @@ class Clock:
 
 
 def timed(items: Iterator[Item], clock: Clock) -> Iterator[tuple[Item, Elapsed]]:
-    """The items of a generator with the time spent inside it so far; what happens between two items is not counted."""
+    """Yield each item with the time spent inside the generator so far; time between two items is not counted."""
     total = Elapsed()
     while True:
         clock.start()
@@ -70,21 +71,23 @@ def timed(items: Iterator[Item], clock: Clock) -> Iterator[tuple[Item, Elapsed]]
 
 
 class PeakMemory:
-    """Highest memory since ``reset``, in bytes: of CUDA's allocator, or of this process's resident set on a CPU.
+    """Peak memory since `reset`, in bytes: of CUDA's allocator, or of this process's resident set on a CPU.
 
     Where the kernel does not let a process reset its own high-water mark, a CPU's figure is the process's peak so far.
+    psutil has no such reset: `/proc/self/clear_refs` is the only one.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._clear = self._status = None
         if device.type == "cpu":
-            # Kept open: the kernel takes longer to find these files than to read or write them.
+            # Open for life: the kernel takes longer to find these files than to read or write them.
             with suppress(OSError):
-                self._status = _kept_open(self, Path("/proc/self/status"), os.O_RDONLY)
-                self._clear = _kept_open(self, Path("/proc/self/clear_refs"), os.O_WRONLY)
+                self._status = _open_for_life(self, Path("/proc/self/status"), os.O_RDONLY)
+                self._clear = _open_for_life(self, Path("/proc/self/clear_refs"), os.O_WRONLY)
 
     def reset(self) -> None:
+        """Start a new measurement."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         elif self._clear is not None:
@@ -92,6 +95,7 @@ class PeakMemory:
                 os.write(self._clear, b"5")
 
     def read(self) -> int:
+        """Return the peak since `reset`, in bytes."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         try:
@@ -101,8 +105,8 @@ class PeakMemory:
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _kept_open(owner: object, path: Path, flags: int) -> int:
-    """A descriptor of the file, which is closed when ``owner`` is gone."""
+def _open_for_life(owner: object, path: Path, flags: int) -> int:
+    """Return a file descriptor that is closed when `owner` is garbage-collected."""
     descriptor = os.open(path, flags)
     weakref.finalize(owner, os.close, descriptor)
     return descriptor

@@ -1,4 +1,4 @@
-"""Where and how precisely to compute: device, threads, precision. One choice for every method of a run."""
+"""Device and precision of a run: one choice for all of its methods."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Precision = Literal["fp32", "bf16"]
 
 
 class ComputeError(BenchError):
-    """A device or precision that this machine does not have; says which and the way out."""
+    """A device or precision that this machine does not have."""
 
 
 @dataclass(frozen=True)
 class Compute:
-    """A device with its name and the precision of forward passes.
+    """A device, its name, and the precision of forward passes.
 
-    ``bf16`` means autocast: parameters, optimiser and losses stay float32.
+    `bf16` means autocast: parameters, optimizer state and losses stay float32.
     """
 
     device: torch.device
@@ -36,6 +36,7 @@ class Compute:
 
     @property
     def autocast(self) -> Callable[[], AbstractContextManager[Any]]:
+        """Context manager for forward passes in this precision."""
         if self.precision == "fp32":
             return nullcontext
         import torch
@@ -44,14 +45,15 @@ class Compute:
 
 
 def core_count() -> int:
-    """The number of cores this process may use."""
+    """Return the number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor_name() -> str:
-    """The CPU's model and the number of cores this process may use."""
+    """Return the CPU model and the number of cores this process may use."""
     try:
-        with open("/proc/cpuinfo") as lines:  # noqa: PTH123 - a file of the kernel's, read line by line
+        # By hand: Python's platform module does not give the model on Linux. Line by line: one core's lines are enough.
+        with Path("/proc/cpuinfo").open() as lines:
             model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         import platform
@@ -85,17 +87,25 @@ def _loads(library: str) -> bool:
 
 
 def native_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 products are faster than float32 on ``device``: it has instructions of its own for them."""
+    """Return whether `device` has native bfloat16 instructions, and so multiplies faster in bfloat16 than in float32."""
     import torch
 
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     flags = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(flags.get("avx512_bf16") or flags.get("amx_bf16") or flags.get("bf16"))
 
 
-def choose(device: str = "auto", precision: str = "auto") -> Compute:
-    """The device and precision asked for. Raises ComputeError when this machine lacks it."""
+def choose_device(device: str = "auto", precision: str = "auto") -> Compute:
+    """Return the device and precision asked for.
+
+    Args:
+        device: "cpu", "cuda" or "auto" (CUDA where torch sees a GPU).
+        precision: "fp32", "bf16" or "auto" (bfloat16 where the device has instructions for it).
+
+    Raises:
+        ComputeError: This machine lacks the device, or an argument is none of these.
+    """
     import torch
 
     if device == "auto":
@@ -108,11 +118,7 @@ def choose(device: str = "auto", precision: str = "auto") -> Compute:
         raise ComputeError(f"--device takes auto, cpu or cuda, not '{device}'")
     if precision not in ("auto", "fp32", "bf16"):
         raise ComputeError(f"--precision takes auto, fp32 or bf16, not '{precision}'")
-    where = torch.device(device)
-    if device == "cuda":
-        where = torch.device("cuda", torch.cuda.current_device())
-        name = torch.cuda.get_device_name(where)
-    else:
-        name = processor_name()
-    chosen: Precision = "bf16" if precision == "bf16" or (precision == "auto" and native_bf16(where)) else "fp32"
-    return Compute(where, name, chosen)
+    chosen = torch.device("cuda", torch.cuda.current_device()) if device == "cuda" else torch.device("cpu")
+    name = torch.cuda.get_device_name(chosen) if device == "cuda" else processor_name()
+    bf16 = precision == "bf16" or (precision == "auto" and native_bf16(chosen))
+    return Compute(chosen, name, "bf16" if bf16 else "fp32")

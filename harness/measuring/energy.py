@@ -1,12 +1,12 @@
-"""Energy: the joules that a device has used over a region, where it reports them.
+"""Energy that a device uses over a region of code, in joules, where the device reports it.
 
-CUDA: NVML's counter of the whole GPU (Volta and later), which is brought up to date every 20 to 100 ms. CPU: the package
-domains of Linux's powercap folder (Intel's RAPL, also on AMD), about every millisecond: cores, caches and what else is in
-the package, memory modules not. Elsewhere nothing is reported; the files of powercap are often readable by root only.
+CUDA: NVML's counter of the whole GPU (Volta and later), updated every 20 to 100 ms. CPU: the package domains of Linux's
+powercap folder (RAPL, on Intel and AMD), updated about every millisecond; they cover cores, caches and the rest of the
+package, but not the memory modules. Elsewhere nothing is reported; powercap's files are often readable by root only.
 
-A counter does not know whose work it counts: other processes and idling are in it. A region shorter than an update, such as a
-single prediction on a GPU, has a figure that is noise, often zero; the mean over many groups is then the power in the
-time around the regions, multiplied by their length.
+A counter includes idle power and other processes. For a region shorter than the update interval, such as one prediction on
+a GPU, the reading is noise and often zero; the mean over many groups is then the average power around the regions,
+multiplied by their length.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ POWERCAP = Path("/sys/class/powercap")
 
 @dataclass(frozen=True)
 class EnergyCounter:
-    """Joules since some moment: ``read`` raises OSError where it cannot. Past ``range`` joules it begins again at zero."""
+    """A cumulative counter of joules that wraps to zero at `range`; `read` raises OSError where it cannot be read."""
 
     name: str
     read: Callable[[], float]
     range: float = math.inf
 
     def since(self, before: float) -> float:
-        """Joules since it read ``before``; a counter that has begun again more than once tells too few."""
+        """Return the joules since it read `before`; too few if it wrapped more than once."""
         now = self.read()
         return now - before if now >= before else now + self.range - before
 
 
 class EnergyMeter:
-    """Joules of regions on one device. ``start`` and ``stop`` bracket a region; regions do not nest.
+    """Meter of the energy of regions on one device. `start` and `stop` bracket a region; regions do not nest.
 
-    Reading takes some microseconds on a CPU and more on a GPU: outside of what a clock times.
+    A reading takes microseconds on a CPU and more on a GPU, so take it outside of what a clock times.
     """
 
     def __init__(self, device: torch.device, powercap: Path = POWERCAP) -> None:
-        """``powercap`` is the folder of that name in the kernel's tree of classes."""
+        """Find the counters of `device`; `powercap` is the kernel's folder of that name."""
         self.device = device
         self.counters = gpu_counters(device) if device.type == "cuda" else package_counters(powercap)
 
     def start(self) -> None:
-        """Begin a region; whatever was queued on the device before is finished first."""
+        """Begin a region, after all work queued on the device before it has finished."""
         self._synchronize()
         try:
             self._before = [counter.read() for counter in self.counters]
@@ -59,7 +59,7 @@ class EnergyMeter:
             self._before = []
 
     def stop(self) -> float:
-        """Joules of all counters since ``start``, when all that the region queued is done; NaN where nothing is reported."""
+        """Wait for all work that the region queued and return its joules over all counters; NaN where none reports."""
         self._synchronize()
         if not self._before:
             return math.nan
@@ -74,7 +74,7 @@ class EnergyMeter:
 
 
 def metered(items: Iterator[Item], meter: EnergyMeter) -> Iterator[tuple[Item, float]]:
-    """The items of a generator with the joules used inside it so far; what happens between two items is not counted."""
+    """Yield each item with the joules used inside the generator so far; use between two items is not counted."""
     total = 0.0
     while True:
         meter.start()
@@ -87,10 +87,10 @@ def metered(items: Iterator[Item], meter: EnergyMeter) -> Iterator[tuple[Item, f
 
 
 def package_counters(powercap: Path) -> tuple[EnergyCounter, ...]:
-    """A counter for each processor package in the folder ``powercap``; none where one of them cannot be read.
+    """Return a counter for each processor package in the folder `powercap`; none where one of them cannot be read.
 
-    A package's sub-domains (cores, memory) are parts of it, and "psys", the whole board, contains it; a package that is
-    there twice, by another interface, counts once.
+    Sub-domains (cores, memory) are parts of a package, and "psys" (the whole board) contains it: neither is counted. A
+    package listed by two interfaces counts once.
     """
     found: dict[str, EnergyCounter] = {}
     try:
@@ -112,11 +112,11 @@ def _joules(file: Path) -> float:
     try:
         return int(file.read_text()) / 1e6
     except ValueError as error:
-        raise OSError(f"{file} holds no number") from error
+        raise OSError(f"{file} does not hold a number") from error
 
 
 def gpu_counters(device: torch.device) -> tuple[EnergyCounter, ...]:
-    """The counter of a CUDA device; none where NVML or the GPU has none (older ones, and parts of one under MIG)."""
+    """Return the counter of a CUDA device; none where NVML or the GPU has none (older GPUs, MIG instances)."""
     counter = _nvml_counter(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
     return () if counter is None else (counter,)
 

@@ -1,8 +1,8 @@
-"""FLOPs: what a method computes for a group, by torch's own counter; counted while it warms up, never while it is timed.
+"""FLOPs that a method spends on a group, by torch's counter, during warm-up and never while it is timed.
 
-Counted are products of matrices, convolutions and attention, forward and backward: whatever ``torch.utils.flop_counter``
-has a formula for, a multiplication and an addition as two. Elementwise operations, BatchNorm, pooling, distances by
-``torch.cdist`` and the steps of optimisers count nothing.
+Matrix products, convolutions and attention are counted, forward and backward, with a multiply-add as two: whatever
+`torch.utils.flop_counter` has a formula for. Elementwise operations, BatchNorm, pooling, `torch.cdist` and optimizer steps
+count as zero.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class SnapshotFlops:
-    """FLOPs of ``fit`` until a snapshot was handed over, and of its classifier per test image."""
+    """FLOPs of `fit` up to a snapshot, and of the snapshot's classifier per test image."""
 
     name: str
     epochs: float
@@ -35,17 +35,16 @@ class SnapshotFlops:
 
 @dataclass(frozen=True)
 class FlopCount:
-    """What was counted on one group, of ``images`` fit images: its snapshots in order, none where nothing is known."""
+    """Counts on one group of `images` fit images: its snapshots in order, none where nothing is known."""
 
     images: int = 0
     snapshots: tuple[SnapshotFlops, ...] = ()
 
     def of(self, snapshot: Snapshot, images: int) -> tuple[float, float]:
-        """FLOPs of ``fit`` until ``snapshot`` of a group of ``images`` fit images, and of its classifier per test image.
+        """Return the FLOPs of `fit` up to `snapshot` of a group of `images` fit images, and those of its classifier per image.
 
-        A snapshot that was not counted has the fit FLOPs of the last one that was, in proportion to their epochs: what comes
-        before the first epoch is then counted as often as epochs are. NaN where neither can be said, and for a group of
-        another size.
+        For a snapshot after the last one counted, the fit FLOPs are extrapolated in proportion to epochs, so work before
+        the first epoch is counted once per epoch. Both are NaN where neither applies, or for a group of another size.
         """
         if images != self.images or not self.snapshots:
             return math.nan, math.nan
@@ -62,12 +61,14 @@ UNKNOWN = FlopCount()
 
 
 def count(method: Method, group: Group, evaluate: Callable[[Classifier, Dataset], object]) -> FlopCount:
-    """The FLOPs of fitting ``method`` to ``group`` and of ``evaluate(classifier, group.test)``, for each snapshot.
+    """Count the FLOPs of fitting `method` to `group` and of `evaluate(classifier, group.test)`, for each snapshot.
 
-    An iterative method is fitted until the first snapshot that has made an epoch; any other, and one without ``epochs``,
-    to its end. Nothing is compiled meanwhile: what a compiler would make of the method is counted as it is written. But an
-    iterative method that asks for one raises RuntimeError: its only warm-up has to be the one that compiles. So does a method
-    that records a CUDA graph. Raises whatever the method raises, also because it does not bear to be counted.
+    An iterative method is fitted up to its first snapshot with at least one epoch, any other method to its end. Compiled
+    code is counted as it is written.
+
+    Raises:
+        RuntimeError: An iterative method compiles, which must happen in its only warm-up and not here, or a method
+            records a CUDA graph. Whatever else the method raises passes through.
     """
     snapshots = []
     with _refusing_to_compile() if method.iterative else nullcontext():
@@ -81,7 +82,7 @@ def count(method: Method, group: Group, evaluate: Callable[[Classifier, Dataset]
 
 
 def counted(items: Iterator[Item]) -> Iterator[tuple[Item, float]]:
-    """The items of a generator with the FLOPs spent inside it so far; what happens between two items is not counted."""
+    """Yield each item with the FLOPs spent inside the generator so far; those between two items are not counted."""
     total = 0.0
     while True:
         with _counter() as spent:
@@ -94,13 +95,14 @@ def counted(items: Iterator[Item]) -> Iterator[tuple[Item, float]]:
 
 
 class _NoModules:
-    """In the place of the counter's record of modules, whose hooks hold on to the graph of every step that was counted."""
+    """Stand-in for the counter's module tracker, whose hooks keep the graph of every counted step alive."""
 
     @property
     def parents(self) -> frozenset[str]:
-        """Where an operation counts; asked for each."""
-        if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
-            raise RuntimeError("it records a CUDA graph, and what a graph replays cannot be counted")
+        """Modules to which an operation is attributed; read once per operation."""
+        initialized: Callable[[], bool] = torch.cuda.is_initialized  # torch leaves it untyped
+        if initialized() and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError("it records a CUDA graph, and the replays of a graph cannot be counted")
         return _EVERYWHERE
 
     def __enter__(self) -> None: ...
@@ -113,15 +115,15 @@ _EVERYWHERE = frozenset({"Global"})
 
 @contextmanager
 def _counter() -> Iterator[Callable[[], float]]:
-    """Yields what tells how many FLOPs the block has spent so far."""
-    from torch.utils.flop_counter import FlopCounterMode  # a fifth of a second, for those who count
+    """Yield a function that returns the FLOPs spent in the block so far."""
+    from torch.utils.flop_counter import FlopCounterMode  # here: the import takes a fifth of a second
 
     counter = FlopCounterMode(display=False)
     counter.mod_tracker = _NoModules()  # type: ignore[assignment]
     with counter:
         if "torch._dynamo" not in sys.modules:
-            # torch guards the counter against its compiler, for which it imports that: seconds, in a process that has no
-            # use for a compiler, and nothing to guard against.
+            # torch shields the counter from its compiler, which it imports for that: seconds, in a process that never
+            # compiles.
             mode = counter.mode
             assert mode is not None
             unguarded = MethodType(inspect.unwrap(type(mode).__torch_dispatch__), mode)
@@ -130,4 +132,5 @@ def _counter() -> Iterator[Callable[[], float]]:
 
 
 def _refusing_to_compile() -> AbstractContextManager[None]:
-    return torch.compiler.set_stance("fail_on_recompile")
+    stance: AbstractContextManager[None] = torch.compiler.set_stance("fail_on_recompile")
+    return stance

@@ -1,4 +1,4 @@
-"""About how long and how large a cell will be: images that pass through the target, times a speed measured just now."""
+"""Estimates of a cell's time and disk: images that pass through the target, times a speed measured on this device."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from statistics import median
 
 import torch
 
+from pudnet_bench.harness.measuring.clock import Clock
 from pudnet_bench.harness.measuring.device import Compute
 from pudnet_bench.harness.planning.plan import Cell
 from pudnet_bench.methods import targets
-from pudnet_bench.methods.base import Method, TargetSpec
+from pudnet_bench.methods.base import TargetSpec
 from pudnet_bench.methods.meta_training import LEARNING_RATE
 from pudnet_bench.methods.metric import SUPPORT_PER_CLASS
-from pudnet_bench.methods.musml import MUSML
 from pudnet_bench.suites.family import Family
 from pudnet_bench.suites.groups import QUERY_IMAGES
 
-TRAINED_AT_ONCE = 32  # images of a step of Adam; of meta-training there are more, which changes little
-PREDICTED_PIXELS = 200_000  # at once: what becomes of them in the network is more than caches hold, as a test set's
-PROBE_SECONDS = 0.3
+BATCH_SIZE = 32  # images of a step of Adam; meta-training has more, which changes the speed per image little
+PREDICTED_PIXELS = 200_000  # per forward pass: their activations exceed the caches, as those of a test set do
+PROBE_SECONDS = 0.3  # per speed
 ROW_BYTES = 200  # of Parquet, per snapshot of a group
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """``seconds`` of this device and ``bytes`` of disk; ``least`` are the seconds where every search ends as early as it can."""
+    """Seconds on this device and bytes of disk; `least` is the time if every search for a length stops as early as it can."""
 
     seconds: float = 0.0
     bytes: float = 0.0
@@ -40,7 +40,7 @@ class Estimate:
 
 @cache
 def image_seconds(target: TargetSpec, compute: Compute) -> tuple[float, float]:
-    """Seconds that one image costs the target in a training step and in a prediction, measured on this device."""
+    """Measure the seconds per image of the target in a training step and in a prediction, on this device."""
     features = targets.build(target)
     head = torch.nn.Linear(targets.feature_count(features, target.image_shape), 2)
     network = torch.nn.Sequential(features, head).to(compute.device)
@@ -53,17 +53,17 @@ def image_seconds(target: TargetSpec, compute: Compute) -> tuple[float, float]:
         drawn = torch.randn(n, channels, height, width, device=compute.device)
         return drawn.to(memory_format=torch.channels_last)
 
-    to_train = images(2 * TRAINED_AT_ONCE)
+    to_train = images(2 * BATCH_SIZE)
     labels = torch.arange(len(to_train), device=compute.device) % 2
-    to_predict = images(max(TRAINED_AT_ONCE, PREDICTED_PIXELS // (height * width)))
+    to_predict = images(max(BATCH_SIZE, PREDICTED_PIXELS // (height * width)))
 
     def train() -> None:
-        for batch in torch.randperm(len(to_train), device=compute.device).split(TRAINED_AT_ONCE):
+        for batch in torch.randperm(len(to_train), device=compute.device).view(-1, BATCH_SIZE):
             with compute.autocast():
                 logits = network(to_train[batch])
             loss = torch.nn.functional.cross_entropy(logits.float(), labels[batch])
             gradients = torch.autograd.grad(loss, [parameter for parameter, _, _ in moments])
-            # Adam's work by hand: the first optimizer of torch's takes seconds to import what it may compile with.
+            # Adam by hand: creating the first torch.optim optimizer imports the compiler, which takes seconds.
             with torch.no_grad():
                 for (parameter, first, second), gradient in zip(moments, gradients, strict=True):
                     first.lerp_(gradient, 0.1)
@@ -81,79 +81,55 @@ def image_seconds(target: TargetSpec, compute: Compute) -> tuple[float, float]:
 
 
 def durations(work: Callable[[], object], device: torch.device, seconds: float) -> list[float]:
-    """Seconds of each of the calls of ``work`` that fit into ``seconds``: after one that warms up, one at least."""
-    ends = time.perf_counter() + seconds
-    found: list[float] = []
+    """Time as many calls of `work` as fit into `seconds`, at least one, after a warm-up; return the seconds of each."""
+    clock, end = Clock(device), time.perf_counter() + seconds
+    taken: list[float] = []
     work()
-    while not found or time.perf_counter() + found[-1] < ends:
-        _settle(device)
-        began = time.perf_counter()
+    while not taken or time.perf_counter() + taken[-1] < end:
+        clock.start()
         work()
-        _settle(device)
-        found.append(time.perf_counter() - began)
-    return found
-
-
-def _settle(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+        taken.append(clock.stop().wall_seconds)
+    return taken
 
 
 def estimate(cell: Cell, compute: Compute) -> Estimate:
-    """Time and disk of measuring ``cell``, what it has learned being there."""
+    """Estimate the time and disk of measuring `cell`, once its method is meta-trained."""
     training, predicting = image_seconds(cell.target, compute)
     method, snapshots = cell.make_method(), len(cell.variant.snapshots)
     images = cell.family.images or len(cell.source.labels) // 2
     tested = cell.family.test_images or images
-    trained, predicted = _fit_images(method, images, cell.family)
-    per_group = trained * training + (predicted + snapshots * tested) * predicting
+    fit = method.fit_passes(images, _support(cell.family))
+    per_group = fit.trained * training + (fit.predicted + snapshots * tested) * predicting
     return Estimate(cell.groups * per_group, cell.groups * snapshots * ROW_BYTES, cell.groups * per_group)
 
 
 def training_estimate(cell: Cell, compute: Compute) -> Estimate:
-    """Time and disk of the meta-training of ``cell``, in the search and at last; without what it builds on.
+    """Estimate the time and disk of the meta-training of `cell`: the search for a length and the final training.
 
-    ``seconds`` if each training goes to its limit; at ``least``, validation stops each after the first check that counts.
+    `seconds` holds if every training reaches its limit, `least` if validation stops each at the first check it can. A
+    meta-training that this one builds on is not included.
     """
     training, predicting = image_seconds(cell.target, compute)
     plan, family, method = cell.training, cell.trained_on, cell.make_method()
     folds = family.validation_folds if plan.validation_groups else 0
     budget = plan.budget
-    step = _step_images(method, family) * training
-    trained, predicted = _fit_images(method, family.images, family)
-    check = plan.validation_groups * (trained * training + (predicted + family.images) * predicting)
+    support = _support(family)
+    step = method.meta_training_images(support, min(support + QUERY_IMAGES, family.images)) * training
+    fit = method.fit_passes(family.images, support)
+    check = plan.validation_groups * (fit.trained * training + (fit.predicted + family.images) * predicting)
 
     def search(groups: int) -> float:
         return groups * step + -(-groups // budget.check_every) * check
 
     shortest = min(budget.max_groups, (budget.patience + 1) * budget.check_every)
-    last = min(budget.max_groups, budget.check_every) if folds else budget.max_groups
-    states = sum(tensor.nbytes for tensor in method.state_dict().values())
+    shortest_final = min(budget.max_groups, budget.check_every) if folds else budget.max_groups
+    state_bytes = sum(tensor.nbytes for tensor in method.state_dict().values())
     return Estimate(
         folds * search(budget.max_groups) + budget.max_groups * step,
-        states * (folds + max(1, len(plan.milestones))),
-        folds * search(shortest) + last * step,
+        state_bytes * (folds + max(1, len(plan.milestones))),
+        folds * search(shortest) + shortest_final * step,
     )
 
 
 def _support(family: Family) -> int:
     return family.ways * min(SUPPORT_PER_CLASS, family.images_per_class // 2)
-
-
-def _step_images(method: Method, family: Family) -> int:
-    """Images that go through the target and back in a step of meta-training: those of an episode, once in most methods."""
-    support = _support(family)
-    episode = min(support + QUERY_IMAGES, family.images)
-    if isinstance(method, MUSML):  # in every subspace: the inner steps, and then the meta loss
-        return method.n_subspaces * (method.inner_steps * support + episode)
-    return episode
-
-
-def _fit_images(method: Method, images: int, family: Family) -> tuple[int, int]:
-    """Images that go through the target and back, and that only go through it, in a fit to a group of ``images``."""
-    epochs = getattr(method, "epochs", ())
-    if epochs:
-        return images * max(epochs), 0
-    if isinstance(method, MUSML):
-        return method.n_subspaces * method.inner_steps * _support(family), method.n_subspaces * images
-    return 0, min(images, _support(family))

@@ -195,14 +195,14 @@ def make_plan(
             validation_groups = 0 if lengths else counts.validation_groups
             for seed in choice.seeds or profile.seeds:
                 for variant in _by_clock(_at_milestones(base_variants, classes, ladder), classes, choice.clock):
-                    method = classes[variant.row or variant.name]
+                    method = classes[variant.parent or variant.name]
                     if method.meta_trains() and not trained_on.training_classes:
                         raise FamilyError(
                             f"family '{fam.name}' has no training classes, and '{variant.name}' meta-trains; "
                             "choose another family with --families"
                         )
-                    options = {**trained_on.method_options(variant.method, target), **dict(variant.options)}
-                    if variant.method == "pretrained-imagenet" and choice.weights is not None:
+                    options = {**method.paper_options(trained_on.name, target), **dict(variant.options)}
+                    if method.takes_weights and choice.weights is not None:
                         options |= {"weights": str(choice.weights), "weights_sha256": weights_sha256}
                     training = Training(seed, budget, validation_groups, ladder, choice.episodes)
                     cell = Cell(
@@ -214,7 +214,7 @@ def make_plan(
                     cells.append(_with_base(cell))
     order = {variant.name: place for place, variant in enumerate(base_variants)}
     variants = sorted(
-        dict.fromkeys(c.variant for c in cells), key=lambda v: (order[v.row or v.name], v.training_groups)
+        dict.fromkeys(c.variant for c in cells), key=lambda v: (order[v.parent or v.name], v.training_groups)
     )
     figure = "groups" if len(choice.training_groups) > 1 else suite.figure
     return Plan(suite, profile, tuple(families), tuple(variants), tuple(target_names), tuple(cells), figure)
@@ -250,7 +250,7 @@ def _with_base(cell: Cell) -> Cell:
         cell,
         variant=Variant(name, name, name),
         method=method,
-        options={**cell.trained_on.method_options(name, cell.target.name), **own},
+        options={**method.paper_options(cell.trained_on.name, cell.target.name), **own},
         family=cell.trained_on,
         source=cell.training_source,
         code=code_digest(method),
@@ -298,7 +298,7 @@ def _at_milestones(
         expanded += [
             replace(
                 variant, name=f"{variant.name}-{groups}-groups", label=f"{variant.label}, {groups:,} groups",
-                training_groups=groups, curve=variant.label, x=groups, row=variant.name,
+                training_groups=groups, curve_label=variant.label, curve_x=groups, parent=variant.name,
             )
             for groups in milestones
         ]  # fmt: skip
@@ -312,9 +312,9 @@ def _by_clock(variants: list[Variant], classes: dict[str, type[Method]], clock: 
     return [
         replace(
             variant, name=f"{variant.name}-plain-loop", label=f"{variant.label}, plain loop",
-            options=(*variant.options, *options.items()), row=variant.name,
+            options=(*variant.options, *options.items()), parent=variant.name,
         )
-        if (options := classes[variant.row or variant.name].paper_clock)
+        if (options := classes[variant.parent or variant.name].paper_clock)
         else variant
         for variant in variants
     ]  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pudnet_bench.harness.measuring.device import Compute, choose
+from pudnet_bench.harness.measuring.device import Compute, choose_device
 from pudnet_bench.harness.planning.plan import Choice, Plan, make_plan
 from pudnet_bench.harness.planning.suite_file import suite_in_file
 from pudnet_bench.results.store.files import sealed_json, set_aside, unsealed_json, write_atomically
@@ -42,7 +42,7 @@ class Recipe:
     def compute(self, here: bool = True) -> Compute:
         """The device. With ``here`` False it need not be in this machine, and has no name."""
         if here:
-            return choose(self.device, self.precision)
+            return choose_device(self.device, self.precision)
         return Compute(torch.device(self.device), "", "bf16" if self.precision == "bf16" else "fp32")
 
     def plan(self, compute: Compute) -> Plan:

@@ -119,9 +119,9 @@ def plan_record(plan: Plan) -> dict[str, Any]:
                 "name": v.name,
                 "label": v.label,
                 "snapshots": [list(snapshot) for snapshot in v.snapshots],
-                "curve": v.curve,
-                "x": v.x,
-                "row": v.row,
+                "curve": v.curve_label,
+                "x": v.curve_x,
+                "row": v.parent,
             }
             for v in plan.variants
         ],

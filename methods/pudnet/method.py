@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +17,7 @@ from pudnet_bench.methods.metric import SUPPORT_PER_CLASS, cosine_logits, protot
 from pudnet_bench.methods.pudnet.context import ContextGRU
 from pudnet_bench.methods.pudnet.generator import WeightGenerator
 from pudnet_bench.methods.pudnet.losses import Losses, losses
+from pudnet_bench.methods.pudnet.paper_settings import paper_settings
 from pudnet_bench.methods.pudnet.sketch import DatasetSketch
 
 TEMPERATURE = 10.0  # A.2
@@ -156,6 +157,11 @@ class PudNet(Method):
             del module.weight
             module.register_buffer("weight", None, persistent=False)
         self.modules = nn.ModuleDict({"hypernetwork": self.hypernetwork, "network": self.network, "head": self.head})
+
+    @classmethod
+    def paper_options(cls, family: str, target: str) -> Mapping[str, Any]:
+        # A subclass under another name is another method, whose constructor may take neither option.
+        return paper_settings(family, target) if cls.name == PudNet.name else {}
 
     def to(self, device: torch.device) -> None:
         self.modules.to(device)

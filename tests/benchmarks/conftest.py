@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from pudnet_bench.harness.measuring.clock import Clock, PeakMemory
-from pudnet_bench.harness.measuring.device import Compute, choose, core_count
+from pudnet_bench.harness.measuring.device import Compute, choose_device, core_count
 from pudnet_bench.suites.families import FAMILIES
 from pudnet_bench.suites.groups import FamilyImages
 from tests.benchmarks import report
@@ -67,7 +67,7 @@ def setting(pytestconfig: pytest.Config, cache_dir: Path) -> Setting:
     measuring = is_measuring(pytestconfig)
     data, cache = (os.environ.get(f"PUDNET_BENCH_{name}") for name in ("DATA", "CACHE"))
     return Setting(
-        choose(option("--device", "auto"), option("--precision", "auto")),
+        choose_device(option("--device", "auto"), option("--precision", "auto")),
         Path(cache) if cache and measuring else cache_dir,
         Path(data) if data else None,
         measuring,
@@ -115,12 +115,12 @@ def compare(benchmark: Any, setting: Setting, record: Callable[[Ratio], None]) -
 
 @pytest.fixture(scope="session")
 def compute() -> Compute:
-    return choose("cpu", "fp32")
+    return choose_device("cpu", "fp32")
 
 
 @pytest.fixture(scope="session")
 def digits_images(cache_dir: Path) -> FamilyImages:
-    return Setting(choose("cpu", "fp32"), cache_dir).images(FAMILIES["digits"].name)
+    return Setting(choose_device("cpu", "fp32"), cache_dir).images(FAMILIES["digits"].name)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from pudnet_bench.errors import BenchError
-from pudnet_bench.harness.measuring.device import Compute, choose
+from pudnet_bench.harness.measuring.device import Compute, choose_device
 from pudnet_bench.harness.measuring.provenance import now
 from pudnet_bench.results.rendering.escaping import escape_markdown
 from pudnet_bench.results.store.files import write_atomically
@@ -337,7 +337,7 @@ def main(words: Sequence[str]) -> int:
     """Run a session. Returns 0, 1 where a step is not done, or 2 after a sentence on standard error."""
     given = _parser().parse_args(words)
     try:
-        compute = choose(given.device, given.precision)
+        compute = choose_device(given.device, given.precision)
         folder = folder_of(given.name, compute, given.out)
         names = [name.strip() for name in given.steps.split(",")] if given.steps else None
         todo = chosen(steps(given.scale, compute, folder), names)

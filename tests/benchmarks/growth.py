@@ -28,7 +28,7 @@ import pandas as pd
 import torch
 
 from pudnet_bench.harness.measuring.clock import Clock, PeakMemory
-from pudnet_bench.harness.measuring.device import Compute, choose
+from pudnet_bench.harness.measuring.device import Compute, choose_device
 from pudnet_bench.harness.planning.plan import Choice, Plan, make_plan
 from pudnet_bench.harness.running.run import open_run
 from pudnet_bench.methods.base import Method, TargetSpec
@@ -196,7 +196,7 @@ def measure_point(name: str, n: int, device: str, threads: int) -> Point:
     """The subject of that name at size `n`, in this process, which should be a fresh one."""
     torch.set_num_threads(threads)
     subject = next(s for s in SUBJECTS if s.name == name)
-    compute = choose(device)
+    compute = choose_device(device)
     clock, memory = Clock(compute.device), PeakMemory(compute.device)
     with tempfile.TemporaryDirectory() as folder:
         subject.prepare(subject.sizes[0], compute, Path(folder)).work()
@@ -253,7 +253,7 @@ def write(folder: Path, points: Sequence[Point], runs: Sequence[tuple[int, float
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in (("points", table), ("exponents", exponents), ("processes", processes)):
         (folder / f"{name}.csv").write_text(frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-    provenance = circumstances_of("python -m tests.benchmarks.growth", choose())
+    provenance = circumstances_of("python -m tests.benchmarks.growth", choose_device())
     (folder / "manifest.json").write_bytes(sealed_json({"suite": "growth", "profile": "", **provenance}))
     for format in ("pdf", "png"):
         (folder / f"growth.{format}").write_bytes(growth_figures.draw(table, processes, format))

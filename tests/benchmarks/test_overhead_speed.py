@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from pudnet_bench.harness.console.progress import Display
-from pudnet_bench.harness.measuring.device import Compute, choose
+from pudnet_bench.harness.measuring.device import Compute, choose_device
 from pudnet_bench.harness.planning.plan import Choice, Plan, make_plan
 from pudnet_bench.harness.running import cell as execution
 from pudnet_bench.harness.running.cell import ReadyCell, RunContext
@@ -256,7 +256,7 @@ def measure_bookkeeping(compute: Compute, cache: Path, cells: int) -> Bookkeepin
 
 
 def test_bookkeeping_of_a_cell(benchmark: Any, record: Callable[[Ratio], None], setting: Setting) -> None:
-    compute, found = choose("cpu", "fp32"), list[Bookkeeping]()
+    compute, found = choose_device("cpu", "fp32"), list[Bookkeeping]()
     cells = CELLS if setting.measuring else 2
     benchmark.pedantic(lambda: found.append(measure_bookkeeping(compute, setting.cache, cells)), rounds=CALLS)
     least = min(found, key=lambda each: each.seconds)

@@ -10,7 +10,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from pudnet_bench.harness.cli import commands
-from pudnet_bench.harness.measuring.device import Compute, choose
+from pudnet_bench.harness.measuring.device import Compute, choose_device
 from pudnet_bench.harness.planning.plan import Choice, Plan, make_plan
 from pudnet_bench.suites.catalog import PROFILES, SUITES
 from pudnet_bench.suites.families import FAMILIES
@@ -85,7 +85,7 @@ def command_line(cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture(scope="session")
 def compute() -> Compute:
-    return choose("cpu", "fp32")
+    return choose_device("cpu", "fp32")
 
 
 @pytest.fixture(scope="session")

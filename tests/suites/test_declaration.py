@@ -40,7 +40,7 @@ def test_milestones_rise_to_the_end_of_the_training(milestones: tuple[int, ...],
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"name": "../out"}, "a suite's name is of letters, digits, - and _, not '../out'"),
+        ({"name": "../out"}, "a suite's name consists of letters, digits, - and _, unlike '../out'"),
         ({"name": ""}, "a suite's name"),
         ({"figure": "pie"}, f"figure is one of {', '.join(FIGURES[1:])}, not 'pie'"),
         ({"variants": (ADAM, ADAM)}, "two variants named 'adam'"),

@@ -6,6 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pudnet_bench.methods import registry
+from pudnet_bench.methods.pudnet.method import PudNet
+from pudnet_bench.methods.targets import TARGETS
 from pudnet_bench.suites.declaration import SuiteError
 from pudnet_bench.suites.families import FAMILIES, family, family_of_folder
 from pudnet_bench.suites.family import FamilyError
@@ -28,21 +31,43 @@ def test_the_papers_families(name, source, training, unseen, images, ways, meta_
     assert found.meta_groups == meta_groups
 
 
-@pytest.mark.parametrize(
-    ("name", "target", "eta", "layers"),
-    [
-        # eta: section 4.3; layers: the best of Table 11, one where the paper says nothing
-        ("fashion", "convnet3", 0.2, 1),
-        ("cifar100", "convnet3", 0.1, 1),
-        ("imagenet", "convnet3", 0.3, 1),
-        ("fashion", "resnet18", 0.2, 2),
-        ("cifar100", "resnet18", 0.5, 2),
-        ("imagenet", "resnet18", 0.5, 4),
-    ],
-)
-def test_the_papers_settings_of_pudnet(name: str, target: str, eta: float, layers: int) -> None:
-    assert family(name).method_options("pudnet", target) == {"eta": eta, "gru_layers": layers}
-    assert family(name).method_options("protonet", target) == {}
+PUDNET_SETTINGS = {  # (eta, GRU layers) for convnet3, resnet18, resnet34. Section 4.3; Table 11; 0.2 and 1 elsewhere
+    "fashion": ((0.2, 1), (0.2, 2), (0.2, 2)),
+    "cifar100": ((0.1, 1), (0.5, 2), (0.5, 2)),
+    "imagenet": ((0.3, 1), (0.5, 4), (0.5, 4)),
+    "digits": ((0.2, 1), (0.2, 2), (0.2, 2)),
+    "cifar100-20": ((0.1, 1), (0.5, 2), (0.5, 2)),
+    "digits-4": ((0.2, 1), (0.2, 2), (0.2, 2)),
+    "animals10": ((0.1, 1), (0.5, 2), (0.5, 2)),
+    "cifar10": ((0.1, 1), (0.5, 2), (0.5, 2)),
+    "animals10-84": ((0.3, 1), (0.5, 4), (0.5, 4)),
+    "cifar10-84": ((0.3, 1), (0.5, 4), (0.5, 4)),
+    "digits-halves": ((0.2, 1), (0.2, 2), (0.2, 2)),
+    "cifar100-c20": ((0.1, 1), (0.5, 2), (0.5, 2)),
+    "digits-c4": ((0.2, 1), (0.2, 1), (0.2, 1)),
+    "fashion-3000": ((0.2, 1), (0.2, 1), (0.2, 1)),
+    "cifar100-3000": ((0.2, 1), (0.2, 1), (0.2, 1)),
+    "imagenet-3000": ((0.2, 1), (0.2, 1), (0.2, 1)),
+    "digits-400": ((0.2, 1), (0.2, 1), (0.2, 1)),
+    "mine": ((0.2, 1), (0.2, 1), (0.2, 1)),
+}
+
+
+def test_the_papers_settings_of_every_method_on_every_family() -> None:
+    found = [*FAMILIES.values(), family_of_folder("mine", sizes(10))]
+    assert {one.name for one in found} == set(PUDNET_SETTINGS)
+    for one in found:
+        for target, (eta, layers) in zip(TARGETS, PUDNET_SETTINGS[one.name], strict=True):
+            for name in registry.entries():
+                options = registry.find(name).paper_options(one.trained_on or one.name, target)
+                assert options == ({"eta": eta, "gru_layers": layers} if name == "pudnet" else {})
+
+
+def test_a_method_derived_from_pudnet_starts_from_its_own_defaults() -> None:
+    class Mine(PudNet):
+        name = "mine"
+
+    assert Mine.paper_options("cifar100", "resnet18") == {}
 
 
 @pytest.mark.parametrize("found", FAMILIES.values(), ids=lambda f: f.name)

@@ -67,7 +67,7 @@ def no_decoding(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]
 
 
 def test_importing_the_catalogue_imports_nothing_heavy() -> None:
-    code = "import sys, suites.sources; print(sorted({'numpy', 'PIL', 'sklearn', 'torch'} & set(sys.modules)))"
+    code = "import sys, pudnet_bench.suites.sources; print(sorted({'numpy', 'PIL', 'sklearn', 'torch'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -507,7 +507,7 @@ def test_damaged_cache_is_rebuilt_with_a_warning(tmp_path: Path, file: str, dama
     first = load_folder(folder, tmp_path / "cache")
     wanted = np.array(first.images)
     damage(cache_folder(tmp_path / "cache") / file)
-    with pytest.warns(UserWarning, match=rf"damaged and is built again: .*{file}"):
+    with pytest.warns(UserWarning, match=rf"is damaged \(.*{file}"):
         second = load_folder(folder, tmp_path / "cache")
     np.testing.assert_array_equal(second.images, wanted)
     assert second.class_names == ("cat", "dog")
@@ -515,6 +515,16 @@ def test_damaged_cache_is_rebuilt_with_a_warning(tmp_path: Path, file: str, dama
         warnings.simplefilter("error")
         load_folder(folder, tmp_path / "cache")
     assert not list((tmp_path / "cache" / "sources").glob(".unfinished-*"))
+
+
+def test_a_cache_that_is_damaged_twice_is_rebuilt_twice(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "in")
+    for _ in range(2):
+        load_folder(folder, tmp_path / "cache")
+        truncate(next((tmp_path / "cache" / "sources").glob("mine-*[!t]")) / "images.npy")
+        with pytest.warns(UserWarning, match=r"is damaged .*set aside as mine-.*\.corrupt"):
+            assert len(load_folder(folder, tmp_path / "cache").images) == 6
+    assert len(list((tmp_path / "cache" / "sources").glob("*.corrupt"))) == 1
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"folder": 1}', '{"other": "x"}', "\xff"])
@@ -590,12 +600,15 @@ def test_failed_decoding_leaves_no_cache(tmp_path: Path) -> None:
 
 
 def test_leftovers_of_killed_processes_are_removed_after_a_day(tmp_path: Path) -> None:
-    old, new = (tmp_path / "cache" / "sources" / f".unfinished-{age}" for age in ("old", "new"))
-    for left in (old, new):
+    names = (".unfinished-old", "mine-old.corrupt", ".unfinished-new")
+    old, damaged, new = (tmp_path / "cache" / "sources" / name for name in names)
+    for left in (old, damaged, new):
         left.mkdir(parents=True)
     os.utime(old, (0, 0))
+    os.utime(damaged, (0, 0))
     load_folder(make_folder(tmp_path / "in"), tmp_path / "cache")
     assert not old.exists()
+    assert not damaged.exists()
     assert new.exists()
 
 

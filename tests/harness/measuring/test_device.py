@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pudnet_bench.harness.measuring.device import choose, native_bf16
+from pudnet_bench.harness.measuring.device import choose_device, native_bf16
 
 CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_products_have_the_precision_that_was_chosen(precision: str, dtype: torch.dtype) -> None:
-    compute = choose("cpu", precision)
+    compute = choose_device("cpu", precision)
     assert (compute.device, compute.precision) == (CPU, precision)
     with compute.autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
@@ -20,12 +20,12 @@ def test_products_have_the_precision_that_was_chosen(precision: str, dtype: torc
 
 
 def test_auto_is_bfloat16_where_the_processor_has_instructions_for_it() -> None:
-    assert choose("cpu").precision == ("bf16" if native_bf16(CPU) else "fp32")
+    assert choose_device("cpu").precision == ("bf16" if native_bf16(CPU) else "fp32")
 
 
 @pytest.mark.cuda
 def test_on_a_gpu_auto_is_bfloat16_from_ampere_on(cuda: torch.device) -> None:
-    compute = choose()
+    compute = choose_device()
     assert (compute.device, compute.name) == (cuda, torch.cuda.get_device_name(cuda))
     assert compute.precision == ("bf16" if torch.cuda.get_device_capability(cuda) >= (8, 0) else "fp32")
 
@@ -37,7 +37,7 @@ def test_on_a_gpu_convolutions_and_gradients_have_the_precision_that_was_chosen(
 ) -> None:
     if precision == "bf16" and not native_bf16(cuda):
         pytest.skip("this CUDA device has no instructions for bfloat16")
-    compute = choose("cuda", precision)
+    compute = choose_device("cuda", precision)
     convolution = torch.nn.Conv2d(3, 8, 3).to(cuda)
     with compute.autocast():
         features = convolution(torch.randn(2, 3, 8, 8, device=cuda))

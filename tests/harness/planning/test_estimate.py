@@ -14,7 +14,7 @@ from pudnet_bench.harness.measuring.device import Compute
 from pudnet_bench.harness.planning import estimate as estimates
 from pudnet_bench.harness.planning.estimate import estimate, training_estimate
 from pudnet_bench.harness.planning.plan import Cell, Plan
-from pudnet_bench.methods.base import Budget, Session
+from pudnet_bench.methods.base import Budget, ImagePasses, Session
 from pudnet_bench.suites.groups import FamilyImages, TrainingStream
 
 
@@ -69,6 +69,18 @@ def test_what_makes_them_long(cell_of: Callable[..., Cell], compute: Compute) ->
     assert about.least < 2 * sooner.seconds < about.seconds / 10
     fixed = training_estimate(cell_of("protonet", training_groups=(100,)), compute)
     assert fixed.least == fixed.seconds
+
+
+def test_each_method_states_how_many_images_pass_through_the_target(cell_of: Callable[..., Cell]) -> None:
+    methods = {name: cell_of(name).make_method() for name in ("adam", "musml", "pudnet")}
+    fits = {name: method.fit_passes(images=200, support=20) for name, method in methods.items()}
+    assert fits == {
+        "adam": ImagePasses(trained=200 * 50),
+        "musml": ImagePasses(trained=3 * 5 * 20, predicted=3 * 200),
+        "pudnet": ImagePasses(predicted=20),
+    }
+    steps = {name: method.meta_training_images(support=20, episode=120) for name, method in methods.items()}
+    assert steps == {"adam": 120, "musml": 3 * (5 * 20 + 120), "pudnet": 120}
 
 
 def test_spans_are_as_a_person_says_them() -> None:

@@ -131,8 +131,8 @@ def test_the_papers_clock_is_for_training_from_scratch_in_rows_of_their_own(plan
     keys = {cell.variant.name: cell.key for cell in ours.cells}
     changed = [cell for cell in theirs.cells if keys.get(cell.variant.name) != cell.key]
     assert [cell.variant.name for cell in changed] == ["adam-plain-loop", "gc-plain-loop"]
-    assert [variant.row for variant in theirs.variants if variant.row] == ["adam", "gc"]
-    assert [variant.row or variant.name for variant in theirs.variants] == [v.name for v in ours.variants]
+    assert [variant.parent for variant in theirs.variants if variant.parent] == ["adam", "gc"]
+    assert [variant.parent or variant.name for variant in theirs.variants] == [v.name for v in ours.variants]
     assert all(cell.make_method().plain for cell in changed)
     tuned = plan_of("table5", targets=("convnet3",), clock="paper").cells
     assert {cell.variant.name for cell in tuned if not cell.base} == {"scratch-plain-loop"}
@@ -238,7 +238,7 @@ def test_one_length_keeps_the_suite_as_it_is(plan_of: PlanOf) -> None:
     assert budgets == {(30, 0)}
     assert not any(cell.training.milestones or cell.training_groups for cell in plan.cells)
     (point,) = plan_of("figure6", training_groups=(30,)).cells
-    assert (point.variant.label, point.variant.x) == ("PudNet, 30 groups", 30)
+    assert (point.variant.label, point.variant.curve_x) == ("PudNet, 30 groups", 30)
 
 
 def test_milestones_make_a_cell_each_and_build_on_the_last_of_the_base(plan_of: PlanOf) -> None:

@@ -65,7 +65,7 @@ def test_every_point_the_paper_prints_has_its_place_in_the_figure(name: str) -> 
         xs = (
             scaled(suite.milestones, FAMILIES[point.column].meta_groups)
             if suite.milestones
-            else [variant.x for variant in suite.variants]
+            else [variant.curve_x for variant in suite.variants]
         )
         assert point.x in xs
     assert set(points["column"]) == set(suite.families)
