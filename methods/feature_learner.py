@@ -1,7 +1,7 @@
-"""What metric learners share: the target network as a feature extractor, a classifier built from support features.
+"""The base class of metric learners: the target network as a feature extractor, a classifier from support features.
 
-A subclass says how support features classify (``classifier``); by default it meta-trains on episodes with that same
-classifier and cross-entropy, at the benchmark's one schedule (Adam, 1e-3).
+A subclass defines how support features classify (`classifier`); by default it meta-trains on episodes with that same
+classifier and cross-entropy, on the schedule shared by all methods (Adam, 1e-3).
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import copy
 import io
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import cache
+from importlib.util import find_spec
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,33 +22,71 @@ from torch import Tensor, nn
 from pudnet_bench.methods import targets
 from pudnet_bench.methods.base import Dataset, Episode, GroupStream, Method, MethodError, Session, Snapshot, TargetSpec
 from pudnet_bench.methods.meta_training import LEARNING_RATE, train_until_converged
-from pudnet_bench.methods.metric import SUPPORT_PER_CLASS, support_indices
+from pudnet_bench.methods.metric import (
+    SUPPORT_PER_CLASS,
+    cosine_logits,
+    euclidean_logits,
+    prototypes,
+    support_indices,
+)
 
 Logits = Callable[[Tensor], Tensor]
 """Query features [n, d] -> logits [n, n_classes]."""
 
+Distance = Literal["euclidean", "cosine"]
 
-def prototypical_classifier(distance: str) -> Any:
-    """learn2learn's ``PrototypicalClassifier`` for ``distance`` ("euclidean", the squared one, or "cosine").
 
-    Raises MethodError where learn2learn is not installed. Imported late and quietly: it imports gym, which prints a
-    notice to stderr.
+@cache
+def prototype_classifier_name() -> Literal["learn2learn", "methods.metric"]:
+    """Whose code classifies by class means in this environment; learn2learn's wherever it is installed."""
+    return "learn2learn" if find_spec("learn2learn") else "methods.metric"
+
+
+def prototypical_classifier(distance: Distance) -> Any:
+    """learn2learn's `PrototypicalClassifier`, without support yet.
+
+    Imported late and quietly: it imports gym, which prints a notice to stderr.
+
+    Raises:
+        MethodError: learn2learn is not installed or fails to import.
     """
     with contextlib.redirect_stderr(io.StringIO()):
         try:
             from learn2learn.nn import PrototypicalClassifier
         except ImportError as error:
             raise MethodError(
-                "this method classifies with learn2learn, which cannot be imported here; `uv sync` in the project's "
-                f"folder builds and installs it ({error})"
+                f"learn2learn cannot be imported ({error}); install the extra pudnet-bench[learn2learn], or uninstall "
+                "learn2learn to classify without it"
             ) from error
     return PrototypicalClassifier(distance=distance)
+
+
+def nearest_prototype(distance: Distance, features: Tensor, labels: Tensor, n_classes: int) -> Logits:
+    """The classifier by class means, learn2learn's where it is installed and else `methods.metric`; equal to rounding.
+
+    Args:
+        distance: "euclidean" (logits are negative squared distances) or "cosine" (logits are cosines).
+        features: Support features, float [n, d].
+        labels: Their classes, int64 [n] in 0..n_classes-1; every class occurs.
+        n_classes: Number of classes.
+
+    Raises:
+        MethodError: learn2learn is installed but fails to import.
+    """
+    if prototype_classifier_name() == "learn2learn":
+        classifier: Logits = prototypical_classifier(distance)
+        classifier.fit_(features, labels)  # type: ignore[attr-defined]
+        return classifier
+    means = prototypes(features, labels, n_classes)
+    if distance == "cosine":
+        return lambda query: cosine_logits(query, means, 1.0)
+    return lambda query: euclidean_logits(query, means)
 
 
 class FeatureLearner(Method):
     """The target network, learned once, then frozen: an unseen group only adds the classifier on its support.
 
-    ``network`` takes the place of the plain target network, for a subclass that builds its own.
+    `network` replaces the plain target network, for a subclass that builds its own.
     """
 
     def __init__(
@@ -63,10 +103,10 @@ class FeatureLearner(Method):
 
     @abstractmethod
     def classifier(self, features: Tensor, labels: Tensor, n_classes: int) -> Logits:
-        """The classifier given by support ``features`` float [n, d] and ``labels`` int64 [n] in 0..n_classes-1."""
+        """The classifier given by support `features` float [n, d] and `labels` int64 [n] in 0..n_classes-1."""
 
     def features(self, images: Tensor) -> Tensor:
-        """The network's features float32 [n, d] of ``images`` [n, c, h, w]."""
+        """The network's features float32 [n, d] of `images` [n, c, h, w]."""
         with self.autocast():
             features: Tensor = self.modules["network"](images)
         return features.float()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pudnet_bench.methods.base import TargetSpec
-from pudnet_bench.methods.feature_learner import FeatureLearner, Logits, prototypical_classifier
+from pudnet_bench.methods.feature_learner import FeatureLearner, Logits, nearest_prototype
 from pudnet_bench.methods.metric import SUPPORT_PER_CLASS
 
 TEMPERATURE = 10.0  # section 3.2; its initial value here
@@ -38,6 +38,5 @@ class MetaBaseline(FeatureLearner):
         return "pretrained", {}
 
     def classifier(self, features: Tensor, labels: Tensor, n_classes: int) -> Logits:
-        nearest = prototypical_classifier("cosine")
-        nearest.fit_(features, labels)
+        nearest = nearest_prototype("cosine", features, labels, n_classes)
         return lambda query: self.temperature * nearest(query)

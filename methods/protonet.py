@@ -1,9 +1,9 @@
 """ProtoNet (Snell et al. 2017, "Prototypical Networks for Few-shot Learning").
 
 Features of the target network, class means of the support images, negative squared Euclidean distance. The classifier
-is learn2learn's ``PrototypicalClassifier``. Departures from Snell et al.: episodes have the benchmark's ways and support
-in training as in testing (they train with more ways), and Adam keeps the benchmark's 1e-3 without their halving schedule,
-so that all methods share one schedule.
+is learn2learn's `PrototypicalClassifier`, or `methods.metric` where learn2learn is not installed. Departures from Snell
+et al.: episodes have the benchmark's ways and support in training as in testing (they train with more ways), and Adam
+keeps the benchmark's 1e-3 without their halving schedule, so that all methods share one schedule.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pudnet_bench.methods.feature_learner import FeatureLearner, Logits, prototypical_classifier
+from pudnet_bench.methods.feature_learner import FeatureLearner, Logits, nearest_prototype
 
 
 class ProtoNet(FeatureLearner):
@@ -21,6 +21,4 @@ class ProtoNet(FeatureLearner):
     name: ClassVar[str] = "protonet"
 
     def classifier(self, features: Tensor, labels: Tensor, n_classes: int) -> Logits:
-        nearest_mean: Logits = prototypical_classifier("euclidean")
-        nearest_mean.fit_(features, labels)  # type: ignore[attr-defined]
-        return nearest_mean
+        return nearest_prototype("euclidean", features, labels, n_classes)

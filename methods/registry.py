@@ -1,4 +1,4 @@
-"""Finding a method: by its built-in name, by an entry point of an installed package, or in a file of the user's own.
+"""Look up a method: by built-in name, by entry point of an installed package, or in a file or module of the user's.
 
 Importing this module imports neither torch nor any method, so that listing is instant.
 """
@@ -23,66 +23,37 @@ if TYPE_CHECKING:
     from pudnet_bench.methods.base import Method
 
 ENTRY_POINTS = "pudnet_bench.methods"
+ROOMS = ("harness", "methods", "results", "slurm", "suites")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+.-]*")
 
 
 class UnknownMethodError(BenchError):
-    """A method that cannot be found or imported, or that lacks the contract; says which and the way out."""
+    """A method that cannot be found or imported, or that does not fulfil the contract."""
 
 
 @dataclass(frozen=True)
 class MethodEntry:
-    """Where a method's class is (``package.module:Class``) and what it is, in one line."""
+    """A method's class (`location`, as package.module:Class) and a description of one line."""
 
     name: str
     location: str
     description: str
 
 
-BUILT_IN = {
-    entry.name: entry
-    for entry in (
-        MethodEntry(
-            "pudnet",
-            "pudnet_bench.methods.pudnet.method:PudNet",
-            "predicts the target's kernels from the dataset in one pass",
-        ),
-        MethodEntry("adam", "pudnet_bench.methods.scratch:Adam", "trains the target from scratch with Adam"),
-        MethodEntry("gc", "pudnet_bench.methods.gc:GC", "trains from scratch with Adam and gradient centralization"),
-        MethodEntry(
-            "pretrained",
-            "pudnet_bench.methods.pretrained:Pretrained",
-            "classifier over all training classes, then centroids",
-        ),
-        MethodEntry(
-            "pretrained-imagenet",
-            "pudnet_bench.methods.pretrained_imagenet:PretrainedImageNet",
-            "timm's ImageNet weights, centroids",
-        ),
-        MethodEntry(
-            "matchnet",
-            "pudnet_bench.methods.matchnet:MatchNet",
-            "meta-trained features, attention over support samples",
-        ),
-        MethodEntry(
-            "meta-baseline",
-            "pudnet_bench.methods.meta_baseline:MetaBaseline",
-            "pretrained features, meta-trained, cosine",
-        ),
-        MethodEntry(
-            "meta-deepbdc",
-            "pudnet_bench.methods.deepbdc:MetaDeepBDC",
-            "Brownian distance covariance of feature maps, class means",
-        ),
-        MethodEntry(
-            "musml", "pudnet_bench.methods.musml:MUSML", "meta-learned parameter subspaces, a few coordinates fitted"
-        ),
-        MethodEntry(
-            "finetune", "pudnet_bench.methods.finetune:Finetune", "trains on from the network of another method"
-        ),
-        MethodEntry("protonet", "pudnet_bench.methods.protonet:ProtoNet", "meta-trained features, nearest class mean"),
-    )
-}
+_BUILT_IN = (  # name, class below pudnet_bench.methods, description
+    ("pudnet", "pudnet.method:PudNet", "predicts the target's kernels from the dataset in one pass"),
+    ("adam", "scratch:Adam", "trains the target from scratch with Adam"),
+    ("gc", "gc:GC", "trains from scratch with Adam and gradient centralization"),
+    ("pretrained", "pretrained:Pretrained", "classifier over all training classes, then centroids"),
+    ("pretrained-imagenet", "pretrained_imagenet:PretrainedImageNet", "timm's ImageNet weights, centroids"),
+    ("matchnet", "matchnet:MatchNet", "meta-trained features, attention over support samples"),
+    ("meta-baseline", "meta_baseline:MetaBaseline", "pretrained features, meta-trained, cosine"),
+    ("meta-deepbdc", "deepbdc:MetaDeepBDC", "Brownian distance covariance of feature maps, class means"),
+    ("musml", "musml:MUSML", "meta-learned parameter subspaces, a few coordinates fitted"),
+    ("finetune", "finetune:Finetune", "trains on from the network of another method"),
+    ("protonet", "protonet:ProtoNet", "meta-trained features, nearest class mean"),
+)
+BUILT_IN = {name: MethodEntry(name, f"pudnet_bench.methods.{place}", text) for name, place, text in _BUILT_IN}
 
 
 def _installed() -> dict[str, EntryPoint]:
@@ -90,13 +61,13 @@ def _installed() -> dict[str, EntryPoint]:
 
 
 def entries() -> dict[str, MethodEntry]:
-    """Every method that has a name: the built-in ones and those of installed packages."""
+    """Every named method: the built-in ones and those registered by installed packages."""
     found = {name: MethodEntry(name, point.value, f"from {point.value}") for name, point in _installed().items()}
     return {**found, **BUILT_IN}
 
 
 def check_name(name: str) -> None:
-    """Raise UnknownMethodError with the nearest name unless ``name`` is a method's."""
+    """Raise UnknownMethodError, with the nearest name, unless a method is called `name`."""
     if name not in BUILT_IN and name not in (known := entries()):
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
@@ -104,7 +75,11 @@ def check_name(name: str) -> None:
 
 
 def find(name: str) -> type[Method]:
-    """The class of the method ``name``. Raises UnknownMethodError when there is none or it does not import."""
+    """The class of the method called `name`.
+
+    Raises:
+        UnknownMethodError: There is none, or it cannot be imported.
+    """
     check_name(name)
     module, _, attribute = (BUILT_IN.get(name) or entries()[name]).location.partition(":")
     try:
@@ -114,27 +89,79 @@ def find(name: str) -> type[Method]:
 
 
 def find_in_file(reference: str, asked: str = "--method") -> type[Method]:
-    """The class named by ``path/to/file.py:MyMethod``, given to ``asked``.
+    """The class named by `path/to/file.py:MyMethod` or `package.module:MyMethod`; runs the file or imports the module.
 
-    Runs the file. Raises UnknownMethodError when it is not there, fails to import, or the class lacks the contract.
+    Args:
+        reference: The file or module, a colon, the class. A module is importable from the working folder too.
+        asked: The option or command it was given to, for errors.
+
+    Raises:
+        UnknownMethodError: There is none, it fails to import, or the class does not fulfil the contract.
     """
-    path_text, colon, attribute = reference.rpartition(":")
+    place, colon, attribute = reference.rpartition(":")
     if not colon or not attribute.isidentifier():
-        raise UnknownMethodError(f"{asked} takes FILE.py:Class, and '{reference}' names no class")
-    path = Path(path_text).expanduser().resolve()
-    found = getattr(import_file(path, "method file"), attribute, None)
+        raise UnknownMethodError(
+            f"{asked} takes FILE.py:Class or package.module:Class, and '{reference}' names no class"
+        )
+    if _is_module(place):
+        module, what = _import_module(place), f"module '{place}'"
+    else:
+        path = Path(place).expanduser().resolve()
+        module, what = import_file(path, "method file"), f"method file '{path}'"
+    found = getattr(module, attribute, None)
     if found is None:
-        raise UnknownMethodError(f"method file '{path}' has no class '{attribute}'")
+        raise UnknownMethodError(f"{what} has no class '{attribute}'")
     return _checked(found, reference)
 
 
-def import_file(path: Path, kind: str) -> ModuleType:
-    """Run a Python file of the user's and return its module; the same content runs once.
+def absolute_reference(reference: str) -> str:
+    """`reference`, a file in it with its absolute path, so that it means the same in another working folder."""
+    place, _, attribute = reference.rpartition(":")
+    if not place or _is_module(place):
+        return reference
+    return f"{Path(place).expanduser().absolute()}:{attribute}"
 
-    ``kind`` ("method file") names it in errors. Raises UnknownMethodError when it is not there or fails to import.
+
+def _is_module(place: str) -> bool:
+    """Whether `place` names a module, such as package.module, and not a file."""
+    parts = place.split(".")
+    return parts[-1] != "py" and all(part.isidentifier() for part in parts) and not Path(place).is_file()
+
+
+def _import_module(name: str) -> ModuleType:
+    _make_importable(Path.cwd())
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:  # a user's module can fail in any way; the cause is named
+        raise UnknownMethodError(_import_failure(f"module '{name}'", error)) from error
+
+
+def _make_importable(folder: Path) -> None:
+    """Let modules in `folder` be imported, after all that is importable already: they cannot hide any of it."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+
+def _import_failure(what: str, error: BaseException) -> str:
+    sentence = f"{what} fails to import: {type(error).__name__}: {error}"
+    room = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    return f"{sentence}; pudnet-bench's own is pudnet_bench.{room}" if room in ROOMS else sentence
+
+
+def import_file(path: Path, kind: str) -> ModuleType:
+    """Run a Python file of the user's, once for the same content, and return its module.
+
+    Like a script, it can import the modules beside it.
+
+    Args:
+        path: The file.
+        kind: What it is, such as "method file", for errors.
+
+    Raises:
+        UnknownMethodError: The file does not exist or fails to import.
     """
     if not path.is_file():
-        raise UnknownMethodError(f"{kind} '{path}' is not there")
+        raise UnknownMethodError(f"{kind} '{path}' does not exist")
     source = path.read_bytes()
     name = f"pudnet_bench_file_{sha256(bytes(path) + source).hexdigest()[:16]}"
     if name not in sys.modules:
@@ -143,29 +170,32 @@ def import_file(path: Path, kind: str) -> ModuleType:
             raise UnknownMethodError(f"{kind} '{path}' is not a Python file (.py)")
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
+        _make_importable(path.parent)
         try:
             # Not by its loader, which takes bytecode of another content with the same size and second for this one's.
             exec(compile(source, path, "exec"), vars(module))
         except (Exception, SystemExit) as error:  # a user's file can fail in any way; the cause is named
             del sys.modules[name]
-            raise UnknownMethodError(f"{kind} '{path}' fails to import: {type(error).__name__}: {error}") from error
+            raise UnknownMethodError(_import_failure(f"{kind} '{path}'", error)) from error
     return sys.modules[name]
 
 
 def _checked(found: Any, reference: str) -> type[Method]:
-    """``found`` if it fulfils the contract as far as can be told without an instance."""
+    """`found` if it fulfils the contract as far as can be seen without an instance."""
     from pudnet_bench.methods.base import Method
 
     if not (isinstance(found, type) and issubclass(found, Method)):
-        raise UnknownMethodError(f"'{reference}' is not a class derived from methods.base.Method")
+        copied = any(base.__module__ == "methods.base" for base in getattr(found, "__mro__", ()))
+        hint = "; import Method from there, not from methods.base" if copied else ""
+        raise UnknownMethodError(f"'{reference}' is not a class derived from pudnet_bench.methods.base.Method{hint}")
     missing = sorted(getattr(found, "__abstractmethods__", ()))
     if missing:
         raise UnknownMethodError(
-            f"'{reference}' lacks {', '.join(missing)}; implement what methods.base.Method asks for"
+            f"'{reference}' lacks {', '.join(missing)}; implement what pudnet_bench.methods.base.Method requires"
         )
     name = getattr(found, "name", None)
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise UnknownMethodError(
-            f"'{reference}' needs a class attribute name, letters, digits and . _ + - only; it is {name!r}"
+            f"'{reference}' needs a class attribute name of letters, digits and . _ + - only; it is {name!r}"
         )
     return found

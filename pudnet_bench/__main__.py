@@ -1,4 +1,4 @@
-"""Run the command line as ``python -m pudnet_bench``."""
+"""Run the command line as `python -m pudnet_bench`."""
 
 from pudnet_bench.harness.cli.commands import main
 

@@ -1,6 +1,6 @@
-"""Episodes drawn by learn2learn's ``TaskDataset`` over the same images, for whoever wants that library's sampling.
+"""Training episodes drawn by learn2learn's `TaskDataset`, for comparison with results obtained with that library.
 
-The project's own stream draws from the same distribution and is faster; a test compares the two.
+`TrainingStream` samples the same distribution and is faster; a test compares the two.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pudnet_bench.suites.groups import FamilyImages, TrainingStream
 
 
 class _Positions(torch.utils.data.Dataset[tuple[int, int]]):
-    """The training images as learn2learn wants a dataset: item i is (position in the source, class)."""
+    """The training images as a dataset for learn2learn: item i is (position in the source, class)."""
 
     def __init__(self, positions: np.ndarray, labels: np.ndarray) -> None:
         self.positions, self.labels = positions, labels
@@ -34,10 +34,13 @@ class _Positions(torch.utils.data.Dataset[tuple[int, int]]):
 
 
 class Learn2LearnStream(TrainingStream):
-    """A TrainingStream whose episodes come from ``TaskDataset`` with its transforms NWays, KShots and LoadData.
+    """A `TrainingStream` whose episodes come from `TaskDataset` with the transforms NWays, KShots and LoadData.
 
-    learn2learn draws from Python's global generator, which is seeded by (seed, index) for each task and put back
-    afterwards: an episode is a pure function of its index here too. Raises MethodError where learn2learn is missing.
+    learn2learn draws from Python's global generator. It is seeded by (seed, split, index) for each task and restored
+    afterwards, so that an episode is a pure function of its index here too.
+
+    Raises:
+        MethodError: On the first episode, where learn2learn is not installed.
     """
 
     def episodes(self, first: int = 0, stride: int = 1) -> Iterator[Episode]:
@@ -66,18 +69,22 @@ class Learn2LearnStream(TrainingStream):
 
 
 def learn2learn_data() -> Any:
-    """The module ``learn2learn.data``, imported late and quietly: it imports gym, which prints a notice to stderr.
+    """Import the module `learn2learn.data`, late and quietly: it imports gym, which prints a notice to stderr.
 
-    Raises MethodError where learn2learn is missing.
+    Raises:
+        MethodError: learn2learn is not installed.
     """
     with contextlib.redirect_stderr(io.StringIO()):
         try:
             import learn2learn.data
         except ImportError as error:
-            raise MethodError(f"--episodes learn2learn needs learn2learn: `uv sync` installs it ({error})") from error
+            raise MethodError(
+                "--episodes learn2learn needs learn2learn; install the extra pudnet-bench[learn2learn], or use "
+                f"--episodes own ({error})"
+            ) from error
     return learn2learn.data
 
 
 def training_stream(kind: str, images: FamilyImages, seed: int, validation: int) -> TrainingStream:
-    """The stream named ``kind``: "own" or "learn2learn"."""
+    """The training stream named `kind`: "own" or "learn2learn"."""
     return (Learn2LearnStream if kind == "learn2learn" else TrainingStream)(images, seed, validation)

@@ -830,9 +830,9 @@ def _follow(folder: Path, paper: bool) -> int:
 
 
 def _method_file(reference: str) -> str:
-    """FILE.py:Class that means the same in another folder."""
-    path, _, name = reference.rpartition(":")
-    return f"{Path(path).expanduser().absolute()}:{name}" if path else reference
+    from pudnet_bench.methods.registry import absolute_reference
+
+    return absolute_reference(reference)
 
 
 def _options(texts: list[str] | None) -> dict[str, Any]:

@@ -29,6 +29,9 @@ PACKAGES = (
 )
 
 
+GIT_REPOSITORY_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX")
+
+
 def now() -> str:
     """The present time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
@@ -36,19 +39,29 @@ def now() -> str:
 
 @cache
 def git_commit() -> str:
-    """The commit of the project's checkout, with "+changes" when files differ from it; "" outside a checkout.
+    """The commit of this project's checkout, with "+changes" when files differ from it; "" outside a checkout.
 
-    Published results are no change: a number does not depend on those beside which it is put. Asked for once a process.
+    A copy installed or vendored inside another repository has none: its folder is not the top of that repository, or
+    `harness` is not tracked there. Published results do not count as changes. Queried once per process.
     """
     root = Path(__file__).resolve().parents[2]
     try:
-        run = {"cwd": root, "capture_output": True, "text": True, "timeout": 10}
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], check=True, **run).stdout.strip()  # type: ignore[call-overload]
-        files = ("--", ".", ":(exclude)results/published")
-        changes = subprocess.run(["git", "status", "--porcelain", *files], check=True, **run).stdout.strip()  # type: ignore[call-overload]
+        if Path(_git(root, "rev-parse", "--show-toplevel")).resolve() != root:
+            return ""
+        _git(root, "ls-files", "--error-unmatch", "harness/__init__.py")
+        commit = _git(root, "rev-parse", "HEAD")
+        changes = _git(root, "status", "--porcelain", "--", ".", ":(exclude)results/published")
     except (OSError, subprocess.SubprocessError):
         return ""
-    return f"{commit}+changes" if changes else str(commit)
+    return f"{commit}+changes" if changes else commit
+
+
+def _git(root: Path, *arguments: str) -> str:
+    """Output of git for the repository around `root`, whatever repository the environment names (as in a git hook)."""
+    environment = {name: value for name, value in os.environ.items() if name not in GIT_REPOSITORY_VARIABLES}
+    command = ["git", "-C", str(root), *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=10, env=environment)
+    return done.stdout.strip()
 
 
 def package_versions() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import safetensors.torch
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pudnet_bench.methods.base import Budget, Session, TargetSpec
-from pudnet_bench.methods.feature_learner import FeatureLearner, prototypical_classifier
+from pudnet_bench.methods.feature_learner import FeatureLearner, prototype_classifier_name, prototypical_classifier
 from pudnet_bench.methods.matchnet import FullContext, MatchNet, attention_log_probs
 from pudnet_bench.methods.meta_baseline import MetaBaseline
 from pudnet_bench.methods.metric import cosine_logits, prototypes
@@ -98,6 +99,38 @@ def test_meta_baseline_is_temperature_times_cosine_to_the_means_of_raw_features(
     nearest = prototypical_classifier("cosine")
     nearest.fit_(features, labels)
     torch.testing.assert_close(10.0 * nearest(query), expected)
+
+
+@pytest.mark.parametrize("learner", [ProtoNet, MetaBaseline])
+def test_without_learn2learn_the_logits_are_equal_to_rounding(
+    learner: type[FeatureLearner], make_dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The classifier alone in float64, to 1e-7 (learn2learn adds 1e-8 to norms); a fit, and its gradient, in float32."""
+    torch.manual_seed(0)
+    method = learner(TargetSpec("convnet3", (1, 8, 8)), 6)
+    generator = torch.Generator().manual_seed(3)
+    features, query = (torch.randn(n, 7, dtype=torch.float64, generator=generator, requires_grad=True) for n in (6, 4))
+    labels, dataset, test = torch.tensor([0, 0, 1, 1, 2, 2]), make_dataset(0, (1, 8, 8)), make_dataset(1, (1, 8, 8))
+
+    def outcome() -> tuple[torch.Tensor, ...]:
+        logits = method.classifier(features, labels, 3)(query)
+        (snapshot,) = method.fit(dataset)
+        return (
+            logits,
+            *torch.autograd.grad(logits.square().sum(), (features, query)),
+            snapshot.classifier(test.images),
+        )
+
+    assert prototype_classifier_name() == "learn2learn"
+    with_it = outcome()
+    prototype_classifier_name.cache_clear()
+    monkeypatch.setitem(sys.modules, "learn2learn", None)  # as where it is not installed
+    without = outcome()
+    assert prototype_classifier_name() == "methods.metric"
+    prototype_classifier_name.cache_clear()
+    for ours, theirs in zip(without[:-1], with_it[:-1], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(without[-1], with_it[-1], rtol=1e-5, atol=1e-4)
 
 
 def test_meta_baseline_starts_from_the_pretrained_network_and_learns_its_temperature(digits) -> None:

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from pudnet_bench.methods.feature_learner import prototypical_classifier
 from pudnet_bench.methods.metric import cosine_logits, euclidean_logits, prototypes, support_indices
-from pudnet_bench.methods.protonet import prototypical_classifier
 
 
 @st.composite

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,7 +75,7 @@ def test_a_reference_without_a_class_is_refused(reference: str) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UnknownMethodError, match=r"absent\.py' is not there"):
+    with pytest.raises(UnknownMethodError, match=r"absent\.py' does not exist"):
         find_in_file(f"{tmp_path / 'absent.py'}:Mine")
 
 
@@ -105,6 +107,61 @@ def test_a_file_without_a_usable_method_says_what_is_wrong(tmp_path: Path, text:
     for _ in range(2):  # a failed import must not be remembered as a good one
         with pytest.raises(UnknownMethodError, match=message):
             find_in_file(f"{path}:Mine")
+
+
+def test_a_method_in_a_module_of_the_working_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "package_in_cwd" / "inner").mkdir(parents=True)
+    write(tmp_path / "package_in_cwd" / "inner", GOOD)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    found = find_in_file("package_in_cwd.inner.mine:Mine")
+    assert (found.name, found.__module__) == ("mine-1.0", "package_in_cwd.inner.mine")
+    with pytest.raises(UnknownMethodError, match=r"module 'package_in_cwd\.inner\.mine' has no class 'Other'"):
+        find_in_file("package_in_cwd.inner.mine:Other")
+    with pytest.raises(
+        UnknownMethodError, match=r"module 'package_in_cwd\.absent' fails to import: ModuleNotFoundError"
+    ):
+        find_in_file("package_in_cwd.absent:Mine")
+
+
+def test_a_reference_with_an_absolute_path_means_the_same_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, GOOD)
+    monkeypatch.chdir(tmp_path)
+    assert registry.absolute_reference("mine.py:Mine") == f"{tmp_path}/mine.py:Mine"
+    assert registry.absolute_reference("package.module:Mine") == "package.module:Mine"
+
+
+def test_a_method_file_imports_what_lies_beside_it_but_hides_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "beside_a_method_file.py").write_text("NAME = 'mine-beside'\n")
+    (tmp_path / "typer.py").write_text("raise ImportError('in the place of an installed package')\n")
+    text = GOOD.replace('"mine-1.0"', "NAME").replace(
+        "\nclass", "import typer\nfrom beside_a_method_file import NAME\nclass"
+    )
+    assert find_in_file(f"{write(tmp_path, text)}:Mine").name == "mine-beside"
+
+
+def test_the_import_of_a_second_copy_of_the_contract_names_the_right_one(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD.replace("pudnet_bench.methods", "methods"))
+    code = f"from pudnet_bench.methods.registry import find_in_file; find_in_file('{path}:Mine')"
+    checkout = Path(registry.__file__).resolve().parents[1]  # where `methods` is importable
+    done = subprocess.run([sys.executable, "-c", code], cwd=checkout, capture_output=True, text=True)
+    assert done.stderr.strip().endswith(
+        "is not a class derived from pudnet_bench.methods.base.Method; import Method from there, not from methods.base"
+    )
+
+
+def test_a_room_imported_without_the_package_names_the_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "methods", None)  # as where no folder of that name can be imported
+    path = write(tmp_path, GOOD.replace("pudnet_bench.methods", "methods"))
+    with pytest.raises(
+        UnknownMethodError, match=r"ModuleNotFoundError: .*; pudnet-bench's own is pudnet_bench\.methods$"
+    ):
+        find_in_file(f"{path}:Mine")
 
 
 @pytest.fixture

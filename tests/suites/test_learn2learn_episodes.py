@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from itertools import islice
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from scipy import stats
 
-from pudnet_bench.methods.base import Budget, Session, TargetSpec
+from pudnet_bench.methods.base import Budget, MethodError, Session, TargetSpec
 from pudnet_bench.methods.protonet import ProtoNet
 from pudnet_bench.suites.families import FAMILIES
 from pudnet_bench.suites.groups import FamilyImages, TrainingStream
@@ -95,3 +96,10 @@ def test_a_method_trains_on_them_and_the_same_twice(digits: FamilyImages) -> Non
 
     assert torch.equal(trained(5), trained(5))
     assert not torch.equal(trained(5), trained(0))
+
+
+def test_without_learn2learn_the_error_names_the_extra(digits: FamilyImages, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "learn2learn", None)  # as where it is not installed
+    monkeypatch.setitem(sys.modules, "learn2learn.data", None)
+    with pytest.raises(MethodError, match=r"install the extra pudnet-bench\[learn2learn\], or use --episodes own"):
+        next(Learn2LearnStream(digits, 0).episodes())

@@ -397,7 +397,7 @@ def test_a_failed_check_is_exit_code_1(command_line: CommandLine, method_file: C
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nowhere.py:Mine"], "nowhere.py' is not there"),
+        (["nowhere.py:Mine"], "nowhere.py' does not exist"),
         (["nowhere.py"], "check takes FILE.py:Class, and 'nowhere.py' names no class"),
         (["protonte"], "unknown method 'protonte'; did you mean 'protonet'?"),
         (["protonet", "--target", "convnet"], "unknown target 'convnet'; did you mean 'convnet3'?"),

@@ -69,5 +69,5 @@ def test_a_file_without_one_suite_of_its_own_is_refused(text: str, said: str, tm
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UnknownMethodError, match=r"suite file '.*absent\.py' is not there"):
+    with pytest.raises(UnknownMethodError, match=r"suite file '.*absent\.py' does not exist"):
         suite_in_file(tmp_path / "absent.py")
