@@ -87,7 +87,7 @@ class Subject:
     target: str
     images: FamilyImages
     options: Mapping[str, Any] = field(default_factory=dict)
-    precision: Precision = "fp32"
+    precision: Precision = Precision.FP32
 
     def make(self) -> Method:
         """A fresh instance, as random as torch's generator. Raises whatever its ``__init__`` does."""
@@ -519,7 +519,7 @@ def takes_other_groups(subject: Subject) -> CheckResult:
 
 def computes_in_bfloat16(subject: Subject) -> CheckResult:
     """Under the autocast that the harness hands to methods on a GPU, and on CPUs that have instructions for it."""
-    other = replace(subject, precision="bf16")
+    other = replace(subject, precision=Precision.BF16)
     found = logits_of(other.ready(), *subject.datasets)
     return failed(wrong) if (wrong := next(filter(None, (unsound(x, subject.datasets[1]) for x in found)), "")) else OK
 

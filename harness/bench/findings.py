@@ -15,7 +15,7 @@ from rich.table import Table
 from pudnet_bench.harness.bench.limits import Rate
 from pudnet_bench.harness.bench.ratio import Ratio
 from pudnet_bench.harness.bench.setting import Setting
-from pudnet_bench.harness.console.plain_text import printable
+from pudnet_bench.harness.console.terminal import printable
 from pudnet_bench.harness.measuring.clock import Clock, PeakMemory
 from pudnet_bench.results.rendering.escaping import escape_markdown
 

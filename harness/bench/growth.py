@@ -33,13 +33,13 @@ from pudnet_bench.harness.bench.setting import Setting
 from pudnet_bench.harness.measuring.clock import Clock, PeakMemory
 from pudnet_bench.harness.measuring.device import Compute, choose
 from pudnet_bench.harness.measuring.provenance import manifest
-from pudnet_bench.harness.planning.plan import Choice, make_plan
+from pudnet_bench.harness.planning.plan import make_plan
+from pudnet_bench.harness.planning.request import RunRequest
 from pudnet_bench.harness.running.run import plan_record
 from pudnet_bench.methods.base import Method, TargetSpec
 from pudnet_bench.results.rendering.run_tables import write_tables
 from pudnet_bench.results.store.files import sealed_json
 from pudnet_bench.results.store.run import Run
-from pudnet_bench.suites.catalog import PROFILES, SUITES
 from pudnet_bench.suites.families import FAMILIES
 from pudnet_bench.suites.groups import FamilyImages, TrainingStream, draw_group
 from pudnet_bench.suites.sources.content import Source
@@ -120,10 +120,10 @@ def _episodes(n: int, compute: Compute, folder: Path) -> Prepared:
 
 def _plan(n: int, compute: Compute) -> dict[str, Any]:
     """The manifest of a run of PudNet and ProtoNet on ``n`` groups."""
-    choice = Choice(methods=("pudnet", "protonet"), families=("digits",), groups=n)
+    request = RunRequest(suite="table1", methods=("pudnet", "protonet"), families=("digits",), groups=n, cache=Path())
     few = np.zeros((10, 1, 8, 8), dtype=np.uint8)
     source = Source("digits", few, np.arange(10), tuple("0123456789"), "")
-    plan = make_plan(SUITES["table1"], PROFILES["quick"], choice, compute, lambda *_: source)
+    plan = make_plan(request, compute, lambda *_: source)
     return {**manifest("table1", "quick", "growth", compute), "plan": plan_record(plan)}
 
 

@@ -18,16 +18,15 @@ from pudnet_bench.harness.bench.ratio import Ratio, interleaved
 from pudnet_bench.harness.bench.setting import Setting
 from pudnet_bench.harness.console.progress import Display
 from pudnet_bench.harness.measuring.device import Compute
-from pudnet_bench.harness.planning.plan import Choice, Plan, make_plan
+from pudnet_bench.harness.planning.plan import Plan, make_plan
+from pudnet_bench.harness.planning.request import RunRequest
 from pudnet_bench.harness.running import cell as execution
 from pudnet_bench.harness.running.cell import ReadyCell, RunContext
 from pudnet_bench.harness.running.run import run_plan
 from pudnet_bench.harness.training.artifacts import ArtifactStore
 from pudnet_bench.methods.base import Method, Snapshot
 from pudnet_bench.results.store.run import Run
-from pudnet_bench.suites.catalog import PROFILES, SUITES
 from pudnet_bench.suites.groups import FamilyImages
-from pudnet_bench.suites.sources.loading import load
 
 GOAL = 1.02  # of the bare loop, for ConvNet-3
 GROUPS = {"pudnet": 500, "protonet": 500, "adam": 10}  # the paper's count, or few where a fit is long
@@ -55,8 +54,8 @@ def bare_loop(ready: ReadyCell, groups: int) -> list[tuple[int, str, float, floa
 
 def ready_cell(name: str, compute: Compute, cache: Path) -> ReadyCell:
     """The cell of a method of Table 1 on digits, after one group of meta-training or with one epoch, warmed up."""
-    choice = Choice(methods=(name,), groups=GROUPS[name], training_groups=(1,))
-    (cell,) = _plan(choice, compute, cache).cells
+    request = RunRequest(suite="table1", methods=(name,), groups=GROUPS[name], training_groups=(1,), cache=cache)
+    (cell,) = make_plan(request, compute).cells
     if cell.method.iterative:
         cell = replace(cell, options={**cell.options, "epochs": (1,)})
     images = FamilyImages(cell.family, cell.source, compute.device)
@@ -122,14 +121,15 @@ class Bookkeeping:
 
 def bookkeeping(compute: Compute, cache: Path, cells: int = CELLS) -> Bookkeeping:
     """A run of ``cells`` + 1 cells of one group less a run of one cell, for each cell: plan, files, tables and all."""
-    many = _plan(Choice(methods=("protonet",), groups=1, seeds=tuple(range(cells + 1))), compute, cache)
+    request = RunRequest(suite="table1", methods=("protonet",), groups=1, seeds=tuple(range(cells + 1)), cache=cache)
+    many = make_plan(request, compute)
     many = replace(many, cells=tuple(replace(cell, method=Instant, options={}) for cell in many.cells))
     first = many.cells[0]
     with TemporaryDirectory(dir=cache) as folder, _quiet():
 
         def seconds(plan: Plan, name: str) -> float:
             began = time.perf_counter()
-            run_plan(plan, Path(folder, name), "", compute, cache, False)
+            run_plan(plan, request, Path(folder, name), compute)
             return time.perf_counter() - began
 
         one = replace(many, cells=(first,))
@@ -148,16 +148,6 @@ def bookkeeping(compute: Compute, cache: Path, cells: int = CELLS) -> Bookkeepin
 MANIFEST = {
     "suite": "table1", "profile": "quick", "device": "here", "command": "", "git_commit": "", "versions": {}, "started": "",
 }  # fmt: skip
-
-
-def _plan(choice: Choice, compute: Compute, cache: Path) -> Plan:
-    return make_plan(
-        SUITES["table1"],
-        PROFILES["quick"],
-        choice,
-        compute,
-        lambda name, size: load(name, data_dir=None, cache_dir=cache, size=size),
-    )
 
 
 def _bench(images: FamilyImages, compute: Compute, cache: Path) -> RunContext:

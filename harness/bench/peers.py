@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from pudnet_bench.harness.bench.ratio import Ratio, interleaved
 from pudnet_bench.harness.bench.setting import Setting
-from pudnet_bench.harness.measuring.device import Compute, native_bf16
+from pudnet_bench.harness.measuring.device import Compute, Precision, native_bf16
 from pudnet_bench.methods.base import Budget, Session, TargetSpec
 from pudnet_bench.methods.feature_learner import prototypical_classifier
 from pudnet_bench.methods.meta_training import LEARNING_RATE
@@ -186,7 +186,7 @@ def training(images: FamilyImages, target: str = "convnet3", rounds: int = 7) ->
     """
     device = images.device
     spec, stream = TargetSpec(target, images.image_shape), TrainingStream(images, seed=0)
-    exact = our_protonet(spec, Compute(device, "", "fp32"))
+    exact = our_protonet(spec, Compute(device, "", Precision.FP32))
     plain = plain_protonet(exact, stream)
     tasks = task_dataset(images, stream.support_per_class + stream.queries_per_class)
     episode = next(stream.episodes())
@@ -217,7 +217,7 @@ def training(images: FamilyImages, target: str = "convnet3", rounds: int = 7) ->
         compared("ProtoNet, fp32", partial(ours, exact), bare, passes, None),
     ]
     if native_bf16(device):
-        mixed = our_protonet(spec, Compute(device, "", "bf16"))
+        mixed = our_protonet(spec, Compute(device, "", Precision.BF16))
         found.append(compared("ProtoNet, bf16", partial(ours, mixed), script, theirs, None))
     return found
 

@@ -9,8 +9,7 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from pudnet_bench.harness.console.plain_text import printable
-from pudnet_bench.harness.console.terminal import console
+from pudnet_bench.harness.console.terminal import console, printable
 
 PLAIN_INTERVAL = 30.0  # seconds
 
@@ -80,7 +79,7 @@ class Display:
             if self.progress is not None and task.id is not None:
                 self.progress.remove_task(task.id)
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """One line that stays."""
         line = printable(line)
         if self.progress is not None:

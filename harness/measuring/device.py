@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pudnet_bench.errors import BenchError
 
 if TYPE_CHECKING:
     import torch
 
-Precision = Literal["fp32", "bf16"]
+
+class DeviceKind(StrEnum):
+    """A kind of device; `auto` is CUDA where torch sees it."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Precision(StrEnum):
+    """Precision of forward passes; `auto` is bf16 where the device has instructions for it."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+    def resolved(self, bf16: bool) -> Precision:
+        """The precision that is meant where bf16 is, or is not, the faster one."""
+        return self if self != Precision.AUTO else Precision.BF16 if bf16 else Precision.FP32
 
 
 class ComputeError(BenchError):
@@ -36,7 +53,7 @@ class Compute:
 
     @property
     def autocast(self) -> Callable[[], AbstractContextManager[Any]]:
-        if self.precision == "fp32":
+        if self.precision == Precision.FP32:
             return nullcontext
         import torch
 
@@ -60,30 +77,6 @@ def processor_name() -> str:
     return f"{model}, {core_count()} cores"
 
 
-def machine(device: str) -> str | None:
-    """What ``choose(device)`` goes by here, told without torch; None where only torch knows.
-
-    That is the processor, its instructions, and that torch can see no other device: neither is there a CUDA driver that could
-    be loaded, nor a device of AMD's.
-    """
-    if device != "cpu" and (device != "auto" or _loads("libcuda.so.1") or Path("/dev/kfd").exists()):
-        return None
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return None
-    instructions = next((line for line in lines if line.startswith(("flags", "Features"))), None)
-    return instructions and f"{processor_name()} {instructions}"
-
-
-def _loads(library: str) -> bool:
-    try:
-        ctypes.CDLL(library)
-    except OSError:
-        return False
-    return True
-
-
 def native_bf16(device: torch.device) -> bool:
     """Whether bfloat16 products are faster than float32 on ``device``: it has instructions of its own for them."""
     import torch
@@ -94,25 +87,20 @@ def native_bf16(device: torch.device) -> bool:
     return bool(flags.get("avx512_bf16") or flags.get("amx_bf16") or flags.get("bf16"))
 
 
-def choose(device: str = "auto", precision: str = "auto") -> Compute:
-    """The device and precision asked for. Raises ComputeError when this machine lacks it."""
+def choose(device: DeviceKind | str = DeviceKind.AUTO, precision: Precision | str = Precision.AUTO) -> Compute:
+    """The device and precision of this machine. Raises ComputeError when it lacks the device."""
     import torch
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ComputeError(
-            "--device cuda: torch sees no CUDA device here; use --device cpu, or check `python -m harness doctor`"
-        )
-    if device not in ("cpu", "cuda"):
-        raise ComputeError(f"--device takes auto, cpu or cuda, not '{device}'")
-    if precision not in ("auto", "fp32", "bf16"):
-        raise ComputeError(f"--precision takes auto, fp32 or bf16, not '{precision}'")
-    where = torch.device(device)
-    if device == "cuda":
+    kind = DeviceKind(device)
+    if kind == DeviceKind.AUTO:
+        kind = DeviceKind.CUDA if torch.cuda.is_available() else DeviceKind.CPU
+    if kind == DeviceKind.CPU:
+        where, name = torch.device("cpu"), processor_name()
+    elif torch.cuda.is_available():
         where = torch.device("cuda", torch.cuda.current_device())
         name = torch.cuda.get_device_name(where)
     else:
-        name = processor_name()
-    chosen: Precision = "bf16" if precision == "bf16" or (precision == "auto" and native_bf16(where)) else "fp32"
-    return Compute(where, name, chosen)
+        raise ComputeError(
+            "--device cuda: torch sees no CUDA device here; use --device cpu, or check `python -m harness doctor`"
+        )
+    return Compute(where, name, Precision(precision).resolved(native_bf16(where)))

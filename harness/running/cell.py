@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -13,15 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pudnet_bench.harness.console.progress import Display
 from pudnet_bench.harness.measuring.clock import Clock, PeakMemory, timed
 from pudnet_bench.harness.measuring.device import Compute
 from pudnet_bench.harness.measuring.energy import EnergyMeter, metered
 from pudnet_bench.harness.measuring.flops import UNKNOWN, FlopCount, count
 from pudnet_bench.harness.planning.plan import Cell
-from pudnet_bench.harness.training.artifacts import Artifact, ArtifactSpec, ArtifactStore, Trained, Watch, meta_train
-from pudnet_bench.harness.training.stop_signal import StopSignal
-from pudnet_bench.methods.base import ALONE, Classifier, Dataset, Method, MethodError, Ranks
+from pudnet_bench.harness.running.context import RunContext
+from pudnet_bench.harness.training.artifacts import Artifact, ArtifactSpec, Trained, Watch, meta_train
+from pudnet_bench.methods.base import Classifier, Dataset, Method, MethodError, Ranks
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.suites.groups import FamilyImages
 
@@ -29,23 +27,6 @@ SHARD_SECONDS = 20.0  # at most so much measuring is lost to a kill
 WARM_UPS = 3
 THROW_AWAY = 10**9  # index of the training group that warm-up uses; no measured group is a training group
 EVALUATION_PIXELS = 2_000_000  # classified at a time, so that memory does not grow with the test set
-ImagesOf = Callable[[str], FamilyImages]
-"""The images of the family of that name, on the device; loaded on first use."""
-
-
-@dataclass(frozen=True)
-class RunContext:
-    """What cells are worked on with: images on the device, artifacts, the device, what the person sees, a way to stop.
-
-    ``together(cell)`` gives the processes that share the cell's meta-training with this one, while it lasts.
-    """
-
-    images_of: ImagesOf
-    store: ArtifactStore
-    compute: Compute
-    display: Display
-    stop_signal: StopSignal = field(default_factory=StopSignal)
-    together: Callable[[Cell], AbstractContextManager[Ranks]] = lambda cell: nullcontext(ALONE)
 
 
 @dataclass(frozen=True)
@@ -85,7 +66,7 @@ def run_cell(cell: Cell, run: Run, context: RunContext, groups: range | None = N
         run.keep_curve(cell.key, artifact.curve)
     flops = UNKNOWN
     if missing:
-        flops = warm_up(method, images, cell.seed, lambda text: context.display.say(f"{cell.title}: {text}"))
+        flops = warm_up(method, images, cell.seed, lambda text: context.display.log(f"{cell.title}: {text}"))
     ready = ReadyCell(cell, method, artifact, images, context.compute, flops)
     measure_groups(ready, run, context, missing, cell.groups - len(all_missing))
 
@@ -93,7 +74,7 @@ def run_cell(cell: Cell, run: Run, context: RunContext, groups: range | None = N
 def measure_groups(ready: ReadyCell, run: Run, context: RunContext, missing: Sequence[int], done: int = 0) -> None:
     """Measure the groups ``missing``, of which ``done`` others are there, and keep them in ``run``."""
     cell = ready.cell
-    with _Unwritten(run, cell.key) as unwritten, context.display.task(cell.title, cell.groups, "groups") as task:
+    with ShardWriter(run, cell.key) as writer, context.display.task(cell.title, cell.groups, "groups") as task:
         task.update(done)
         for measured, index in enumerate(missing, done + 1):
             if context.stop_signal.requested:
@@ -101,10 +82,10 @@ def measure_groups(ready: ReadyCell, run: Run, context: RunContext, missing: Seq
             rows, network = measure_group(ready, index)
             if cell.keeps_parameters:
                 run.keep_parameters(cell.key, index, network)
-            unwritten.add(rows)
+            writer.add(rows)
             task.update(measured, f"accuracy {rows[-1]['accuracy']:.2%}, {rows[-1]['seconds']:.3g} s")
         else:
-            unwritten.complete(cell.groups)
+            writer.complete(cell.groups)
     context.stop_signal.exit_if_requested()
 
 
@@ -285,7 +266,7 @@ def obtain_artifact(cell: Cell, context: RunContext) -> Artifact | None:
         return found
     unfinished = context.store.unfinished(cell.training_key)
     title = f"meta-training {cell.method.name} · {cell.trained_on.name} · {cell.target.name}"
-    with unfinished.alone(lambda: context.display.say(f"{title}: another process trains it; waiting")):
+    with unfinished.alone(lambda: context.display.log(f"{title}: another process trains it; waiting")):
         found = context.store.load(spec)
         if found is not None:
             return found
@@ -326,7 +307,7 @@ def _trained(cell: Cell, spec: ArtifactSpec, title: str, context: RunContext) ->
             "session.keep at session.milestones (methods.meta_training.train_until_converged does)"
         )
     accuracies = trained.told["validation_accuracy_by_fold"]
-    context.display.say(
+    context.display.log(
         f"{title}: {trained.told['groups']} groups, {artifact.seconds:.0f} s"
         + (f", validation accuracy {', '.join(f'{a:.2%}' for a in accuracies if a is not None)}" if accuracies else "")
     )
@@ -364,7 +345,7 @@ def _ready(cell: Cell, compute: Compute) -> Method:
     return method
 
 
-class _Unwritten:
+class ShardWriter:
     """Rows of whole groups on their way to the disk: a shard every few seconds, and when the block ends in any way."""
 
     def __init__(self, run: Run, key: str) -> None:
@@ -372,7 +353,7 @@ class _Unwritten:
         self.rows: list[dict[str, Any]] = []
         self.written = time.monotonic()
 
-    def __enter__(self) -> _Unwritten:
+    def __enter__(self) -> ShardWriter:
         return self
 
     def __exit__(self, *_: object) -> None:

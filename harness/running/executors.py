@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pudnet_bench.errors import BenchError
 from pudnet_bench.harness.console.progress import Display
-from pudnet_bench.harness.planning.request import Recipe
+from pudnet_bench.harness.planning.request import RunRequest
 from pudnet_bench.harness.running.job import Job
 from pudnet_bench.harness.running.worker import Worker
 from pudnet_bench.suites.family import FamilyError
@@ -24,31 +24,28 @@ class ExecutorError(BenchError):
 
 
 class Executor(ABC):
-    """Performs jobs. A job that fails is reported with its cause, those that need it are not begun, the others go on."""
+    """Performs jobs. A failed job is logged with its cause, those that need it are skipped, the others continue."""
 
     @abstractmethod
-    def perform(self, jobs: Sequence[Job], worker: Worker, recipe: Recipe | None) -> set[str]:
-        """Perform ``jobs``; returns the keys of the cells that failed. ``worker`` is this process's.
-
-        ``recipe`` is what other processes make the same plan from.
-        """
+    def perform(self, jobs: Sequence[Job], worker: Worker) -> set[str]:
+        """Perform `jobs` and return the keys of the cells that failed. `worker` is this process's own."""
 
 
 class Local(Executor):
     """One job after the other, in this process."""
 
-    def perform(self, jobs: Sequence[Job], worker: Worker, recipe: Recipe | None) -> set[str]:
-        outcome = JobFailures(worker.context.display)
+    def perform(self, jobs: Sequence[Job], worker: Worker) -> set[str]:
+        failures = JobFailures(worker.context.display)
         for job in jobs:
-            if not outcome.may_begin(job):
+            if not failures.may_begin(job):
                 continue
             try:
                 worker.perform(job)
             except (OSError, FamilyError):  # of the output folder or the images: no method's fault
                 raise
             except Exception as error:
-                outcome.failed(job, error)
-        return outcome.cells
+                failures.failed(job, error)
+        return failures.cells
 
 
 @dataclass(frozen=True)
@@ -61,18 +58,16 @@ class LocalProcesses(Executor):
 
     processes: int
 
-    def perform(self, jobs: Sequence[Job], worker: Worker, recipe: Recipe | None) -> set[str]:
-        if recipe is None:
-            raise ExecutorError("several processes need a plan that was made from a recipe")
-        outcome = JobFailures(worker.context.display)
+    def perform(self, jobs: Sequence[Job], worker: Worker) -> set[str]:
+        failures = JobFailures(worker.context.display)
         waiting, running = list(jobs), dict[Future[None], Job]()
         trainings = {job.training for job in jobs if job.training}
         threads = max(1, len(os.sched_getaffinity(0)) // self.processes)
         with ProcessPoolExecutor(
-            self.processes, multiprocessing.get_context("spawn"), _begin, (recipe, worker.run.folder, threads)
+            self.processes, multiprocessing.get_context("spawn"), _begin, (worker.request, worker.run.folder, threads)
         ) as pool:
             while waiting or running:
-                waiting = [job for job in waiting if outcome.may_begin(job)]
+                waiting = [job for job in waiting if failures.may_begin(job)]
                 ready = [job for job in waiting if not trainings.intersection(job.needs)]
                 for job in ready[: self.processes - len(running)]:
                     waiting.remove(job)
@@ -89,8 +84,8 @@ class LocalProcesses(Executor):
                     if isinstance(error, OSError | FamilyError):
                         raise error
                     if error is not None:
-                        outcome.failed(job, error)
-        return outcome.cells
+                        failures.failed(job, error)
+        return failures.cells
 
 
 class JobFailures:
@@ -108,7 +103,7 @@ class JobFailures:
             self.trainings.add(job.training)
         elif lost:
             self.cells.add(job.cell)
-            self.display.say(f"failed: {job.cell}: its meta-training failed ({lost[0]})")
+            self.display.log(f"failed: {job.cell}: its meta-training failed ({lost[0]})")
         return not lost
 
     def failed(self, job: Job, error: BaseException) -> None:
@@ -117,17 +112,17 @@ class JobFailures:
             self.trainings.add(job.training)
         else:
             self.cells.add(job.cell)
-        self.display.say(f"failed: {job.title}: {type(error).__name__}: {error}")
+        self.display.log(f"failed: {job.title}: {type(error).__name__}: {error}")
 
 
 _worker: list[Worker] = []  # of this process, a worker of the pool
 
 
-def _begin(recipe: Recipe, folder: Path, threads: int) -> None:
+def _begin(request: RunRequest, folder: Path, threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    _worker.append(Worker.of(recipe, folder, Display()))
+    _worker.append(Worker.of(request, folder, Display()))
 
 
 def _perform(job: Job) -> None:

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 
 from pudnet_bench.harness.console.progress import Display
-from pudnet_bench.harness.measuring.device import Compute, ComputeError, native_bf16
+from pudnet_bench.harness.measuring.device import Compute, DeviceKind, Precision, native_bf16
 from pudnet_bench.harness.planning.plan import Plan
-from pudnet_bench.harness.planning.request import Recipe
+from pudnet_bench.harness.planning.request import RunRequest
 from pudnet_bench.harness.running.job import Job
-from pudnet_bench.harness.running.status import OUTCOMES, Submitted, keep_submitted, live_jobs, outcome_path, submitted
+from pudnet_bench.harness.running.status import OUTCOMES, Submitted, live_jobs, outcome_path, save_submitted, submitted
 from pudnet_bench.harness.running.worker import Worker, missing_jobs
 from pudnet_bench.harness.training.artifacts import ArtifactStore
 from pudnet_bench.harness.training.stop_signal import ProcessStopSignal
@@ -44,7 +44,7 @@ class ClusterJob:
     On Slurm's warning (pre-emption, the end of its time) it saves and is requeued, and goes on from there.
     """
 
-    recipe: Recipe
+    request: RunRequest
     folder: str
     job: Job
 
@@ -56,7 +56,7 @@ class ClusterJob:
         try:
             stop_signal = ProcessStopSignal(WARNING)
             with Display() as display:
-                Worker.of(self.recipe, Path(self.folder), display, stop_signal).perform(self.job)
+                Worker.of(self.request, Path(self.folder), display, stop_signal).perform(self.job)
         except Exception as error:
             write_atomically(outcome, json.dumps({"failed": f"{type(error).__name__}: {error}"}).encode())
             raise
@@ -69,7 +69,7 @@ class ClusterJob:
         return DelayedSubmission(self)
 
 
-def submit(plan: Plan, run: Run, recipe: Recipe, cluster: Cluster, shard: int | None) -> list[Submitted]:
+def submit(plan: Plan, run: Run, request: RunRequest, cluster: Cluster, shard: int | None) -> list[Submitted]:
     """Submit what is missing of ``plan`` and is not in Slurm's queue, and return it.
 
     Trainings are jobs of their own; cells are measured by arrays that wait for theirs. Raises SlurmError.
@@ -79,19 +79,19 @@ def submit(plan: Plan, run: Run, recipe: Recipe, cluster: Cluster, shard: int | 
     live = [entry for entry in before if entry.job_id in ids_live]
     titles = {entry.job.title for entry in live}
     ids = {entry.job.training: entry.job_id for entry in live if entry.job.training}
-    jobs = missing_jobs(plan, run, ArtifactStore(Path(recipe.cache)), shard or GROUPS_PER_JOB)
+    jobs = missing_jobs(plan, run, ArtifactStore(request.cache), shard or GROUPS_PER_JOB)
     (run.folder / OUTCOMES).mkdir(exist_ok=True)
     new: list[Submitted] = []
 
     def send(batch: Sequence[Job], stage: Stage) -> None:
         for job in batch:
             outcome_path(run.folder, job.title).unlink(missing_ok=True)
-        calls = [ClusterJob(recipe, str(run.folder.absolute()), job) for job in batch]
+        calls = [ClusterJob(request, str(run.folder.absolute()), job) for job in batch]
         after = [ids[key] for key in batch[0].needs]
         job_ids = launcher.submit(run.folder / "jobs", cluster, stage, calls, after, f"pudnet-{plan.suite.name}")
         sent = [Submitted(job_id, job) for job_id, job in zip(job_ids, batch, strict=True)]
         new.extend(sent)
-        keep_submitted(
+        save_submitted(
             run, [*submitted(run), *sent]
         )  # after each array: what Slurm has is known, whatever happens next
 
@@ -109,7 +109,7 @@ def submit(plan: Plan, run: Run, recipe: Recipe, cluster: Cluster, shard: int | 
     return new
 
 
-def keep_cluster(run: Run, cluster: Cluster) -> Cluster:
+def save_cluster(run: Run, cluster: Cluster) -> Cluster:
     """Copy the profile into the run, so that it can be resumed with the same; returns the copy."""
     kept = run.folder / CLUSTER
     if cluster.path.resolve() != kept.resolve():
@@ -117,27 +117,22 @@ def keep_cluster(run: Run, cluster: Cluster) -> Cluster:
     return load(kept)
 
 
-def kept_cluster(run: Run) -> Cluster | None:
+def saved_cluster(run: Run) -> Cluster | None:
     """The profile that the run was submitted with; None for a run of this machine."""
     path = run.folder / CLUSTER
     return load(path) if path.exists() else None
 
 
-def compute_of(cluster: Cluster, device: str, precision: str) -> Compute:
+def compute_of(cluster: Cluster, device: DeviceKind, precision: Precision) -> Compute:
     """The device that jobs are planned for, which need not be in this machine; named after the profile.
 
-    ``device`` auto is CUDA where evaluation jobs get GPUs; ``precision`` auto is bf16 on CUDA, and on a CPU what is best
-    on this one.
+    `device` auto is CUDA where evaluation jobs get GPUs; `precision` auto is bf16 on CUDA, and on a CPU what suits this
+    machine's.
     """
     parameters = cluster.parameters("evaluation")
     gpus = any(
         parameters.get(name) for name in ("gpus_per_node", "slurm_gpus_per_task", "slurm_num_gpus", "slurm_gres")
     )
-    kind = ("cuda" if gpus else "cpu") if device == "auto" else device
-    if kind not in ("cpu", "cuda"):
-        raise ComputeError(f"--device is auto, cpu or cuda, not '{device}'")
-    if precision == "auto":
-        precision = "bf16" if kind == "cuda" or native_bf16(torch.device("cpu")) else "fp32"
-    if precision not in ("fp32", "bf16"):
-        raise ComputeError(f"--precision is auto, fp32 or bf16, not '{precision}'")
-    return Compute(torch.device(kind), f"slurm, {kind}", "bf16" if precision == "bf16" else "fp32")
+    kind = (DeviceKind.CUDA if gpus else DeviceKind.CPU) if device == DeviceKind.AUTO else device
+    bf16 = kind == DeviceKind.CUDA or native_bf16(torch.device("cpu"))
+    return Compute(torch.device(kind), f"slurm, {kind}", precision.resolved(bf16))

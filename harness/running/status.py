@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from pudnet_bench.harness.running.job import Job
@@ -42,7 +43,7 @@ def submitted(run: Run) -> list[Submitted]:
         return []
 
 
-def keep_submitted(run: Run, entries: Sequence[Submitted]) -> None:
+def save_submitted(run: Run, entries: Sequence[Submitted]) -> None:
     """Write down what ``submitted`` reads."""
     content = [{"job_id": entry.job_id, "job": asdict(entry.job)} for entry in entries]
     write_atomically(run.folder / JOBS, sealed_json({"jobs": content}))
@@ -60,11 +61,22 @@ def cancel(run: Run) -> list[str]:
     return live
 
 
+class CellState(StrEnum):
+    """How far a cell is. It is lost when Slurm no longer has its jobs and they left no outcome."""
+
+    DONE = "done"
+    RUNNING = "running"
+    PENDING = "pending"
+    PARTIAL = "partly measured"
+    FAILED = "failed"
+    LOST = "lost"
+
+
 @dataclass(frozen=True)
 class CellStatus:
-    """A cell: "done", "running", "pending", "failed" or "lost", why, and the logs that tell more."""
+    """A cell's state, its reason, and the logs with details."""
 
-    state: str
+    state: CellState
     reason: str = ""
     logs: tuple[Path, ...] = ()
 
@@ -88,12 +100,13 @@ def _cell_statuses(
     for cell in run.manifest["plan"]["cells"]:
         done = run.groups_done(cell["key"])
         if run.finished(cell["key"]) and len(done) >= cell["groups"]:
-            found[cell["key"]] = CellStatus("done")
+            found[cell["key"]] = CellStatus(CellState.DONE)
             continue
+        idle = CellStatus(CellState.PARTIAL if done else CellState.PENDING)
         own = [entry for entry in latest.values() if entry.job.cell == cell["key"] and not entry.job.training]
         trainings = {key for entry in own for key in entry.job.needs}
         behind = [entry for entry in latest.values() if entry.job.training in trainings]
-        found[cell["key"]] = _cell_status(run, [*behind, *own], outcomes, states) if own else CellStatus("pending")
+        found[cell["key"]] = _cell_status(run, [*behind, *own], outcomes, states) if own else idle
     return found
 
 
@@ -111,18 +124,20 @@ def _cell_status(
     for entry in entries:
         outcome, state = outcomes[entry.job.title], states.get(entry.job_id)
         if outcome:
-            return CellStatus("failed", outcome, logs(entry))
+            return CellStatus(CellState.FAILED, outcome, logs(entry))
         if outcome is not None:
             continue
         if state is None or state.finished:
-            lost = lost or CellStatus("lost", state.state if state else "Slurm no longer has the job", logs(entry))
+            lost = lost or CellStatus(
+                CellState.LOST, state.state if state else "Slurm no longer has the job", logs(entry)
+            )
         elif state.state in ("RUNNING", "COMPLETING"):
-            return CellStatus("running", f"job {entry.job_id} on {state.nodes}", logs(entry))
+            return CellStatus(CellState.RUNNING, f"job {entry.job_id} on {state.nodes}", logs(entry))
         else:
             pending = pending or CellStatus(
-                "pending", f"job {entry.job_id}: {state.reason or state.state}", logs(entry)
+                CellState.PENDING, f"job {entry.job_id}: {state.reason or state.state}", logs(entry)
             )
-    return lost or pending or CellStatus("lost", "its jobs have ended and groups are missing")
+    return lost or pending or CellStatus(CellState.LOST, "its jobs have ended and groups are missing")
 
 
 def follow(run: Run, say: Callable[[str], None]) -> None:

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
 
 from pudnet_bench.harness.console.progress import Display
-from pudnet_bench.harness.measuring.device import Compute
-from pudnet_bench.harness.planning.plan import Cell, Plan
-from pudnet_bench.harness.planning.request import Recipe
-from pudnet_bench.harness.running.cell import (
-    ImagesOf,
-    RunContext,
-    accompany,
-    is_complete,
-    missing_groups,
-    obtain_artifact,
-    run_cell,
-)
+from pudnet_bench.harness.measuring.device import Compute, choose
+from pudnet_bench.harness.planning.plan import Cell, Plan, make_plan
+from pudnet_bench.harness.planning.request import RunRequest
+from pudnet_bench.harness.running.cell import accompany, is_complete, missing_groups, obtain_artifact, run_cell
+from pudnet_bench.harness.running.context import ImagesOf, RunContext
 from pudnet_bench.harness.running.job import Job
 from pudnet_bench.harness.training.artifacts import ArtifactStore
 from pudnet_bench.harness.training.distributed import gpu_count, rank_count, together
 from pudnet_bench.harness.training.stop_signal import StopSignal
-from pudnet_bench.methods.base import ALONE, Ranks
+from pudnet_bench.methods.base import Ranks
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.suites.groups import FamilyImages
 
@@ -64,38 +57,30 @@ class Worker:
     def __init__(
         self,
         plan: Plan,
+        request: RunRequest,
         run: Run,
         compute: Compute,
-        cache_dir: Path,
         display: Display,
         stop_signal: StopSignal | None = None,
-        recipe: Recipe | None = None,
     ) -> None:
-        """With ``recipe``, from which other processes make the plan, several of them may share a meta-training."""
-        self.run = run
+        """From `request`, other processes make the same plan; several of them may share a meta-training."""
+        self.request, self.run = request, run
         self.cells = {each.key: each for cell in plan.cells for each in with_bases(cell)}
 
         def others(cell: Cell) -> AbstractContextManager[Ranks]:
-            if recipe is None:
-                return nullcontext(ALONE)
             groups = cell.training.budget.groups_per_step
-            count = rank_count(recipe.training_processes, groups, gpu_count(compute.device))
-            return together(count, compute.device, _accompany, (recipe, run.folder, cell.key))
+            count = rank_count(request.training_processes, groups, gpu_count(compute.device))
+            return together(count, compute.device, _accompany, (request, run.folder, cell.key))
 
-        self.context = RunContext(
-            family_images(plan, compute),
-            ArtifactStore(cache_dir),
-            compute,
-            display,
-            stop_signal or StopSignal(),
-            others,
-        )
+        store = ArtifactStore(request.cache)
+        images = family_images(plan, compute)
+        self.context = RunContext(images, store, compute, display, stop_signal or StopSignal(), others)
 
     @classmethod
-    def of(cls, recipe: Recipe, folder: Path, display: Display, stop_signal: StopSignal | None = None) -> Worker:
-        """For a process that is given no more than a recipe and the run's folder."""
-        compute = recipe.compute()
-        return cls(recipe.plan(compute), Run.open(folder), compute, Path(recipe.cache), display, stop_signal, recipe)
+    def of(cls, request: RunRequest, folder: Path, display: Display, stop_signal: StopSignal | None = None) -> Worker:
+        """A worker in a process that has no more than a request and the run's folder."""
+        compute = choose(request.device, request.precision)
+        return cls(make_plan(request, compute), request, Run.open(folder), compute, display, stop_signal)
 
     def perform(self, job: Job) -> None:
         """Do the job; what was done of it before counts. Raises whatever the method or the images raise."""
@@ -106,9 +91,9 @@ class Worker:
             run_cell(cell, self.run, self.context, range(job.first, job.end))
 
 
-def _accompany(recipe: Recipe, folder: Path, cell: str, ranks: Ranks) -> None:
-    """In a process that shares the meta-training of the cell of that key."""
-    worker = Worker.of(recipe, folder, Display())
+def _accompany(request: RunRequest, folder: Path, cell: str, ranks: Ranks) -> None:
+    """Share the meta-training of the cell of that key, in a process started for it."""
+    worker = Worker.of(request, folder, Display())
     accompany(worker.cells[cell], worker.context, ranks)
 
 

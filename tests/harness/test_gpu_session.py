@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from pudnet_bench.harness import gpu_session as session
 from pudnet_bench.harness.bench import SUBJECTS
-from pudnet_bench.harness.cli.commands import app
+from pudnet_bench.harness.cli.app import app
 from pudnet_bench.harness.gpu_session import Step
 from pudnet_bench.harness.measuring.device import Compute
 

@@ -32,7 +32,7 @@ import sys
 
 import pudnet_bench.harness.running.run
 from pudnet_bench.harness import execution, unfinished
-from pudnet_bench.harness.cli.commands import main
+from pudnet_bench.harness.cli.app import main
 
 unfinished.SECONDS_BETWEEN, unfinished.SAVING_SHARE, execution.SHARD_SECONDS = 0.0, 0, 0.0
 for line in sys.stdin:
