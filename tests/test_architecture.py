@@ -64,6 +64,26 @@ def test_imports_only_go_down(module: str) -> None:
         assert other != "tests", f"{module} imports {imported}"
 
 
+HARNESS = {  # room of the harness -> what it may import of the others
+    "cli": {"authoring", "running", "planning", "training", "measuring", "console"},
+    "authoring": {"planning", "training", "measuring", "console"},
+    "running": {"planning", "training", "measuring", "console"},
+    "planning": {"training", "measuring"},
+    "training": {"measuring"},
+    "measuring": set(),
+    "console": set(),
+}
+
+
+@pytest.mark.parametrize("room", HARNESS)
+def test_imports_only_go_down_inside_the_harness(room: str) -> None:
+    modules = [module for module in MODULES if module.startswith(f"harness.{room}.")]
+    assert modules
+    for module in modules:
+        others = {imported.split(".")[1] for imported in GRAPH[module] if imported.startswith("harness.")}
+        assert others <= {room, *HARNESS[room]}, f"{module} imports {others - {room, *HARNESS[room]}}"
+
+
 def test_no_module_imports_itself_in_a_round() -> None:
     done: set[str] = set()
 

@@ -47,7 +47,7 @@ LONG = 24 * 3600.0  # seconds that few will wait for one table
 
 @dataclass(frozen=True)
 class Finding:
-    """``found`` on this machine, what it ``implies`` for runs, in a line each, and the ``values`` behind for programs."""
+    """`found` on this machine, what it `implies` for runs, in a line each, and the `values` behind for programs."""
 
     name: str
     found: str
@@ -168,7 +168,7 @@ def _rates(device: torch.device) -> dict[str, float]:
 
 
 def _best(work: Callable[[], object], device: torch.device, amount: float) -> float:
-    """Billions of ``amount`` per second."""
+    """Billions of `amount` per second."""
     with torch.no_grad():
         return amount / min(durations(work, device, READING_SECONDS)) / 1e9
 

@@ -32,7 +32,7 @@ class Precision(StrEnum):
     BF16 = "bf16"
 
     def resolved(self, bf16: bool) -> Precision:
-        """The precision that is meant where bf16 is, or is not, the faster one."""
+        """The precision, `auto` replaced by bf16 where that is the faster one."""
         return self if self != Precision.AUTO else Precision.BF16 if bf16 else Precision.FP32
 
 
@@ -44,7 +44,7 @@ class ComputeError(BenchError):
 class Compute:
     """A device with its name and the precision of forward passes.
 
-    ``bf16`` means autocast: parameters, optimiser and losses stay float32.
+    `bf16` means autocast: parameters, optimiser and losses stay float32.
     """
 
     device: torch.device
@@ -78,7 +78,7 @@ def processor_name() -> str:
 
 
 def native_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 products are faster than float32 on ``device``: it has instructions of its own for them."""
+    """Whether bfloat16 products are faster than float32 on `device`: it has instructions of its own for them."""
     import torch
 
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""About how long and how large a cell will be: images that pass through the target, times a speed measured just now."""
+"""Estimate a cell's time and disk: images that pass through the target, times a speed measured now."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from pudnet_bench.methods.musml import MUSML
 from pudnet_bench.suites.family import Family
 from pudnet_bench.suites.groups import QUERY_IMAGES
 
-TRAINED_AT_ONCE = 32  # images of a step of Adam; of meta-training there are more, which changes little
-PREDICTED_PIXELS = 200_000  # at once: what becomes of them in the network is more than caches hold, as a test set's
+TRAINING_BATCH = 32  # images per step of Adam; meta-training takes more, which changes little
+PREDICTED_PIXELS = 200_000  # at once: activations larger than the caches, as those of a test set
 PROBE_SECONDS = 0.3
-ROW_BYTES = 200  # of Parquet, per snapshot of a group
+ROW_BYTES = 200  # of Parquet per row
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """``seconds`` of this device and ``bytes`` of disk; ``least`` are the seconds where every search ends as early as it can."""
+    """At most `seconds` on this device, `least` where validation stops every search at once, and `bytes` of disk."""
 
     seconds: float = 0.0
     bytes: float = 0.0
@@ -40,7 +40,7 @@ class Estimate:
 
 @cache
 def image_seconds(target: TargetSpec, compute: Compute) -> tuple[float, float]:
-    """Seconds that one image costs the target in a training step and in a prediction, measured on this device."""
+    """Seconds per image of a training step and of a prediction of the target, measured on this device."""
     features = targets.build(target)
     head = torch.nn.Linear(targets.feature_count(features, target.image_shape), 2)
     network = torch.nn.Sequential(features, head).to(compute.device)
@@ -53,17 +53,17 @@ def image_seconds(target: TargetSpec, compute: Compute) -> tuple[float, float]:
         drawn = torch.randn(n, channels, height, width, device=compute.device)
         return drawn.to(memory_format=torch.channels_last)
 
-    to_train = images(2 * TRAINED_AT_ONCE)
+    to_train = images(2 * TRAINING_BATCH)
     labels = torch.arange(len(to_train), device=compute.device) % 2
-    to_predict = images(max(TRAINED_AT_ONCE, PREDICTED_PIXELS // (height * width)))
+    to_predict = images(max(TRAINING_BATCH, PREDICTED_PIXELS // (height * width)))
 
     def train() -> None:
-        for batch in torch.randperm(len(to_train), device=compute.device).split(TRAINED_AT_ONCE):
+        for batch in torch.randperm(len(to_train), device=compute.device).split(TRAINING_BATCH):
             with compute.autocast():
                 logits = network(to_train[batch])
             loss = torch.nn.functional.cross_entropy(logits.float(), labels[batch])
             gradients = torch.autograd.grad(loss, [parameter for parameter, _, _ in moments])
-            # Adam's work by hand: the first optimizer of torch's takes seconds to import what it may compile with.
+            # Adam by hand: torch.optim takes seconds to import its compiler.
             with torch.no_grad():
                 for (parameter, first, second), gradient in zip(moments, gradients, strict=True):
                     first.lerp_(gradient, 0.1)
@@ -81,7 +81,7 @@ def image_seconds(target: TargetSpec, compute: Compute) -> tuple[float, float]:
 
 
 def durations(work: Callable[[], object], device: torch.device, seconds: float) -> list[float]:
-    """Seconds of each of the calls of ``work`` that fit into ``seconds``: after one that warms up, one at least."""
+    """Seconds of each call of `work` that fits into `seconds`: at least one, after a warm-up."""
     ends = time.perf_counter() + seconds
     found: list[float] = []
     work()
@@ -100,7 +100,7 @@ def _settle(device: torch.device) -> None:
 
 
 def estimate(cell: Cell, compute: Compute) -> Estimate:
-    """Time and disk of measuring ``cell``, what it has learned being there."""
+    """Time and disk of measuring `cell`, its artifact being cached."""
     training, predicting = image_seconds(cell.target, compute)
     method, snapshots = cell.make_method(), len(cell.variant.snapshots)
     images = cell.family.images or len(cell.source.labels) // 2
@@ -111,9 +111,9 @@ def estimate(cell: Cell, compute: Compute) -> Estimate:
 
 
 def training_estimate(cell: Cell, compute: Compute) -> Estimate:
-    """Time and disk of the meta-training of ``cell``, in the search and at last; without what it builds on.
+    """Time and disk of the meta-training of `cell`, its search included, its base excluded.
 
-    ``seconds`` if each training goes to its limit; at ``least``, validation stops each after the first check that counts.
+    `seconds` if each training reaches its limit; `least` if validation stops each after the first check that counts.
     """
     training, predicting = image_seconds(cell.target, compute)
     plan, family, method = cell.training, cell.trained_on, cell.make_method()
@@ -141,16 +141,16 @@ def _support(family: Family) -> int:
 
 
 def _step_images(method: Method, family: Family) -> int:
-    """Images that go through the target and back in a step of meta-training: those of an episode, once in most methods."""
+    """Images per step of meta-training that pass through the target forward and backward."""
     support = _support(family)
     episode = min(support + QUERY_IMAGES, family.images)
-    if isinstance(method, MUSML):  # in every subspace: the inner steps, and then the meta loss
+    if isinstance(method, MUSML):  # in every subspace: inner steps, then the meta loss
         return method.n_subspaces * (method.inner_steps * support + episode)
     return episode
 
 
 def _fit_images(method: Method, images: int, family: Family) -> tuple[int, int]:
-    """Images that go through the target and back, and that only go through it, in a fit to a group of ``images``."""
+    """Images that pass forward and backward, and forward only, in a fit to a group of `images`."""
     epochs = getattr(method, "epochs", ())
     if epochs:
         return images * max(epochs), 0

@@ -1,4 +1,4 @@
-"""From a suite and a profile to cells: the units of work, of caching and of scheduling."""
+"""Plan a run: from a request to cells, the units of work, caching and scheduling."""
 
 from __future__ import annotations
 
@@ -66,11 +66,11 @@ class Cell:
 
     @property
     def title(self) -> str:
-        """For people."""
+        """For logs and progress."""
         return f"{self.variant.name} · {self.family.name} · {self.target.name}"
 
     def make_method(self) -> Method:
-        """A fresh instance. Raises MethodError when the class does not take its options."""
+        """A new instance. Raises MethodError when the class does not take its options."""
         try:
             return self.method(self.target, self.trained_on.training_classes, **self.options)
         except TypeError as error:
@@ -80,7 +80,7 @@ class Cell:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """Everything that shapes what this cell's method learns before it meets an unseen group."""
+        """Everything that shapes what the method learns before it meets an unseen group."""
         return {
             "method": self.method.name,
             "code": self.code,
@@ -105,7 +105,7 @@ class Cell:
 
     @cached_property
     def artifact(self) -> ArtifactSpec | None:
-        """The meta-training this cell needs, None for a method without any."""
+        """The meta-training that the cell needs; None for a method without any."""
         return ArtifactSpec(self.identity) if self.method.meta_trains() else None
 
     def artifact_after(self, groups: int) -> ArtifactSpec:
@@ -114,12 +114,12 @@ class Cell:
 
     @property
     def training_key(self) -> str:
-        """Names the meta-training itself, whose milestones are several artifacts; "" without any."""
+        """Names the meta-training, whose milestones are several artifacts; "" without any."""
         return self.artifact_after(0).key if self.artifact else ""
 
     @cached_property
     def key(self) -> str:
-        """The cell's name on disk. The number of groups is not part of it: asking for more goes on where it was."""
+        """The cell's name on disk. The number of groups is not part of it, so that asking for more resumes the cell."""
         identity = dict(self.identity)
         if self.artifact is None:
             for unused in ("budget", "validation_groups", "query_images", "episodes", "training_groups"):
@@ -132,7 +132,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """A suite's cells, in the order in which they run, and what is drawn of them (``Suite.figure``)."""
+    """A suite's cells, in the order in which they run, and the figure to draw of them (`Suite.figure`)."""
 
     suite: Suite
     profile: Profile
@@ -229,7 +229,7 @@ class _Draft:
         if counts.max_meta_groups is not None:
             most = min(counts.max_meta_groups, most)
         lengths = tuple(sorted(self.request.training_groups)) or scaled(self.suite.milestones, most)
-        # One length makes rows of their own name; several, or a suite about lengths, rows for each.
+        # One length leaves the rows as they are; several, or a suite about lengths, give a row for each.
         milestones = lengths if self.suite.milestones or len(lengths) > 1 else ()
         budget = Budget(
             lengths[-1] if lengths else most, counts.check_every, counts.patience, self.request.groups_per_step
@@ -270,14 +270,14 @@ def _load_source(
 
 def _checksum(weights: Path) -> str:
     if not weights.is_file():
-        raise MethodError(f"the weights file '{weights}' is not there")
+        raise MethodError(f"the weights file '{weights}' does not exist; give another with --weights")
     return sha256(weights.read_bytes()).hexdigest()
 
 
 def _with_base(cell: Cell) -> Cell:
-    """``cell`` with the cell of the method that its own builds on, if it builds on any.
+    """`cell` with the cell of the method that it builds on, if any.
 
-    Among milestones it builds on the last, and so does every milestone of its own: what is learned from then on counts.
+    Of a base with milestones it is the last one, for every milestone of the cell.
     """
     built_on = cell.method.starts_from(cell.options)
     if built_on is None:
@@ -307,11 +307,11 @@ def _variants(suite: Suite, request: RunRequest) -> tuple[list[Variant], dict[st
         taken = method.name in own and own[method.name].method != method.name
         if taken or method.name in files or method.name in registry.entries():
             raise registry.UnknownMethodError(
-                f"'{reference}' is named '{method.name}', as another method; give its class another name"
+                f"'{reference}' is named '{method.name}', as another method; name its class otherwise"
             )
         files[method.name] = method
     names = list(own if request.methods is None else request.methods)
-    # A suite of the user's may have rows of a file's method; it gets no other then.
+    # A suite file may declare rows of a method file's class, which then gets no other row.
     shown = {own[name].method for name in names if name in own}
     names += [name for name in files if name not in names and name not in shown]
     for name in names:
@@ -324,7 +324,7 @@ def _variants(suite: Suite, request: RunRequest) -> tuple[list[Variant], dict[st
 def _at_milestones(
     variants: Sequence[Variant], classes: Mapping[str, type[Method]], milestones: tuple[int, ...]
 ) -> Sequence[Variant]:
-    """``variants``, those that meta-train once for each of ``milestones``."""
+    """`variants`, with those that meta-train repeated for each of `milestones`."""
     expanded = []
     for variant in variants:
         if not milestones or not classes[variant.name].meta_trains():
@@ -341,7 +341,7 @@ def _at_milestones(
 
 
 def _by_clock(variants: Sequence[Variant], classes: Mapping[str, type[Method]], clock: ClockRule) -> Sequence[Variant]:
-    """``variants``; with the "paper" clock, those that have one in the loop of a plain script, as rows of their own."""
+    """`variants`; with the "paper" clock, those that have a plain loop run in it, under row names of their own."""
     if clock == ClockRule.HARNESS:
         return variants
     return [

@@ -1,8 +1,8 @@
-"""A run on a Slurm cluster: its jobs are submitted at once, and ``harness.running.status`` sees how far they are.
+"""Submit a run to a Slurm cluster; `harness.running.status` shows its progress.
 
-``<run>/jobs/`` holds submitit's files (mode 0700), ``<run>/jobs.json`` what was submitted, and
-``<run>/outcomes/<job>.json`` what each job said when it ended. Nothing of submitit's is read: how a job stands is known
-from its outcome, from what is measured, and from Slurm's queue.
+`<run>/jobs/` holds submitit's files (mode 0700), `<run>/jobs.json` what was submitted, and `<run>/outcomes/<job>.json`
+how each job ended. Submitit's files are never read: a job's state follows from its outcome, the measured rows and
+Slurm's queue.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ WARNING = signal.SIGUSR2  # submitit's
 
 @dataclass(frozen=True)
 class ClusterJob:
-    """What a node is given: a function of no arguments, pickled by submitit, that performs one job of a run.
+    """The function of no arguments that submitit pickles for a node; performs one job of a run.
 
-    On Slurm's warning (pre-emption, the end of its time) it saves and is requeued, and goes on from there.
+    On Slurm's warning (pre-emption, time limit) it saves a checkpoint, is requeued and resumes.
     """
 
     request: RunRequest
@@ -63,16 +63,16 @@ class ClusterJob:
         write_atomically(outcome, json.dumps({"failed": ""}).encode())
 
     def checkpoint(self) -> Any:
-        """Called by submitit when the job is requeued: the same job, which finds what is done."""
+        """Called by submitit when the job is requeued: the same job, which resumes."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
 def submit(plan: Plan, run: Run, request: RunRequest, cluster: Cluster, shard: int | None) -> list[Submitted]:
-    """Submit what is missing of ``plan`` and is not in Slurm's queue, and return it.
+    """Submit the missing jobs of `plan` that are not in Slurm's queue, and return them.
 
-    Trainings are jobs of their own; cells are measured by arrays that wait for theirs. Raises SlurmError.
+    Each training is a job; cells are measured by arrays that wait for their trainings. Raises SlurmError.
     """
     before = submitted(run)
     ids_live = live_jobs(before)
@@ -91,9 +91,7 @@ def submit(plan: Plan, run: Run, request: RunRequest, cluster: Cluster, shard: i
         job_ids = launcher.submit(run.folder / "jobs", cluster, stage, calls, after, f"pudnet-{plan.suite.name}")
         sent = [Submitted(job_id, job) for job_id, job in zip(job_ids, batch, strict=True)]
         new.extend(sent)
-        save_submitted(
-            run, [*submitted(run), *sent]
-        )  # after each array: what Slurm has is known, whatever happens next
+        save_submitted(run, [*submitted(run), *sent])  # after each array, so that a failure later loses no job id
 
     arrays: dict[tuple[str, ...], list[Job]] = {}
     for job in jobs:
@@ -110,15 +108,15 @@ def submit(plan: Plan, run: Run, request: RunRequest, cluster: Cluster, shard: i
 
 
 def save_cluster(run: Run, cluster: Cluster) -> Cluster:
-    """Copy the profile into the run, so that it can be resumed with the same; returns the copy."""
-    kept = run.folder / CLUSTER
-    if cluster.path.resolve() != kept.resolve():
-        shutil.copyfile(cluster.path, kept)
-    return load(kept)
+    """Copy the profile into the run, for `resume`, and return the copy."""
+    copy = run.folder / CLUSTER
+    if cluster.path.resolve() != copy.resolve():
+        shutil.copyfile(cluster.path, copy)
+    return load(copy)
 
 
 def saved_cluster(run: Run) -> Cluster | None:
-    """The profile that the run was submitted with; None for a run of this machine."""
+    """The profile that the run was submitted with; None for a local run."""
     path = run.folder / CLUSTER
     return load(path) if path.exists() else None
 

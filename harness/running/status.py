@@ -1,4 +1,4 @@
-"""How a run on a cluster stands: what was submitted, what each job said when it ended, what Slurm says. Imports no torch."""
+"""Cluster run status: what was submitted, how each job ended, what Slurm reports. Imports no torch."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ POLL_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Submitted:
-    """A job as it was submitted: its id ("12" or "12_3") and what it does."""
+    """A submitted job and its Slurm id ("12" or "12_3")."""
 
     job_id: str
     job: Job
 
 
 def submitted(run: Run) -> list[Submitted]:
-    """Every job that was submitted for the run, in order; none where that was damaged, with a warning."""
+    """Every job submitted for the run, in order; empty, with a warning, where the file is damaged."""
     path = run.folder / JOBS
     if not path.exists():
         return []
@@ -44,25 +44,25 @@ def submitted(run: Run) -> list[Submitted]:
 
 
 def save_submitted(run: Run, entries: Sequence[Submitted]) -> None:
-    """Write down what ``submitted`` reads."""
+    """Write the file that `submitted` reads."""
     content = [{"job_id": entry.job_id, "job": asdict(entry.job)} for entry in entries]
     write_atomically(run.folder / JOBS, sealed_json({"jobs": content}))
 
 
 def outcome_path(folder: Path, title: str) -> Path:
-    """Where the job ``title`` of the run in ``folder`` says how it ended: JSON, ``failed`` is its error or ""."""
+    """The JSON file in which a job says how it ended: `failed` is its error, "" for none."""
     return folder / OUTCOMES / f"{title}.json"
 
 
 def cancel(run: Run) -> list[str]:
-    """Cancel the run's jobs that Slurm still has; returns their ids. Raises SlurmError."""
+    """Cancel the run's jobs in Slurm and return their ids. Raises SlurmError."""
     live = sorted(live_jobs(submitted(run)))
     queue.cancel(live)
     return live
 
 
 class CellState(StrEnum):
-    """How far a cell is. It is lost when Slurm no longer has its jobs and they left no outcome."""
+    """A cell's progress. It is lost when Slurm no longer has its jobs and they left no outcome: cancelled or killed."""
 
     DONE = "done"
     RUNNING = "running"
@@ -82,10 +82,7 @@ class CellStatus:
 
 
 def cell_statuses(run: Run) -> dict[str, CellStatus]:
-    """How each cell of the run's plan stands, by its key. Raises SlurmError where Slurm has to be asked and does not answer.
-
-    A cell is lost when Slurm no longer has its jobs and they left no outcome: cancelled, killed, or on a node that died.
-    """
+    """The status of each cell of the run's plan, by key. Raises SlurmError where Slurm is needed and does not answer."""
     entries = submitted(run)
     ids = [entry.job_id for entry in _latest(entries).values() if _outcome(run, entry.job.title) is None]
     return _cell_statuses(run, entries, queue.states(ids))
@@ -140,35 +137,35 @@ def _cell_status(
     return lost or pending or CellStatus(CellState.LOST, "its jobs have ended and groups are missing")
 
 
-def follow(run: Run, say: Callable[[str], None]) -> None:
-    """Return when Slurm has none of the run's jobs any more. ``say`` is told how many cells stand how, when that changes."""
-    told = ""
+def follow(run: Run, log: Callable[[str], None]) -> None:
+    """Wait until Slurm has ended all jobs of the run, logging the number of cells in each state when it changes."""
+    logged = ""
     while True:
         entries = submitted(run)
         states = queue.states([entry.job_id for entry in entries])
-        counts = Counter(standing.state for standing in _cell_statuses(run, entries, states).values())
+        counts = Counter(status.state for status in _cell_statuses(run, entries, states).values())
         now = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
-        if now != told:
-            say(f"cells: {now}")
-            told = now
+        if now != logged:
+            log(f"cells: {now}")
+            logged = now
         if all(state.finished for state in states.values()):
             return
         time.sleep(POLL_SECONDS)
 
 
 def live_jobs(entries: Sequence[Submitted]) -> set[str]:
-    """Ids of the jobs that Slurm has not ended. Raises SlurmError."""
+    """Ids of the jobs that have not ended. Raises SlurmError."""
     states = queue.states([entry.job_id for entry in entries])
     return {job_id for job_id, state in states.items() if not state.finished}
 
 
 def _latest(entries: Sequence[Submitted]) -> dict[str, Submitted]:
-    """The last submission of each job, by title."""
+    """The latest submission of each job, by title."""
     return {entry.job.title: entry for entry in entries}
 
 
 def _outcome(run: Run, title: str) -> str | None:
-    """What the job said when it ended: its error, "" for none; None while it has not ended."""
+    """The error with which the job ended, "" for none; None while it has not ended."""
     with contextlib.suppress(OSError, ValueError, KeyError):
         failed: str = json.loads(outcome_path(run.folder, title).read_text())["failed"]
         return failed

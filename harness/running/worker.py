@@ -1,4 +1,4 @@
-"""Jobs: the pieces that a plan is worked off in, the same for one process, for several, and for a cluster."""
+"""Cut a plan into jobs and perform them, the same way in one process, in several and on a cluster."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from pudnet_bench.suites.groups import FamilyImages
 
 
 def missing_jobs(plan: Plan, run: Run, store: ArtifactStore, shard: int | None = None) -> list[Job]:
-    """What is left to do of ``plan``, in its order: each training before the first cell that needs it.
+    """The jobs left of `plan`, in its order, each training before the first cell that needs it.
 
-    Cells are measured in jobs of at most ``shard`` groups; None makes one of each cell.
+    A job measures at most `shard` groups; None makes one job per cell.
     """
     jobs: list[Job] = []
     planned: set[str] = set()
@@ -47,12 +47,12 @@ def missing_jobs(plan: Plan, run: Run, store: ArtifactStore, shard: int | None =
 
 
 def with_bases(cell: Cell) -> list[Cell]:
-    """The cells of the methods that ``cell`` builds on, what comes first first, and ``cell``."""
+    """`cell` after the cells it builds on, the first to train first."""
     return [*(with_bases(cell.base) if cell.base else ()), cell]
 
 
 class Worker:
-    """A process that performs jobs of one plan: images, methods and artifacts are loaded once."""
+    """Performs jobs of one plan in this process, loading images and artifacts once."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Worker:
         display: Display,
         stop_signal: StopSignal | None = None,
     ) -> None:
-        """From `request`, other processes make the same plan; several of them may share a meta-training."""
+        """`request` is what the plan was made from: other processes that share a meta-training make it again."""
         self.request, self.run = request, run
         self.cells = {each.key: each for cell in plan.cells for each in with_bases(cell)}
 
@@ -83,7 +83,7 @@ class Worker:
         return cls(make_plan(request, compute), request, Run.open(folder), compute, display, stop_signal)
 
     def perform(self, job: Job) -> None:
-        """Do the job; what was done of it before counts. Raises whatever the method or the images raise."""
+        """Do what is left of the job. Raises whatever the method or the images raise."""
         cell = self.cells[job.cell]
         if job.training:
             obtain_artifact(cell, self.context)
@@ -98,7 +98,7 @@ def _accompany(request: RunRequest, folder: Path, cell: str, ranks: Ranks) -> No
 
 
 def family_images(plan: Plan, compute: Compute) -> ImagesOf:
-    """Families' images on the device: two at a time, the one that is measured and the one that is trained on."""
+    """The images of the plan's families on the device, loaded on demand, two families at a time."""
     families = {cell.family.name: (cell.family, cell.source) for cell in plan.cells}
     families |= {cell.trained_on.name: (cell.trained_on, cell.training_source) for cell in plan.cells}
 
