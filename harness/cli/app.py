@@ -59,7 +59,7 @@ def program(
 
 
 def explained(command: Callable[..., None]) -> Callable[..., None]:
-    """`command`, with errors that the user can put right as one sentence and their exit code; others keep the traceback."""
+    """`command`, which prints errors that the user can fix as one sentence and exits with their code; bugs keep tracebacks."""
 
     @wraps(command)
     def explaining(**arguments: object) -> None:
@@ -84,8 +84,8 @@ def _sentence(error: BenchError | OSError) -> str:
         return str(error)
     where = f"'{error.filename}'" if error.filename else "the output folder"
     return (
-        f"cannot write {where}: {os.strerror(error.errno or 0).lower()}; choose another folder with --out (runs) or --cache "
-        "(artifacts and images), or make room; what was measured so far is kept"
+        f"cannot write {where}: {os.strerror(error.errno or 0).lower()}; free space, or choose another folder with --out "
+        "(runs) or --cache (artifacts and images); finished groups are saved"
     )
 
 

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pudnet_bench.harness.cli import completion
-from pudnet_bench.harness.cli import options as o
+from pudnet_bench.harness.cli import completion, options
 from pudnet_bench.harness.console.terminal import printable
 from pudnet_bench.results.store.folders import cache_folder
 
@@ -17,14 +16,14 @@ CHECK_FAILED = 1
 NewFile = Annotated[Path, typer.Argument(metavar="FILE.py", help="File to write, such as my_method.py.")]
 
 
-def new_method(file: NewFile, debug: o.Debug = False) -> None:
+def new_method(file: NewFile, debug: options.Debug = False) -> None:
     """Write a method that runs as it is, to be edited."""
     from pudnet_bench.harness.authoring.scaffold import scaffold_method
 
     print(printable(scaffold_method(file)))
 
 
-def new_suite(file: NewFile, debug: o.Debug = False) -> None:
+def new_suite(file: NewFile, debug: options.Debug = False) -> None:
     """Write a suite that runs as it is, to be edited."""
     from pudnet_bench.harness.authoring.scaffold import scaffold_suite
 
@@ -34,8 +33,8 @@ def new_suite(file: NewFile, debug: o.Debug = False) -> None:
 def new_family(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Images, one folder per class.")],
     name: Annotated[str | None, typer.Option(help="The family's name [the folder's].")] = None,
-    cache: o.Cache = None,
-    debug: o.Debug = False,
+    cache: options.Cache = None,
+    debug: options.Debug = False,
 ) -> None:
     """Describe the family in an image folder, and how to run it."""
     from pudnet_bench.harness.authoring.scaffold import look_at_folder
@@ -49,19 +48,19 @@ def check(
     ],
     target: Annotated[str, typer.Option(help="Target network.", autocompletion=completion.target)] = "convnet3",
     option: Annotated[list[str] | None, typer.Option(help="NAME=VALUE for the method; repeatable.")] = None,
-    cache: o.Cache = None,
-    debug: o.Debug = False,
+    cache: options.Cache = None,
+    debug: options.Debug = False,
 ) -> None:
     """Check that a method fulfils the contract; exit code 1 if not."""
     from pudnet_bench.methods import registry
 
-    options = o.keywords(option)
+    keywords = options.keywords(option)
     if method.endswith(".py"):
-        raise o.UsageError(f"check takes FILE.py:Class, and '{method}' names no class")
+        raise options.UsageError(f"check takes FILE.py:Class, and '{method}' names no class")
     found = registry.find_in_file(method, "check") if ":" in method else registry.find(method)
 
     from pudnet_bench.harness.authoring.conformance import report, subject_of
 
-    subject = subject_of(found, target, options, cache_folder(cache))
+    subject = subject_of(found, target, keywords, cache_folder(cache))
     if report(subject, lambda line: print(printable(line), flush=True), debug):
         raise typer.Exit(CHECK_FAILED)

@@ -6,18 +6,17 @@ from typing import Annotated
 
 import typer
 
-from pudnet_bench.harness.cli import completion
-from pudnet_bench.harness.cli import options as o
+from pudnet_bench.harness.cli import completion, options
 from pudnet_bench.results.store.folders import cache_folder
 
 
-def list_sources(data: o.Data = None, source: o.Source = None, debug: o.Debug = False) -> None:
+def list_sources(data: options.Data = None, source: options.Source = None, debug: options.Debug = False) -> None:
     """List image sources and where each was found."""
     from pudnet_bench.harness.console.terminal import dimmed, print_table
     from pudnet_bench.suites.sources import SOURCES
     from pudnet_bench.suites.sources.loading import locate
 
-    folders = o.source_folders(source)
+    folders = options.source_folders(source)
     about = {name: f"image folder {folder}" for name, folder in folders.items()}
     about |= {spec.name: spec.description for spec in SOURCES.values()}
     rows = []
@@ -29,14 +28,16 @@ def list_sources(data: o.Data = None, source: o.Source = None, debug: o.Debug = 
 
 def fetch(
     names: Annotated[list[str], typer.Argument(help="Sources to download.", autocompletion=completion.sources)],
-    data: o.Data = None,
-    debug: o.Debug = False,
+    data: options.Data = None,
+    debug: options.Debug = False,
 ) -> None:
     """Download image sources through torchvision."""
     from pudnet_bench.suites.sources.loading import fetch
 
     if data is None:
-        raise o.UsageError(f"data fetch needs a folder for the images: give --data DIR or set {o.DATA_VARIABLE}")
+        raise options.UsageError(
+            f"data fetch needs a folder for the images: give --data DIR or set {options.DATA_VARIABLE}"
+        )
     for name in names:
         print(f"{name}: {fetch(name, data)}")
 
@@ -45,16 +46,16 @@ def verify(
     names: Annotated[
         list[str] | None, typer.Argument(help="Sources [all that are found].", autocompletion=completion.sources)
     ] = None,
-    data: o.Data = None,
-    cache: o.Cache = None,
-    source: o.Source = None,
-    debug: o.Debug = False,
+    data: options.Data = None,
+    cache: options.Cache = None,
+    source: options.Source = None,
+    debug: options.Debug = False,
 ) -> None:
     """Decode image sources again and compare them with the cache."""
     from pudnet_bench.suites.sources import SOURCES
     from pudnet_bench.suites.sources.loading import locate, verify
 
-    folders = o.source_folders(source)
+    folders = options.source_folders(source)
     for name in names or [n for n in {**SOURCES, **folders} if locate(n, data_dir=data, folders=folders)]:
         found = verify(name, data_dir=data, cache_dir=cache_folder(cache), folders=folders)
         print(

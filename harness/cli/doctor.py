@@ -1,4 +1,4 @@
-"""What this machine is, and what follows from it."""
+"""Examine this machine and say what follows for runs."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ from pudnet_bench.suites.sources import SOURCES
 from pudnet_bench.suites.sources.catalog import SourceSpec
 from pudnet_bench.suites.sources.loading import Source, locate
 
-READING_SECONDS = 0.3  # of each speed
+PROBE_SECONDS = 0.3  # per speed
 MATRIX = 1024  # rows and columns
-MAPS = (64, 64, 28, 28)  # images, channels, height and width of what is convolved, about as in ConvNet-3
-COPIED = 1 << 26  # bytes, more than caches hold
+MAPS = (64, 64, 28, 28)  # images, channels, height, width: about ConvNet-3's
+COPIED = 1 << 26  # bytes, more than the caches hold
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-CLEARLY = 1.1  # times as fast, to be a reason
+CLEARLY = 1.1  # times as fast, to recommend it
 SLURM_SECONDS = 3.0
-FEATURES = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16", "bf16")  # of processors, that decide about speed
-# What is needed, in GB. Memory: the largest of table 1's published costs, and MUSML's docstring with its activations.
+FEATURES = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16", "bf16")  # of processors that matter for speed
+# GB needed. Memory: the largest of table 1's published costs; MUSML's docstring, plus its activations.
 CONVNET_MEMORY, RESNET_MEMORY = 1.5, 9.0
 IMAGES_DISK = 2.5  # all sources decoded, at all their sizes
 SUITES_DISK = 18.0  # weights of every suite, as `run all --profile paper --dry-run` adds them up
-LONG = 24 * 3600.0  # seconds that few will wait for one table
+LONG = 24 * 3600.0  # seconds, too long to wait for one table
 
 
 @dataclass(frozen=True)
 class Finding:
-    """`found` on this machine, what it `implies` for runs, in a line each, and the `values` behind for programs."""
+    """What was `found`, what it `implies` for runs (a line each), and the `values` behind it for programs."""
 
     name: str
     found: str
@@ -56,7 +56,7 @@ class Finding:
 
 
 def examine(data_dir: Path | None, cache_dir: Path) -> list[Finding]:
-    """The findings in the order in which they are read. Writes nothing; takes some ten seconds, most of them for speeds."""
+    """The findings, in reading order. Writes nothing; takes about ten seconds, most of them to measure speeds."""
     compute = choose()
     places = {name: locate(name, data_dir=data_dir) for name in SOURCES}
     found = {name for name, place in places.items() if place is not None or name == "digits"}
@@ -72,7 +72,7 @@ def examine(data_dir: Path | None, cache_dir: Path) -> list[Finding]:
         Finding(
             "versions",
             ", ".join(f"{name} {version}" for name, version in package_versions().items()),
-            "stored with every run, beside device, threads and commit",
+            "recorded with every run, with device, threads and commit",
             {"packages": package_versions()},
         ),
         _memory(compute),
@@ -90,17 +90,15 @@ def _device(compute: Compute) -> Finding:
     if compute.device.type == "cpu":
         version = driver()
         if version and torch.version.cuda is None:
-            implies = f"a GPU is here (driver {version}), and this torch is built without CUDA; install one that is"
+            implies = f"there is a GPU (driver {version}), but torch is built without CUDA; install a CUDA build"
         elif version:
-            implies = (
-                f"a GPU is here (driver {version}) that torch cannot use; torch is built for CUDA {torch.version.cuda}"
-            )
+            implies = f"there is a GPU (driver {version}) that torch, built for CUDA {torch.version.cuda}, cannot use"
         else:
-            implies = "no NVIDIA driver and no GPU: --device auto takes the CPU"
+            implies = "no NVIDIA driver, no GPU: --device auto uses the CPU"
         return Finding("device", f"{compute.name} (cpu)", implies, {"type": "cpu", "driver": version})
     properties = torch.cuda.get_device_properties(compute.device)
     count, gigabytes = torch.cuda.device_count(), properties.total_memory / 1e9
-    implies = "--device auto takes it, and times are read from CUDA events"
+    implies = "--device auto uses it; times come from CUDA events"
     if count > 1:
         implies += f"; with --groups-per-step {count} all {count} share a meta-training"
     return Finding(
@@ -131,9 +129,7 @@ def _processor() -> Finding:
     return Finding(
         "processor",
         f"{processor_name()}; {torch.backends.cpu.get_cpu_capability()}, {', '.join(features) or 'no vector features known'}",
-        "has instructions for bfloat16"
-        if native
-        else "has no instructions for bfloat16: on the CPU, fp32 is the quicker one",
+        "has bfloat16 instructions" if native else "has no bfloat16 instructions: fp32 is faster on this CPU",
         {"features": features, "native_bf16": native},
     )
 
@@ -142,18 +138,18 @@ def _threads() -> Finding:
     threads, cores = torch.get_num_threads(), core_count()
     busy = os.getloadavg()[0]
     if threads < cores:
-        implies = f"times are those of {threads} of {cores} cores; unset OMP_NUM_THREADS to use them all"
+        implies = f"times are measured on {threads} of {cores} cores; unset OMP_NUM_THREADS to use all"
     else:
-        implies = "a run uses every core: let nothing else run while times are taken"
+        implies = "a run uses every core: run nothing else while it measures times"
     if busy > cores / 2:
-        implies += f"; other work runs now (load {busy:.1f}), so speeds and times below are too slow"
+        implies += f"; the machine is busy (load {busy:.1f}), so the speeds and times below are too slow"
     return Finding(
         "threads", f"torch uses {threads} of {cores} cores", implies, {"threads": threads, "cores": cores, "load": busy}
     )
 
 
 def _rates(device: torch.device) -> dict[str, float]:
-    """GFLOP/s of matrix products and of convolutions in each precision, and GB/s of copies: the best that was seen."""
+    """GFLOP/s of matrix products and convolutions in each precision, and GB/s of copies: the best of several."""
     rates = {}
     for precision, kind in PRECISIONS.items():
         a, b = (torch.randn(MATRIX, MATRIX, device=device).to(kind) for _ in range(2))
@@ -168,20 +164,20 @@ def _rates(device: torch.device) -> dict[str, float]:
 
 
 def _best(work: Callable[[], object], device: torch.device, amount: float) -> float:
-    """Billions of `amount` per second."""
+    """Billions of `amount` per second, the best of several."""
     with torch.no_grad():
-        return amount / min(durations(work, device, READING_SECONDS)) / 1e9
+        return amount / min(durations(work, device, PROBE_SECONDS)) / 1e9
 
 
 def _speed(compute: Compute, rates: dict[str, float]) -> Finding:
-    told = []
+    shown = []
     for kind, part in (("convolutions", "convolution"), ("matrix products", "matrix")):
         each = (f"{_digits(rates[f'{part}_{precision}'])} {precision}" for precision in PRECISIONS)
-        told.append(f"{kind} {', '.join(each)}")
+        shown.append(f"{kind} {', '.join(each)}")
     return Finding(
         "speed",
-        f"{'; '.join(told)} GFLOP/s; memory {_digits(rates['copy'])} GB/s",
-        f"the times below follow from what the target network itself does per second in {compute.precision}",
+        f"{'; '.join(shown)} GFLOP/s; memory {_digits(rates['copy'])} GB/s",
+        f"the times below follow from the target network's own speed in {compute.precision}",
         {f"{name}_{'gb' if name == 'copy' else 'gflop'}_per_second": round(rate, 1) for name, rate in rates.items()},
     )
 
@@ -192,28 +188,26 @@ def _digits(rate: float) -> str:
 
 def _precision(compute: Compute, rates: dict[str, float]) -> Finding:
     ratio = rates["convolution_bf16"] / rates["convolution_fp32"]
-    told = f"bf16 convolutions are {ratio:.1f} times as fast as fp32"
+    speed = f"bf16 convolutions are {ratio:.1f} times as fast as fp32"
     if compute.precision == "bf16":
-        quicker = ratio > CLEARLY
-        implies = f"{told}: keep it" if quicker else f"{told}: --precision fp32 is more exact and costs nothing"
+        faster = ratio > CLEARLY
+        implies = f"{speed}: keep it" if faster else f"{speed}: --precision fp32 is more exact at no cost"
     else:
-        implies = f"no instructions for bfloat16, and {told}: " + (
+        implies = f"no bfloat16 instructions, and {speed}: " + (
             "try --precision bf16" if ratio > CLEARLY else "keep it"
         )
     return Finding(
-        "precision", f"--precision auto takes {compute.precision}", implies, {"bf16_over_fp32": round(ratio, 2)}
+        "precision", f"--precision auto uses {compute.precision}", implies, {"bf16_over_fp32": round(ratio, 2)}
     )
 
 
 def _commit() -> Finding:
     commit = git_commit()
     if not commit:
-        return Finding(
-            "commit", "not a git checkout", "runs will name no commit; keep the version of the package beside them"
-        )
+        return Finding("commit", "not a git checkout", "runs record no commit; note the package version with them")
     if commit.endswith("+changes"):
-        return Finding("commit", commit, "what is measured now names a commit that it is not: commit the changes first")
-    return Finding("commit", commit, "runs name it")
+        return Finding("commit", commit, "runs would record a commit that is not their code: commit the changes first")
+    return Finding("commit", commit, "runs record it")
 
 
 def _memory(compute: Compute) -> Finding:
@@ -232,18 +226,18 @@ def _memory(compute: Compute) -> Finding:
         implies = f"too little: ConvNet-3 takes up to {CONVNET_MEMORY} GB"
     elif limit < RESNET_MEMORY:
         implies = (
-            f"enough for ConvNet-3; MUSML with a ResNet takes up to {RESNET_MEMORY:.0f} GB, leave it out with --methods"
+            f"enough for ConvNet-3; MUSML with a ResNet takes up to {RESNET_MEMORY:.0f} GB: exclude it with --methods"
         )
     else:
-        implies = f"enough for every suite: MUSML with ResNet-34 takes the most, up to {RESNET_MEMORY:.0f} GB"
+        implies = f"enough for every suite; MUSML with ResNet-34 takes the most, up to {RESNET_MEMORY:.0f} GB"
     return Finding("memory", found, implies, {"available_gb": round(available, 1), "total_gb": round(total, 1)})
 
 
 def _energy(compute: Compute) -> Finding:
     counters = [counter.name for counter in EnergyMeter(compute.device).counters]
     if counters:
-        return Finding("energy", ", ".join(counters), "costs have joules, means over groups", {"counters": counters})
-    return Finding("energy", "no counter that can be read", "costs have no joules", {"counters": []})
+        return Finding("energy", ", ".join(counters), "costs include joules, means over groups", {"counters": counters})
+    return Finding("energy", "no readable counter", "costs include no joules", {"counters": []})
 
 
 def _disk(name: str, folder: Path, needed: float, what: str, elsewhere: str) -> Finding:
@@ -252,11 +246,11 @@ def _disk(name: str, folder: Path, needed: float, what: str, elsewhere: str) -> 
         exists = exists.parent
     free = shutil.disk_usage(exists).free / 1e9
     if not os.access(exists, os.W_OK):
-        implies = f"cannot be written: choose another place with {elsewhere}"
+        implies = f"not writable: choose another folder with {elsewhere}"
     elif free < needed:
-        implies = f"little room: {what} of all suites take up to {needed:.0f} GB; choose another place with {elsewhere}"
+        implies = f"too small: {what} of all suites take up to {needed:.0f} GB; choose another folder with {elsewhere}"
     else:
-        implies = f"room for {what} of all suites, up to {needed:.0f} GB"
+        implies = f"enough for {what} of all suites, up to {needed:.0f} GB"
     return Finding(name, f"{folder}, {free:.0f} GB free", implies, {"path": str(folder), "free_gb": round(free, 1)})
 
 
@@ -269,16 +263,16 @@ def _source(spec: SourceSpec, place: Path | None) -> Finding:
     elif place:
         implies = f"families {', '.join(families)}"
     else:
-        implies = f"without it no families {', '.join(families)}; "
+        implies = f"needed for {', '.join(families)}; "
         fetch = f"`python -m harness data fetch {spec.name} --data DIR` downloads it"
-        implies += fetch if spec.torchvision else f"get it by hand: {spec.origin}"
+        implies += fetch if spec.torchvision else f"download it by hand: {spec.origin}"
     return Finding(
         f"source {spec.name}", found, implies, {"families": families, "is_there": embedded or place is not None}
     )
 
 
 def _sources_of(suite: Suite) -> Iterator[set[str]]:
-    """The sources of each of a suite's families of real images."""
+    """For each of a suite's families of real images, the sources it needs."""
     for name in suite.families:
         family = FAMILIES[name]
         trained_on = FAMILIES[family.trained_on] if family.trained_on else family
@@ -286,40 +280,38 @@ def _sources_of(suite: Suite) -> Iterator[set[str]]:
 
 
 def _suites(found: set[str]) -> Finding:
-    """Which suites the sources that were found are enough for."""
+    """Which suites can run on the sources that were found."""
     kinds: dict[str, list[str]] = {"whole": [], "in part": [], "not": []}
     for name, suite in SUITES.items():
         there = [sources <= found for sources in _sources_of(suite)]
         kinds["whole" if all(there) else "in part" if any(there) else "not"].append(name)
-    told = [f"{len(kinds['whole'])} of {len(SUITES)} on real images (--profile standard, paper)"]
-    told += [f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names and len(names) < len(SUITES)]
+    shown = [f"{len(kinds['whole'])} of {len(SUITES)} on real images (--profile standard, paper)"]
+    shown += [f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names and len(names) < len(SUITES)]
     if kinds["in part"]:
-        implies = "--families leaves out what is not there; --profile quick runs every suite, on digits"
+        implies = "--families excludes what is missing; --profile quick runs every suite, on digits"
     elif kinds["not"]:
         implies = "--profile quick runs every suite, on digits"
     else:
-        implies = "`python -m harness run all` runs them on digits, with --profile standard or paper on real images"
+        implies = "`python -m harness run all` runs them on digits; with --profile standard or paper, on real images"
     values = {kind.replace(" ", "_"): names for kind, names in kinds.items()}
-    return Finding("suites", "; ".join(told), implies, values)
+    return Finding("suites", "; ".join(shown), implies, values)
 
 
 def _slurm() -> Finding:
     slurm = presence(SLURM_SECONDS)
     values = {"installed": slurm.installed, "version": slurm.version, "answers": slurm.answers}
     if not slurm.installed:
-        implies = "--executor slurm needs a machine of a cluster; --executor local-processes:N works here"
-        return Finding("slurm", f"not here ({slurm.said})", implies, values)
+        implies = "--executor slurm needs a cluster node; --executor local-processes:N works here"
+        return Finding("slurm", f"not installed ({slurm.said})", implies, values)
     if slurm.answers:
-        implies = "--executor slurm --cluster FILE.toml submits from here; slurm/clusters has files to begin with"
+        implies = "--executor slurm --cluster FILE.toml submits from here; slurm/clusters has examples"
     else:
-        implies = (
-            "--executor slurm cannot submit; `python -m slurm.testing start DIR` starts a Slurm on this machine to try"
-        )
+        implies = "--executor slurm cannot submit from here"
     return Finding("slurm", f"{slurm.version or 'commands of unknown version'}; {slurm.said}", implies, values)
 
 
 def _times(compute: Compute, found: set[str]) -> Iterator[Finding]:
-    """How long Table 1 would take in each profile, on the families whose images are there, with nothing in the cache."""
+    """How long Table 1 takes in each profile on the families whose images were found, with an empty cache."""
     suite = SUITES["table1"]
     there = tuple(name for name, sources in zip(suite.families, _sources_of(suite), strict=True) if sources <= found)
     for profile in PROFILES.values():
@@ -328,18 +320,16 @@ def _times(compute: Compute, found: set[str]) -> Iterator[Finding]:
         command = f"`python -m harness run table1{'' if profile.name == 'quick' else f' --profile {profile.name}'}`"
         if not families:
             needed = ", ".join(sorted({FAMILIES[name].source for name in suite.families}))
-            yield Finding(
-                name, "no real images are found", f"needs {needed} under --data DIR; --profile quick needs none"
-            )
+            yield Finding(name, "no real images found", f"needs {needed} under --data DIR; --profile quick needs none")
             continue
         about = _about(suite, profile.name, families, compute)
         missing = [] if profile.embedded else [name for name in suite.families if name not in families]
         chosen = f" --families {','.join(families)}" if missing else ""
         implies = f"{command[:-1]}{chosen}`"
         if about.least > LONG:
-            implies += " is long here: a GPU, --executor slurm, or fewer --methods and --families"
+            implies += " takes long here: use a GPU, --executor slurm, or fewer --methods and --families"
         elif about.seconds > about.least:
-            implies += ", by when validation ends meta-training"
+            implies += ", depending on when validation stops meta-training"
         yield Finding(
             name,
             f"about {span(about.least, about.seconds)} on {', '.join(families)}",
@@ -362,7 +352,7 @@ def _about(suite: Suite, profile: str, families: tuple[str, ...], compute: Compu
 
 
 def _stand_in(name: str, size: int | None) -> Source:
-    """A source as large as the real one, of no images: enough to plan with, and nothing is read or decoded for it."""
+    """A source as large as the real one without its images: enough to plan with, and nothing is read or decoded."""
     spec = SOURCES[name]
     side = size or spec.resize or spec.image_size
     labels = np.repeat(np.arange(spec.classes), 600)

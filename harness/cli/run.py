@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from pudnet_bench.harness.cli import options as o
+from pudnet_bench.harness.cli import options
 from pudnet_bench.harness.cli.options import UsageError, absolute, names, numbers
 from pudnet_bench.harness.measuring.device import DeviceKind, Precision
 from pudnet_bench.harness.planning.request import REQUESTS, ClockRule, Episodes, RunRequest, load_requests
@@ -26,33 +26,33 @@ CELLS_FAILED = 1
 
 
 def run(
-    suites: o.Suites,
-    profile: o.Profile = "quick",
-    methods: o.Methods = None,
-    method: o.MethodFile = None,
-    families: o.Families = None,
-    targets: o.Targets = None,
-    seeds: o.Seeds = None,
-    groups: o.Groups = None,
-    device: o.Device = DeviceKind.AUTO,
-    weights: o.Weights = None,
-    episodes: o.EpisodeSource = Episodes.OWN,
-    training_groups: o.TrainingGroups = None,
-    groups_per_step: o.GroupsPerStep = 1,
-    training_processes: o.TrainingProcesses = None,
-    precision: o.PrecisionOption = Precision.AUTO,
-    clock: o.Clock = ClockRule.HARNESS,
-    executor: o.ExecutorName = "local",
-    cluster: o.ClusterFile = None,
-    shard: o.Shard = None,
-    wait: o.Wait = False,
-    data: o.Data = None,
-    cache: o.Cache = None,
-    source: o.Source = None,
-    out: o.RunFolder = None,
-    paper: o.Paper = False,
-    dry_run: o.DryRun = False,
-    debug: o.Debug = False,
+    suites: options.Suites,
+    profile: options.Profile = "quick",
+    methods: options.Methods = None,
+    method: options.MethodFile = None,
+    families: options.Families = None,
+    targets: options.Targets = None,
+    seeds: options.Seeds = None,
+    groups: options.Groups = None,
+    device: options.Device = DeviceKind.AUTO,
+    weights: options.Weights = None,
+    episodes: options.EpisodeSource = Episodes.OWN,
+    training_groups: options.TrainingGroups = None,
+    groups_per_step: options.GroupsPerStep = 1,
+    training_processes: options.TrainingProcesses = None,
+    precision: options.PrecisionOption = Precision.AUTO,
+    clock: options.Clock = ClockRule.HARNESS,
+    executor: options.ExecutorName = "local",
+    cluster: options.ClusterFile = None,
+    shard: options.Shard = None,
+    wait: options.Wait = False,
+    data: options.Data = None,
+    cache: options.Cache = None,
+    source: options.Source = None,
+    out: options.RunFolder = None,
+    paper: options.Paper = False,
+    dry_run: options.DryRun = False,
+    debug: options.Debug = False,
 ) -> None:
     """Measure suites; resume where an earlier run stopped."""
     request = RunRequest(
@@ -61,7 +61,7 @@ def run(
         episodes=episodes, weights=absolute(weights) if weights else None,
         training_groups=numbers("--training-groups", training_groups, 1) or (), groups_per_step=groups_per_step,
         clock=clock, device=device, precision=precision, cache=cache_folder(cache).absolute(),
-        data=absolute(data) if data else None, sources=o.source_folders(source), training_processes=training_processes or 0,
+        data=absolute(data) if data else None, sources=options.source_folders(source), training_processes=training_processes or 0,
     )  # fmt: skip
     chosen = _chosen(suites, request)
     backend = _backend(request, executor, cluster)
@@ -84,18 +84,18 @@ def run(
 
 
 def resume(
-    reference: o.RunReference,
-    shard: o.Shard = None,
-    wait: o.Wait = False,
-    paper: o.Paper = False,
-    debug: o.Debug = False,
+    reference: options.RunReference,
+    shard: options.Shard = None,
+    wait: options.Wait = False,
+    paper: options.Paper = False,
+    debug: options.Debug = False,
 ) -> None:
     """Resume a run as it was requested."""
     from pudnet_bench.harness.measuring.device import choose
     from pudnet_bench.harness.planning.plan import make_plan
     from pudnet_bench.harness.running.slurm_jobs import compute_of, saved_cluster
 
-    run = o.find_run(reference)
+    run = options.find_run(reference)
     requests, cluster = load_requests(run.folder), saved_cluster(run)
     if not requests:
         raise UsageError(
@@ -183,7 +183,7 @@ def _wait_for_jobs(folder: Path, paper: bool) -> int:
     from pudnet_bench.harness.running.status import CellState, cell_statuses, follow
     from pudnet_bench.results.rendering.render import show
 
-    run = o.find_run(str(folder))
+    run = options.find_run(str(folder))
     follow(run, lambda line: print(line, file=sys.stderr, flush=True))
     show(run, paper)
     missing = sum(status.state != CellState.DONE for status in cell_statuses(run).values())

@@ -8,12 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from pudnet_bench.harness.cli import completion
-from pudnet_bench.harness.cli import options as o
+from pudnet_bench.harness.cli import completion, options
 from pudnet_bench.harness.cli.options import TableFormat
 
 
-def list_everything(as_json: o.Json = False, debug: o.Debug = False) -> None:
+def list_everything(as_json: options.Json = False, debug: options.Debug = False) -> None:
     """List suites, methods, families and profiles."""
     from pudnet_bench.harness.console.terminal import print_table
     from pudnet_bench.methods.registry import entries
@@ -22,7 +21,7 @@ def list_everything(as_json: o.Json = False, debug: o.Debug = False) -> None:
 
     if as_json:
         fields = ("name", "title", "targets", "families", "figure")
-        o.print_json(
+        options.print_json(
             {
                 "suites": [{field: getattr(suite, field) for field in fields} for suite in SUITES.values()],
                 "methods": [{"name": m.name, "description": m.description} for m in entries().values()],
@@ -45,12 +44,12 @@ def list_everything(as_json: o.Json = False, debug: o.Debug = False) -> None:
         print_table([(f"  {name}", text) for name, text in lines.items()], title=title)
 
 
-def status(reference: o.RunReference, as_json: o.Json = False, debug: o.Debug = False) -> None:
+def status(reference: options.RunReference, as_json: options.Json = False, debug: options.Debug = False) -> None:
     """Show what a run has measured, cell by cell, and its Slurm jobs."""
     from pudnet_bench.harness.console.terminal import print_table, printable
     from pudnet_bench.harness.running.status import CellState, cell_statuses
 
-    run = o.find_run(reference)
+    run = options.find_run(reference)
     manifest, statuses = run.manifest, cell_statuses(run)
     cells: list[dict[str, Any]] = []
     for cell in manifest["plan"]["cells"]:
@@ -59,7 +58,7 @@ def status(reference: o.RunReference, as_json: o.Json = False, debug: o.Debug = 
         cells.append({**cell, "done": done, "state": found.state, "reason": found.reason, "logs": logs})
     if as_json:
         about = {name: manifest[name] for name in ("suite", "profile", "device")}
-        o.print_json({"run": str(run.folder), **about, "cells": cells})
+        options.print_json({"run": str(run.folder), **about, "cells": cells})
         return
     print(printable(f"{run.folder}: {manifest['suite']}, {manifest['profile']}, {manifest['device']}"))
     print_table(
@@ -78,36 +77,36 @@ def status(reference: o.RunReference, as_json: o.Json = False, debug: o.Debug = 
         print(printable(log))
 
 
-def cancel(reference: o.RunReference, debug: o.Debug = False) -> None:
+def cancel(reference: options.RunReference, debug: options.Debug = False) -> None:
     """Cancel a run's Slurm jobs; finished groups are kept."""
     from pudnet_bench.harness.running.status import cancel
 
-    run = o.find_run(reference)
+    run = options.find_run(reference)
     print(
         f"{run.folder}: {len(cancel(run))} jobs cancelled; `python -m harness resume {run.folder}` submits them again"
     )
 
 
-def collect(reference: o.RunReference, paper: o.Paper = False, debug: o.Debug = False) -> None:
+def collect(reference: options.RunReference, paper: options.Paper = False, debug: options.Debug = False) -> None:
     """Write a run's tables and figures from what is measured so far."""
     from pudnet_bench.results.rendering.render import show
 
-    show(o.find_run(reference), paper)
+    show(options.find_run(reference), paper)
 
 
 def table(
-    reference: o.RunReference,
-    format: o.Format = TableFormat.MARKDOWN,
-    paper: o.Paper = False,
-    as_json: o.Json = False,
-    debug: o.Debug = False,
+    reference: options.RunReference,
+    format: options.Format = TableFormat.MARKDOWN,
+    paper: options.Paper = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
 ) -> None:
     """Print a run's table."""
     from pudnet_bench.results.rendering.run_tables import table_records, table_text
 
-    run = o.find_run(reference)
+    run = options.find_run(reference)
     if as_json:
-        o.print_json(table_records(run, paper))
+        options.print_json(table_records(run, paper))
     else:
         print(table_text(run, format.value, paper), end="")
 
@@ -115,13 +114,13 @@ def table(
 def compare(
     run_a: Annotated[str, typer.Argument(metavar="RUN_A", help="A run or suite.", autocompletion=completion.runs)],
     run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="Compared with it.", autocompletion=completion.runs)],
-    format: o.Format = TableFormat.MARKDOWN,
-    debug: o.Debug = False,
+    format: options.Format = TableFormat.MARKDOWN,
+    debug: options.Debug = False,
 ) -> None:
     """Compare two runs of one suite: differences, intervals, verdicts."""
     from pudnet_bench.results.rendering.run_tables import comparison_text
 
-    print(comparison_text(o.find_run(run_a), o.find_run(run_b), format.value), end="")
+    print(comparison_text(options.find_run(run_a), options.find_run(run_b), format.value), end="")
 
 
 def report(
@@ -129,10 +128,10 @@ def report(
         list[str], typer.Argument(metavar="RUN...", help="Runs' folders or suites.", autocompletion=completion.runs)
     ],
     out: Annotated[Path | None, typer.Option(help="File [report.html in the first run].")] = None,
-    debug: o.Debug = False,
+    debug: options.Debug = False,
 ) -> None:
     """Write one HTML page about runs: tables, plots, provenance."""
     from pudnet_bench.results.rendering.run_report import write_report
 
-    path = write_report([o.find_run(reference) for reference in references], out)
+    path = write_report([options.find_run(reference) for reference in references], out)
     print(f"{path}: {path.stat().st_size / 1000:,.0f} kB")

@@ -21,14 +21,14 @@ FP32, BF16 = (Compute(torch.device("cpu"), "here", precision) for precision in (
     ("compute", "bf16", "told"),
     [
         (BF16, 20.0, "2.0 times as fast as fp32: keep it"),
-        (BF16, 9.0, "--precision fp32 is more exact and costs nothing"),
+        (BF16, 9.0, "--precision fp32 is more exact at no cost"),
         (FP32, 20.0, "try --precision bf16"),
-        (FP32, 5.0, "no instructions for bfloat16"),
+        (FP32, 5.0, "no bfloat16 instructions"),
     ],
 )
 def test_which_precision_follows_from_the_speeds(compute: Compute, bf16: float, told: str) -> None:
     finding = doctor._precision(compute, {"convolution_fp32": 10.0, "convolution_bf16": bf16})
-    assert finding.found == f"--precision auto takes {compute.precision}"
+    assert finding.found == f"--precision auto uses {compute.precision}"
     assert told in finding.implies
 
 
@@ -56,14 +56,15 @@ def test_a_source_says_what_it_is_for_and_how_to_get_it() -> None:
 
 def test_too_little_disk_and_memory_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor._disk("cache", tmp_path / "no/such", 0.0, "images", "--cache DIR").implies.startswith(
-        "room for images"
+        "enough for images"
     )
     assert (
-        "choose another place with --cache DIR" in doctor._disk("cache", tmp_path, 1e9, "images", "--cache DIR").implies
+        "choose another folder with --cache DIR"
+        in doctor._disk("cache", tmp_path, 1e9, "images", "--cache DIR").implies
     )
     for available, told in (
         (1e6, "too little"),
-        (4e6, "leave it out with --methods"),
+        (4e6, "exclude it with --methods"),
         (64e6, "enough for every suite"),
     ):
         meminfo = f"MemTotal: {64 * 10**6} kB\nMemAvailable: {available:.0f} kB\n"
@@ -77,7 +78,7 @@ def test_too_little_disk_and_memory_are_said(tmp_path: Path, monkeypatch: pytest
 def test_without_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     found = doctor._slurm()
-    assert found.found == "not here (no sbatch)"
+    assert found.found == "not installed (no sbatch)"
     assert "local-processes" in found.implies
 
 
