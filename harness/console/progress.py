@@ -25,15 +25,16 @@ class Task:
         if progress is not None:
             self.id = progress.add_task(description, total=total, note="", rate="")
 
-    def update(self, done: int, note: str = "") -> None:
-        """Show that `done` units are finished. The rate is that since the first call, so resumed work does not count."""
+    def update(self, done: int, note: str = "", total: int | None = None) -> None:
+        """Show that `done` units are finished, of a new `total` if given. The rate counts from the first call on."""
+        self.total = self.total if total is None else total
         now = time.monotonic()
         if self.first is None:
             self.first, self.began = done, now
         rate = (done - self.first) / (now - self.began) if now > self.began and done > self.first else 0.0
         shown = f"{rate:.3g} {self.unit}/s" if rate else ""
         if self.progress is not None and self.id is not None:
-            self.progress.update(self.id, completed=done, note=note, rate=shown)
+            self.progress.update(self.id, completed=done, total=self.total, note=note, rate=shown)
         elif now - self.printed >= PLAIN_INTERVAL:
             self.printed = now
             left = f", {duration((self.total - done) / rate)} left" if rate else ""

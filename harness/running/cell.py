@@ -119,9 +119,8 @@ def measure_group(ready: ReadyCell, index: int) -> tuple[list[dict[str, Any]], d
     clock.start()
     group = ready.images.group("unseen", cell.seed, index)
     data = clock.stop()
-    seed_generators(
-        cell.seed * 1_000_003 + index, compute.device
-    )  # a result must not depend on which groups ran before
+    # A result must not depend on which groups ran before.
+    seed_generators(cell.seed * 1_000_003 + index, compute.device)
     memory.reset()
     rows = []
     # The energy meter is read outside the timed region.
@@ -268,14 +267,14 @@ def obtain_artifact(cell: Cell, context: RunContext) -> Artifact | None:
     found = context.store.load(spec)
     if found is not None:
         return found
-    unfinished = context.store.unfinished(cell.training_key)
+    checkpoint = context.store.unfinished(cell.training_key)
     title = f"meta-training {cell.method.name} · {cell.trained_on.name} · {cell.target.name}"
-    with unfinished.alone(lambda: context.display.log(f"{title}: waiting for another process that trains it")):
+    with checkpoint.alone(lambda: context.display.log(f"{title}: waiting for another process that trains it")):
         found = context.store.load(spec)
         if found is not None:
             return found
         artifact = _trained(cell, spec, title, context)
-        unfinished.remove()
+        checkpoint.remove()
     return artifact
 
 
@@ -295,15 +294,12 @@ def _trained(cell: Cell, spec: ArtifactSpec, title: str, context: RunContext) ->
         def watch(phase: str, seen: int, at_most: int, metrics: dict[str, float]) -> None:
             latest.update(metrics)
             shown = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in latest.items())
-            task.total = at_most
-            if task.progress is not None and task.id is not None:
-                task.progress.update(task.id, total=at_most)
-            task.update(seen, f"{phase}: {shown}")
+            task.update(seen, f"{phase}: {shown}", at_most)
 
-        def keep(groups_seen: int, trained: Trained) -> None:
+        def save(groups_seen: int, trained: Trained) -> None:
             context.store.save(cell.artifact_after(groups_seen), trained)
 
-        trained = _meta_train(cell, context, ranks, base, watch, keep)
+        trained = _meta_train(cell, context, ranks, base, watch, save)
     artifact = context.store.load(spec) if training.milestones else context.store.save(spec, trained)
     if artifact is None:
         raise MethodError(
@@ -324,7 +320,7 @@ def _meta_train(
     ranks: Ranks,
     base: Artifact | None,
     watch: Watch,
-    keep: Callable[[int, Trained], None],
+    save: Callable[[int, Trained], None],
 ) -> Trained:
     base_cell = cell.base
     return meta_train(
@@ -335,7 +331,7 @@ def _meta_train(
         watch,
         base,
         (lambda: _ready(base_cell, context.compute)) if base_cell else None,
-        keep,
+        save,
         context.store.unfinished(cell.training_key),
         context.stop_signal,
         ranks,
