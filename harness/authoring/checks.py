@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pudnet_bench.harness.authoring.subject import GROUPS, SEED, VALIDATION_GROUPS, Subject, logits_of, short_session
 from pudnet_bench.harness.measuring.clock import Clock, timed
+from pudnet_bench.harness.measuring.device import Precision
 from pudnet_bench.methods import targets
 from pudnet_bench.methods.base import Checkpoint, Classifier, Dataset, MethodError, Snapshot, TargetSpec
 
@@ -369,7 +370,7 @@ def takes_other_groups(subject: Subject) -> str:
 def runs_in_bfloat16(subject: Subject) -> str:
     """Logits are valid under the autocast that the harness sets on GPUs, and on CPUs that have instructions for it."""
     fit, test = subject.datasets
-    fail_if(invalid_logits(logits_of(replace(subject, precision="bf16").ready(), fit, test), test))
+    fail_if(invalid_logits(logits_of(replace(subject, precision=Precision.BF16).ready(), fit, test), test))
     return ""
 
 

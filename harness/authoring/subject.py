@@ -33,7 +33,7 @@ class Subject:
     target: str
     images: FamilyImages
     options: Mapping[str, Any] = field(default_factory=dict)
-    precision: Precision = "fp32"
+    precision: Precision = Precision.FP32
 
     def make(self) -> Method:
         """Return a new instance, initialised from torch's global generator. Raises whatever its `__init__` raises."""

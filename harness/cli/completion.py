@@ -1,4 +1,4 @@
-"""What a shell offers for a word that is being typed. Imports neither torch nor an array library: it must be instant."""
+"""Shell completion. Imports neither torch nor an array library, so that it is instant."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 Offer = tuple[str, str]
-"""(the whole word, what it means)."""
+"""(the word, its description)."""
 
 
 def suites(incomplete: str) -> list[Offer]:
@@ -14,21 +14,21 @@ def suites(incomplete: str) -> list[Offer]:
     from pudnet_bench.suites.catalog import SUITES
 
     named = [("all", "every table and figure of the paper"), *((suite.name, suite.title) for suite in SUITES.values())]
-    return [*_beginning(incomplete, named), *_python_files(incomplete)]
+    return [*_matching(incomplete, named), *_python_files(incomplete)]
 
 
 def runs(incomplete: str) -> list[Offer]:
-    """Folders of runs, and suites that have one."""
+    """Run folders, and suites that have a run."""
     from pudnet_bench.results.store.folders import RUNS
     from pudnet_bench.suites.catalog import SUITES
 
     measured = [suite for suite in SUITES.values() if any(RUNS.glob(f"{suite.name}-*/manifest.json"))]
     named = [(suite.name, f"the latest run of {suite.name}") for suite in measured]
     folders = [(str(path.parent), "") for path in sorted(RUNS.glob("*/manifest.json"))]
-    typed = (
-        [] if incomplete.startswith(f"{RUNS}/") else [(f"{path}/", "") for path in _paths(incomplete) if path.is_dir()]
-    )
-    return [*_beginning(incomplete, [*named, *folders]), *(typed if "/" in incomplete else ())]
+    offers = _matching(incomplete, [*named, *folders])
+    if "/" in incomplete and not incomplete.startswith(f"{RUNS}/"):
+        offers += [(f"{path}/", "") for path in _paths(incomplete) if path.is_dir()]
+    return offers
 
 
 def methods(incomplete: str) -> list[Offer]:
@@ -38,7 +38,7 @@ def methods(incomplete: str) -> list[Offer]:
 
 def method(incomplete: str) -> list[Offer]:
     """One method: its name, or a file's."""
-    return [*_beginning(incomplete, _methods()), *_python_files(incomplete)]
+    return [*_matching(incomplete, _methods()), *_python_files(incomplete)]
 
 
 def method_file(incomplete: str) -> list[Offer]:
@@ -58,37 +58,24 @@ def targets(incomplete: str) -> list[Offer]:
 
 
 def target(incomplete: str) -> list[Offer]:
-    return _beginning(incomplete, _targets())
+    return _matching(incomplete, _targets())
 
 
 def profiles(incomplete: str) -> list[Offer]:
     from pudnet_bench.suites.catalog import PROFILES
 
-    return _beginning(incomplete, [(profile.name, profile.description) for profile in PROFILES.values()])
+    return _matching(incomplete, [(profile.name, profile.description) for profile in PROFILES.values()])
 
 
 def sources(incomplete: str) -> list[Offer]:
     from pudnet_bench.suites.sources.catalog import SOURCES
 
-    return _beginning(incomplete, [(source.name, source.description) for source in SOURCES.values()])
-
-
-def devices(incomplete: str) -> list[Offer]:
-    return _beginning(incomplete, [("auto", "CUDA where there is one"), ("cpu", ""), ("cuda", "")])
-
-
-def precisions(incomplete: str) -> list[Offer]:
-    told = [("auto", "bf16 where the device has instructions for it"), ("fp32", ""), ("bf16", "autocast")]
-    return _beginning(incomplete, told)
+    return _matching(incomplete, [(source.name, source.description) for source in SOURCES.values()])
 
 
 def executors(incomplete: str) -> list[Offer]:
-    told = [("local", "one cell after the other"), ("local-processes:", "N at a time"), ("slurm", "jobs of a cluster")]
-    return _beginning(incomplete, told)
-
-
-def episodes(incomplete: str) -> list[Offer]:
-    return _beginning(incomplete, [("own", "the project's stream"), ("learn2learn", "its TaskDataset")])
+    offers = [("local", "one cell at a time"), ("local-processes:", "N at a time"), ("slurm", "jobs on a cluster")]
+    return _matching(incomplete, offers)
 
 
 def _methods() -> list[Offer]:
@@ -103,16 +90,16 @@ def _targets() -> list[Offer]:
     return [(name, "") for name in dict.fromkeys(name for suite in SUITES.values() for name in suite.targets)]
 
 
-def _beginning(incomplete: str, offers: Iterable[Offer]) -> list[Offer]:
+def _matching(incomplete: str, offers: Iterable[Offer]) -> list[Offer]:
     return [offer for offer in offers if offer[0].startswith(incomplete)]
 
 
 def _last_of_list(incomplete: str, offers: list[Offer]) -> Iterator[Offer]:
     before, comma, last = incomplete.rpartition(",")
     given = before.split(",")
-    for name, told in _beginning(last, offers):
+    for name, description in _matching(last, offers):
         if name not in given:
-            yield f"{before}{comma}{name}", told
+            yield f"{before}{comma}{name}", description
 
 
 def _python_files(incomplete: str) -> list[Offer]:
@@ -124,7 +111,7 @@ def _python_files(incomplete: str) -> list[Offer]:
 
 
 def _paths(incomplete: str) -> list[Path]:
-    """What there is that begins as typed, hidden files left out."""
+    """Files and folders that match, hidden ones left out."""
     folder, _, name = incomplete.rpartition("/")
     root = Path(folder or ("/" if incomplete.startswith("/") else "."))
     try:

@@ -19,7 +19,8 @@ from pudnet_bench.harness.measuring.device import Compute, choose_device, core_c
 from pudnet_bench.harness.measuring.energy import EnergyMeter
 from pudnet_bench.harness.measuring.provenance import driver, git_commit, package_versions
 from pudnet_bench.harness.planning.estimate import Estimate, durations, estimate, training_estimate
-from pudnet_bench.harness.planning.plan import Choice, make_plan
+from pudnet_bench.harness.planning.plan import make_plan
+from pudnet_bench.harness.planning.request import RunRequest
 from pudnet_bench.harness.running.worker import with_bases
 from pudnet_bench.slurm.queue import presence
 from pudnet_bench.suites.catalog import PROFILES, SUITES
@@ -336,7 +337,8 @@ def _times(compute: Compute, available: set[str]) -> Iterator[Finding]:
 
 
 def _table_estimate(suite: Suite, profile: str, families: tuple[str, ...], compute: Compute) -> Estimate:
-    plan = make_plan(suite, PROFILES[profile], Choice(families=families), compute, _dummy_source)
+    request = RunRequest(suite=suite.name, profile=profile, families=families, cache=Path())
+    plan = make_plan(request, compute, _dummy_source)
     total, trainings = Estimate(), set()
     for cell in plan.cells:
         total += estimate(cell, compute)

@@ -1,4 +1,4 @@
-"""What a person sees while work goes on: bars on a terminal; without one, a plain line every 30 seconds."""
+"""Progress display: bars on a terminal, otherwise a plain line every 30 seconds."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from pudnet_bench.harness.console.plain_text import printable
-from pudnet_bench.harness.console.terminal import console
+from pudnet_bench.harness.console.terminal import console, printable
 
 PLAIN_INTERVAL = 30.0  # seconds
 
 
 class Task:
-    """One piece of work: ``done`` of ``total`` units, and a note about its latest result."""
+    """The progress of one piece of work, with a note about its latest result."""
 
     def __init__(self, progress: Progress | None, description: str, total: int, unit: str) -> None:
         self.progress, self.description, self.total, self.unit = progress, description, total, unit
-        self.began = self.spoke = time.monotonic()
+        self.began = self.printed = time.monotonic()
         self.first: int | None = None
         self.id: TaskID | None = None
         if progress is not None:
             self.id = progress.add_task(description, total=total, note="", rate="")
 
-    def update(self, done: int, note: str = "") -> None:
-        """Show that ``done`` units are finished. The rate counts from the first call, which may be a resumed one."""
+    def update(self, done: int, note: str = "", total: int | None = None) -> None:
+        """Show that `done` units are finished, of a new `total` if given. The rate counts from the first call on."""
+        self.total = self.total if total is None else total
         now = time.monotonic()
         if self.first is None:
             self.first, self.began = done, now
         rate = (done - self.first) / (now - self.began) if now > self.began and done > self.first else 0.0
         shown = f"{rate:.3g} {self.unit}/s" if rate else ""
         if self.progress is not None and self.id is not None:
-            self.progress.update(self.id, completed=done, note=note, rate=shown)
-        elif now - self.spoke >= PLAIN_INTERVAL:
-            self.spoke = now
+            self.progress.update(self.id, completed=done, total=self.total, note=note, rate=shown)
+        elif now - self.printed >= PLAIN_INTERVAL:
+            self.printed = now
             left = f", {duration((self.total - done) / rate)} left" if rate else ""
             print(
                 f"{self.description}: {done}/{self.total} {self.unit}, {shown}{left}, {note}".rstrip(", "),
@@ -46,7 +46,7 @@ class Task:
 
 
 class Display:
-    """The progress of a run; use as ``with Display() as display``."""
+    """The progress of a run; use as `with Display() as display`."""
 
     def __init__(self) -> None:
         self.console = console(stderr=True)
@@ -72,7 +72,7 @@ class Display:
 
     @contextmanager
     def task(self, description: str, total: int, unit: str) -> Iterator[Task]:
-        """A task that disappears from the bars when it ends."""
+        """A task whose bar disappears when it ends."""
         task = Task(self.progress, description, total, unit)
         try:
             yield task
@@ -80,8 +80,8 @@ class Display:
             if self.progress is not None and task.id is not None:
                 self.progress.remove_task(task.id)
 
-    def say(self, line: str) -> None:
-        """One line that stays."""
+    def log(self, line: str) -> None:
+        """Print one permanent line."""
         line = printable(line)
         if self.progress is not None:
             self.progress.console.print(line, highlight=False, markup=False)
@@ -90,7 +90,7 @@ class Display:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: "40 s", "12 min", "3.5 h", "6 days"."""
+    """Seconds for people: "40 s", "12 min", "3.5 h", "6 days"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 48 * 3600:
@@ -99,7 +99,7 @@ def duration(seconds: float) -> str:
 
 
 def span(least: float, most: float) -> str:
-    """Two durations as one: "12 to 40 min", or the one where they read the same."""
+    """A range of durations: "12 to 40 min", or one duration where both read the same."""
     first, last = duration(least), duration(most)
     if first == last:
         return first

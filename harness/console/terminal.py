@@ -1,24 +1,55 @@
-"""What is printed for people: styled on a terminal that wants it, and whole lines through a pipe."""
+"""Printing for people: styled on a terminal that supports it, plain whole lines through a pipe. Imports rich on first use."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from rich.console import Console, RenderableType
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.text import Text
 
 PIPE_WIDTH = 10_000  # columns: a program that reads a line wants all of it
 
 
+def printable(text: str) -> str:
+    """`text` with control characters and changes of writing direction escaped; newlines stay.
+
+    Names come from files and command lines, and may hold what a terminal would obey.
+    """
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
 def console(*, stderr: bool = False) -> Console:
-    """A console without any style where NO_COLOR is set (https://no-color.org) or nobody looks."""
+    """A console without any style where NO_COLOR is set (https://no-color.org) or output is not a terminal."""
+    from rich.console import Console
+
     made = Console(stderr=stderr, color_system=None if os.environ.get("NO_COLOR") else "auto", highlight=False)
     if not made.is_terminal and "COLUMNS" not in os.environ:
         made.width = PIPE_WIDTH
     return made
 
 
-def print_styled(*parts: RenderableType) -> None:
-    """Print ``parts`` below one another."""
+def dimmed(text: str) -> Text:
+    """`text` for a table, printed dim."""
+    from rich.text import Text
+
+    return Text(text, "dim")
+
+
+def print_table(rows: Iterable[Sequence[str | Text]], *, title: str = "", header: Sequence[str] = ()) -> None:
+    """Print a table without lines, below a bold title or with a bold header."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*header, box=None, header_style="bold") if header else Table.grid(padding=(0, 2))
+    for row in rows:
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    _print(*([Text(title, "bold")] if title else ()), table)
+
+
+def _print(*parts: RenderableType) -> None:
     made = console()
     if made.is_terminal:
         made.print(*parts, sep="\n")

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pudnet_bench.errors import BenchError
 
 if TYPE_CHECKING:
     import torch
 
-Precision = Literal["fp32", "bf16"]
+
+class DeviceKind(StrEnum):
+    """A kind of device; `auto` is CUDA where torch sees it."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Precision(StrEnum):
+    """Precision of forward passes; `auto` is bf16 where the device has instructions for it."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+    def resolved(self, bf16: bool) -> Precision:
+        """The precision, `auto` replaced by bf16 where that is the faster one."""
+        return self if self != Precision.AUTO else Precision.BF16 if bf16 else Precision.FP32
 
 
 class ComputeError(BenchError):
@@ -37,7 +55,7 @@ class Compute:
     @property
     def autocast(self) -> Callable[[], AbstractContextManager[Any]]:
         """Context manager for forward passes in this precision."""
-        if self.precision == "fp32":
+        if self.precision == Precision.FP32:
             return nullcontext
         import torch
 
@@ -62,30 +80,6 @@ def processor_name() -> str:
     return f"{model}, {core_count()} cores"
 
 
-def machine(device: str) -> str | None:
-    """What ``choose(device)`` goes by here, told without torch; None where only torch knows.
-
-    That is the processor, its instructions, and that torch can see no other device: neither is there a CUDA driver that could
-    be loaded, nor a device of AMD's.
-    """
-    if device != "cpu" and (device != "auto" or _loads("libcuda.so.1") or Path("/dev/kfd").exists()):
-        return None
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return None
-    instructions = next((line for line in lines if line.startswith(("flags", "Features"))), None)
-    return instructions and f"{processor_name()} {instructions}"
-
-
-def _loads(library: str) -> bool:
-    try:
-        ctypes.CDLL(library)
-    except OSError:
-        return False
-    return True
-
-
 def native_bf16(device: torch.device) -> bool:
     """Return whether `device` has native bfloat16 instructions, and so multiplies faster in bfloat16 than in float32."""
     import torch
@@ -96,29 +90,24 @@ def native_bf16(device: torch.device) -> bool:
     return bool(flags.get("avx512_bf16") or flags.get("amx_bf16") or flags.get("bf16"))
 
 
-def choose_device(device: str = "auto", precision: str = "auto") -> Compute:
-    """Return the device and precision asked for.
-
-    Args:
-        device: "cpu", "cuda" or "auto" (CUDA where torch sees a GPU).
-        precision: "fp32", "bf16" or "auto" (bfloat16 where the device has instructions for it).
+def choose_device(device: DeviceKind | str = DeviceKind.AUTO, precision: Precision | str = Precision.AUTO) -> Compute:
+    """Return the device and precision of this machine.
 
     Raises:
-        ComputeError: This machine lacks the device, or an argument is none of these.
+        ComputeError: This machine lacks the device.
     """
     import torch
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
+    kind = DeviceKind(device)
+    if kind == DeviceKind.AUTO:
+        kind = DeviceKind.CUDA if torch.cuda.is_available() else DeviceKind.CPU
+    if kind == DeviceKind.CPU:
+        where, name = torch.device("cpu"), processor_name()
+    elif torch.cuda.is_available():
+        where = torch.device("cuda", torch.cuda.current_device())
+        name = torch.cuda.get_device_name(where)
+    else:
         raise ComputeError(
             "--device cuda: torch sees no CUDA device here; use --device cpu, or check `python -m harness doctor`"
         )
-    if device not in ("cpu", "cuda"):
-        raise ComputeError(f"--device takes auto, cpu or cuda, not '{device}'")
-    if precision not in ("auto", "fp32", "bf16"):
-        raise ComputeError(f"--precision takes auto, fp32 or bf16, not '{precision}'")
-    chosen = torch.device("cuda", torch.cuda.current_device()) if device == "cuda" else torch.device("cpu")
-    name = torch.cuda.get_device_name(chosen) if device == "cuda" else processor_name()
-    bf16 = precision == "bf16" or (precision == "auto" and native_bf16(chosen))
-    return Compute(chosen, name, "bf16" if bf16 else "fp32")
+    return Compute(where, name, Precision(precision).resolved(native_bf16(where)))

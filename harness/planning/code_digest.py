@@ -1,4 +1,4 @@
-"""The hash of the code behind a number: so that weights learned by yesterday's code are not taken for today's."""
+"""Hash the code behind a method, so that weights learned by older code are not reused."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 from pudnet_bench.methods.base import Method
 
 ROOMS = ("pudnet_bench.methods.", "pudnet_bench.suites.")
-STREAM = "pudnet_bench.suites.learn2learn_episodes"  # with the stream it builds on: what a method is shown shapes what it learns
+STREAM = "pudnet_bench.suites.learn2learn_episodes"  # the group stream shapes what is learned
 
 
 def code_digest(method: type[Method]) -> str:
-    """SHA-256 of a method's module, of every module of the methods and suites rooms it uses, and of the group stream.
+    """SHA-256 of a method's module, the modules of `methods` and `suites` it uses, and the group stream.
 
-    Of the syntax trees without docstrings: comments, docstrings and formatting do not count.
+    Hashes syntax trees without docstrings, so comments, docstrings and formatting do not count.
     """
     pending: list[Path | None] = [Path(inspect.getfile(method)), _file(STREAM)]
     digests: dict[Path, str] = {}
@@ -32,7 +32,7 @@ def code_digest(method: type[Method]) -> str:
 
 @cache
 def _parsed(source: bytes) -> tuple[str, tuple[str, ...]]:
-    """The digest of a module's source, and the names of the rooms' modules it imports."""
+    """The digest of a module's source, and the modules of `methods` and `suites` it imports."""
     tree = ast.parse(source)
     imported = set()
     for node in ast.walk(tree):
@@ -48,7 +48,7 @@ def _parsed(source: bytes) -> tuple[str, tuple[str, ...]]:
 
 @cache
 def _file(module: str) -> Path | None:
-    """The file of a module of this project; None for a name that is not a module (a class imported from one)."""
+    """A module's file; None for a name that is not a module, such as a class."""
     try:
         spec = importlib.util.find_spec(module)
     except ModuleNotFoundError:

@@ -1,11 +1,11 @@
-"""From a suite and a profile to cells: the units of work, of caching and of scheduling."""
+"""Plan a run: from a request to cells, the units of work, caching and scheduling."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,41 +14,33 @@ import numpy as np
 
 from pudnet_bench.harness.measuring.device import Compute
 from pudnet_bench.harness.planning.code_digest import code_digest
+from pudnet_bench.harness.planning.request import ClockRule, RunRequest
+from pudnet_bench.harness.planning.suite_file import suite_in_file
 from pudnet_bench.harness.training.artifacts import ArtifactSpec
 from pudnet_bench.harness.training.meta_train import Training
 from pudnet_bench.methods import registry, targets
 from pudnet_bench.methods.base import Budget, Method, MethodError, TargetSpec
+from pudnet_bench.suites.catalog import PROFILES, SUITES
 from pudnet_bench.suites.declaration import Profile, Suite, Variant, pick, scaled
 from pudnet_bench.suites.families import FAMILIES, family, family_of_folder
 from pudnet_bench.suites.family import Family, FamilyError
 from pudnet_bench.suites.groups import CLASS_SPLIT_SEED, QUERY_IMAGES
-from pudnet_bench.suites.sources.loading import Source
+from pudnet_bench.suites.sources.loading import Source, load
+
+LoadSource = Callable[[str, int | None], Source]
+"""Loads the source of that name, its images resized to that side (None: the source's own size)."""
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What the person asked for beside suite and profile; None keeps the suite's or profile's own."""
-
-    methods: tuple[str, ...] | None = None
-    method_files: tuple[str, ...] = ()
-    families: tuple[str, ...] | None = None
-    targets: tuple[str, ...] | None = None
-    seeds: tuple[int, ...] | None = None
-    groups: int | None = None
-    episodes: str = "own"
-    weights: Path | None = None
-    training_groups: tuple[int, ...] = ()
-    groups_per_step: int = 1
-    clock: str = "harness"
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One method variant on one family and target with one seed: ``groups`` unseen groups to measure.
+    """One method variant on one family and target with one seed: the unit of work, caching and scheduling.
 
-    ``trained_on`` and ``training_source`` are the family and its source that the method meta-trains on. ``training`` says
-    how; with milestones, ``training_groups`` is the one whose state is measured here. ``keeps_parameters`` asks for the
-    trained networks themselves. ``base`` is the cell of the method that this one builds on.
+    Attributes:
+        groups: Unseen groups to measure.
+        trained_on: The family that the method meta-trains on, with its images in `training_source`.
+        training: How it meta-trains; with milestones, `training_groups` is the one whose state is measured here.
+        keeps_parameters: Whether the trained networks themselves are stored.
+        base: The cell of the method that this one builds on.
     """
 
     suite: str
@@ -75,11 +67,11 @@ class Cell:
 
     @property
     def title(self) -> str:
-        """For people."""
+        """For logs and progress."""
         return f"{self.variant.name} · {self.family.name} · {self.target.name}"
 
     def make_method(self) -> Method:
-        """A fresh instance. Raises MethodError when the class does not take its options."""
+        """A new instance. Raises MethodError when the class does not take its options."""
         try:
             return self.method(self.target, self.trained_on.training_classes, **self.options)
         except TypeError as error:
@@ -89,7 +81,7 @@ class Cell:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """Everything that shapes what this cell's method learns before it meets an unseen group."""
+        """Everything that shapes what the method learns before it meets an unseen group."""
         return {
             "method": self.method.name,
             "code": self.code,
@@ -114,7 +106,7 @@ class Cell:
 
     @cached_property
     def artifact(self) -> ArtifactSpec | None:
-        """The meta-training this cell needs, None for a method without any."""
+        """The meta-training that the cell needs; None for a method without any."""
         return ArtifactSpec(self.identity) if self.method.meta_trains() else None
 
     def artifact_after(self, groups: int) -> ArtifactSpec:
@@ -123,12 +115,12 @@ class Cell:
 
     @property
     def training_key(self) -> str:
-        """Names the meta-training itself, whose milestones are several artifacts; "" without any."""
+        """Names the meta-training, whose milestones are several artifacts; "" without any."""
         return self.artifact_after(0).key if self.artifact else ""
 
     @cached_property
     def key(self) -> str:
-        """The cell's name on disk. The number of groups is not part of it: asking for more goes on where it was."""
+        """The cell's name on disk. The number of groups is not part of it, so that asking for more resumes the cell."""
         identity = dict(self.identity)
         if self.artifact is None:
             for unused in ("budget", "validation_groups", "query_images", "episodes", "training_groups"):
@@ -141,7 +133,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """A suite's cells, in the order in which they run, and what is drawn of them (``Suite.figure``)."""
+    """A suite's cells, in the order in which they run, and the figure to draw of them (`Suite.figure`)."""
 
     suite: Suite
     profile: Profile
@@ -158,87 +150,136 @@ class Plan:
         return {cell.artifact.key: cell.artifact for cell in [*self.cells, *bases] if cell.artifact}
 
 
-def make_plan(
-    suite: Suite,
-    profile: Profile,
-    choice: Choice,
-    compute: Compute,
-    load_source: Callable[[str, int | None], Source],
-    folders: Sequence[str] = (),
-) -> Plan:
-    """The cells of ``suite`` at the scale of ``profile``. Loads the sources: their content is part of a cell's key.
+def make_plan(request: RunRequest, compute: Compute, load_source: LoadSource | None = None) -> Plan:
+    """The cells that `request` asks for. Loads the sources, whose content is part of a cell's key.
 
-    ``load_source(name, size)`` loads one; ``folders`` names the user's own. Raises SuiteError, FamilyError,
-    UnknownMethodError, MethodError and SourceError.
+    Args:
+        request: Its device and precision are not read: `compute` has them resolved.
+        compute: The device that is planned for, which need not be in this machine.
+        load_source: Replaces the loading of a source by its name and image size (None: the source's own).
+
+    Raises:
+        SuiteError, FamilyError, UnknownMethodError, MethodError, SourceError: The request cannot be met.
     """
-    base_variants, classes = _variants(suite, choice)
-    names = choice.families or (suite.embedded if profile.embedded else suite.families)
-    target_names = choice.targets or suite.targets
+    suite, profile = find_suite(request.suite), pick("profile", request.profile, PROFILES)
+    if load_source is None:
+        load_source = partial(_load_source, request.data, request.cache, tuple(request.sources.items()))
+    target_names = request.targets or suite.targets
     for name in target_names:
         pick("target", name, targets.TARGETS)
-    weights_sha256 = _checksum(choice.weights) if choice.weights else ""
-    families = [_family(name, folders, load_source) for name in names]
-    cells = []
-    for fam in families:
-        source = load_source(fam.source, fam.image_size)
-        shape: tuple[int, int, int] = tuple(source.images.shape[1:])
-        trained_on = family(fam.trained_on) if fam.trained_on else fam
-        training_source = load_source(trained_on.source, trained_on.image_size)
-        for target in target_names:
-            counts = profile.for_target(target)
-            longest = _meta_groups(counts, trained_on)
-            lengths = tuple(sorted(choice.training_groups)) or scaled(suite.milestones, longest)
-            # One length makes rows of their own name; several, or a suite about lengths, rows for each.
-            ladder = lengths if suite.milestones or len(lengths) > 1 else ()
-            most = lengths[-1] if lengths else longest
-            budget = Budget(most, counts.check_every, counts.patience, choice.groups_per_step)
-            validation_groups = 0 if lengths else counts.validation_groups
-            for seed in choice.seeds or profile.seeds:
-                for variant in _by_clock(_at_milestones(base_variants, classes, ladder), classes, choice.clock):
-                    method = classes[variant.parent or variant.name]
-                    if method.meta_trains() and not trained_on.training_classes:
-                        raise FamilyError(
-                            f"family '{fam.name}' has no training classes, and '{variant.name}' meta-trains; "
-                            "choose another family with --families"
-                        )
-                    options = {**method.paper_options(trained_on.name, target), **dict(variant.options)}
-                    if method.takes_weights and choice.weights is not None:
-                        options |= {"weights": str(choice.weights), "weights_sha256": weights_sha256}
-                    training = Training(seed, budget, validation_groups, ladder, choice.episodes)
-                    cell = Cell(
-                        suite.name, variant, method, options, fam, source, trained_on, training_source,
-                        TargetSpec(target, shape), _groups(suite, profile.name, counts, choice, fam, method), training,
-                        compute.precision, compute.device.type, code_digest(method), variant.training_groups,
-                        suite.figure == "correlation",
-                    )  # fmt: skip
-                    cells.append(_with_base(cell))
-    order = {variant.name: place for place, variant in enumerate(base_variants)}
+    rows, classes = _variants(suite, request)
+    weights = {"weights": str(request.weights), "weights_sha256": _checksum(request.weights)} if request.weights else {}
+    draft = _Draft(suite, profile, request, compute, rows, classes, weights)
+    names = request.families or (suite.embedded if profile.embedded else suite.families)
+    families = [_family(name, request.sources, load_source) for name in names]
+    cells = [cell for family in families for cell in draft.cells(family, target_names, load_source)]
+    order = {variant.name: place for place, variant in enumerate(rows)}
     variants = sorted(
         dict.fromkeys(c.variant for c in cells), key=lambda v: (order[v.parent or v.name], v.training_groups)
     )
-    figure = "groups" if len(choice.training_groups) > 1 else suite.figure
+    figure = "groups" if len(request.training_groups) > 1 else suite.figure
     return Plan(suite, profile, tuple(families), tuple(variants), tuple(target_names), tuple(cells), figure)
 
 
-def _groups(suite: Suite, profile: str, counts: Profile, choice: Choice, fam: Family, method: type[Method]) -> int:
-    """How many unseen groups a cell measures."""
-    if choice.groups:
-        return choice.groups
-    own = dict(suite.groups).get(profile)
-    groups = own or (counts.iterative_groups if method.iterative else counts.groups)
-    return min(groups, fam.most_groups or groups)
+@dataclass(frozen=True)
+class _Draft:
+    """What all cells of a plan have in common."""
+
+    suite: Suite
+    profile: Profile
+    request: RunRequest
+    compute: Compute
+    rows: Sequence[Variant]
+    classes: Mapping[str, type[Method]]
+    weights: Mapping[str, str]
+
+    def cells(self, fam: Family, target_names: Sequence[str], load_source: LoadSource) -> Iterator[Cell]:
+        """The cells of a family: by target, seed and row."""
+        source = load_source(fam.source, fam.image_size)
+        trained_on = family(fam.trained_on) if fam.trained_on else fam
+        training_source = load_source(trained_on.source, trained_on.image_size)
+        for target in target_names:
+            training = self.training(target, trained_on)
+            variants = _at_milestones(self.rows, self.classes, training.milestones)
+            for seed in self.request.seeds or self.profile.seeds:
+                for variant in _by_clock(variants, self.classes, self.request.clock):
+                    method = self.classes[variant.parent or variant.name]
+                    cell = Cell(
+                        suite=self.suite.name,
+                        variant=variant,
+                        method=method,
+                        options=self.options(variant, trained_on, target),
+                        family=fam,
+                        source=source,
+                        trained_on=trained_on,
+                        training_source=training_source,
+                        target=TargetSpec(target, tuple(source.images.shape[1:])),
+                        groups=self.groups(target, fam, method),
+                        training=replace(training, seed=seed),
+                        precision=self.compute.precision,
+                        device_type=self.compute.device.type,
+                        code=code_digest(method),
+                        training_groups=variant.training_groups,
+                        keeps_parameters=self.suite.figure == "correlation",
+                    )
+                    yield _with_base(cell)
+
+    def training(self, target: str, trained_on: Family) -> Training:
+        """How methods meta-train for `target`; the seed is set per cell."""
+        counts, most = self.profile.for_target(target), trained_on.meta_groups
+        if counts.max_meta_groups is not None:
+            most = min(counts.max_meta_groups, most)
+        lengths = tuple(sorted(self.request.training_groups)) or scaled(self.suite.milestones, most)
+        # One length leaves the rows as they are; several, or a suite about lengths, give a row for each.
+        milestones = lengths if self.suite.milestones or len(lengths) > 1 else ()
+        budget = Budget(
+            lengths[-1] if lengths else most, counts.check_every, counts.patience, self.request.groups_per_step
+        )
+        return Training(0, budget, 0 if lengths else counts.validation_groups, milestones, self.request.episodes)
+
+    def options(self, variant: Variant, trained_on: Family, target: str) -> dict[str, Any]:
+        """Keyword arguments of the method. Raises FamilyError where it needs training classes and there are none."""
+        method = self.classes[variant.parent or variant.name]
+        if not trained_on.training_classes and method.meta_trains():
+            raise FamilyError(
+                f"family '{trained_on.name}' has no training classes, and '{variant.name}' meta-trains; choose another "
+                "family with --families"
+            )
+        options = {**method.paper_options(trained_on.name, target), **dict(variant.options)}
+        return {**options, **(self.weights if method.takes_weights else {})}
+
+    def groups(self, target: str, fam: Family, method: type[Method]) -> int:
+        """How many unseen groups a cell measures."""
+        if self.request.groups:
+            return self.request.groups
+        counts = self.profile.for_target(target)
+        own = dict(self.suite.groups).get(self.profile.name)
+        groups = own or (counts.iterative_groups if method.iterative else counts.groups)
+        return min(groups, fam.most_groups or groups)
+
+
+def find_suite(name: str) -> Suite:
+    """The suite of the catalog, or in the suite file, of that name. Raises SuiteError and UnknownMethodError."""
+    return suite_in_file(Path(name)) if name.endswith(".py") else pick("suite", name, SUITES)
+
+
+@cache
+def _load_source(
+    data: Path | None, cache_dir: Path, folders: tuple[tuple[str, Path], ...], name: str, size: int | None
+) -> Source:
+    return load(name, data_dir=data, cache_dir=cache_dir, folders=dict(folders), size=size)
 
 
 def _checksum(weights: Path) -> str:
     if not weights.is_file():
-        raise MethodError(f"the weights file '{weights}' is not there")
+        raise MethodError(f"the weights file '{weights}' does not exist; give another with --weights")
     return sha256(weights.read_bytes()).hexdigest()
 
 
 def _with_base(cell: Cell) -> Cell:
-    """``cell`` with the cell of the method that its own builds on, if it builds on any.
+    """`cell` with the cell of the method that it builds on, if any.
 
-    Among milestones it builds on the last, and so does every milestone of its own: what is learned from then on counts.
+    Of a base with milestones it is the last one, for every milestone of the cell.
     """
     built_on = cell.method.starts_from(cell.options)
     if built_on is None:
@@ -259,24 +300,20 @@ def _with_base(cell: Cell) -> Cell:
     return replace(cell, base=_with_base(base))
 
 
-def _meta_groups(profile: Profile, fam: Family) -> int:
-    return fam.meta_groups if profile.max_meta_groups is None else min(profile.max_meta_groups, fam.meta_groups)
-
-
-def _variants(suite: Suite, choice: Choice) -> tuple[list[Variant], dict[str, type[Method]]]:
+def _variants(suite: Suite, request: RunRequest) -> tuple[list[Variant], dict[str, type[Method]]]:
     """The rows asked for, and the class of each."""
     own = {variant.name: variant for variant in suite.variants}
     files: dict[str, type[Method]] = {}
-    for reference in choice.method_files:
+    for reference in request.method_files:
         method = registry.find_in_file(reference)
         taken = method.name in own and own[method.name].method != method.name
         if taken or method.name in files or method.name in registry.entries():
             raise registry.UnknownMethodError(
-                f"'{reference}' is named '{method.name}', as another method; give its class another name"
+                f"'{reference}' is named '{method.name}', as another method; name its class otherwise"
             )
         files[method.name] = method
-    names = list(own if choice.methods is None else choice.methods)
-    # A suite of the user's may have rows of a file's method; it gets no other then.
+    names = list(own if request.methods is None else request.methods)
+    # A suite file may declare rows of a method file's class, which then gets no other row.
     shown = {own[name].method for name in names if name in own}
     names += [name for name in files if name not in names and name not in shown]
     for name in names:
@@ -287,9 +324,9 @@ def _variants(suite: Suite, choice: Choice) -> tuple[list[Variant], dict[str, ty
 
 
 def _at_milestones(
-    variants: list[Variant], classes: dict[str, type[Method]], milestones: tuple[int, ...]
-) -> list[Variant]:
-    """``variants``, those that meta-train once for each of ``milestones``."""
+    variants: Sequence[Variant], classes: Mapping[str, type[Method]], milestones: tuple[int, ...]
+) -> Sequence[Variant]:
+    """`variants`, with those that meta-train repeated for each of `milestones`."""
     expanded = []
     for variant in variants:
         if not milestones or not classes[variant.name].meta_trains():
@@ -305,9 +342,9 @@ def _at_milestones(
     return expanded
 
 
-def _by_clock(variants: list[Variant], classes: dict[str, type[Method]], clock: str) -> list[Variant]:
-    """``variants``; with the "paper" clock, those that have one in the loop of a plain script, as rows of their own."""
-    if clock == "harness":
+def _by_clock(variants: Sequence[Variant], classes: Mapping[str, type[Method]], clock: ClockRule) -> Sequence[Variant]:
+    """`variants`; with the "paper" clock, those that have a plain loop run in it, under row names of their own."""
+    if clock == ClockRule.HARNESS:
         return variants
     return [
         replace(
@@ -320,7 +357,7 @@ def _by_clock(variants: list[Variant], classes: dict[str, type[Method]], clock: 
     ]  # fmt: skip
 
 
-def _family(name: str, folders: Sequence[str], load_source: Callable[[str, int | None], Source]) -> Family:
+def _family(name: str, folders: Collection[str], load_source: LoadSource) -> Family:
     if name in FAMILIES or name not in folders:
         return family(name)
     source = load_source(name, None)

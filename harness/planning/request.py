@@ -1,97 +1,103 @@
-"""What was asked of ``run``, as JSON: from it any process, on this machine or a node, makes the same plan."""
+"""The request of a run: one typed object from the command line to every process and node. Imports no torch."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cache, partial
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from pudnet_bench.harness.measuring.device import Compute, choose_device
-from pudnet_bench.harness.planning.plan import Choice, Plan, make_plan
-from pudnet_bench.harness.planning.suite_file import suite_in_file
+from pudnet_bench.harness.measuring.device import DeviceKind, Precision
 from pudnet_bench.results.store.files import sealed_json, set_aside, unsealed_json, write_atomically
-from pudnet_bench.results.store.run import Run
-from pudnet_bench.suites.catalog import PROFILES, SUITES
-from pudnet_bench.suites.declaration import Suite, pick
-from pudnet_bench.suites.sources.loading import Source, load
 
-FILE = "recipes.json"
+REQUESTS = "requests.json"
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """The arguments of one ``run`` of one suite. Paths are absolute; ``device`` and ``precision`` are resolved, not "auto".
+class Episodes(StrEnum):
+    """Who samples the training episodes."""
 
-    ``suite`` is a name of the catalog or the path of a suite file. ``training_processes`` share a meta-training, 0 for one
-    on each GPU; they are not part of what is measured.
+    OWN = "own"
+    LEARN2LEARN = "learn2learn"
+
+
+class ClockRule(StrEnum):
+    """How training from scratch is timed: at its fastest, or as the loop of a plain script."""
+
+    HARNESS = "harness"
+    PAPER = "paper"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """What one `run` asks of one suite; None keeps the suite's or the profile's own choice.
+
+    In a saved request, paths are absolute and `device` and `precision` are resolved, so any process makes the same plan.
+
+    Attributes:
+        suite: A name in the catalog or the path of a suite file (`.py`).
+        training_processes: Processes that share a meta-training, 0 for one per GPU. Does not change what is measured.
+        sources: Image folders of the user's own, by name.
     """
 
     suite: str
-    profile: str
-    choice: Choice
-    device: str
-    precision: str
-    cache: str
-    data: str | None = None
-    sources: dict[str, str] = field(default_factory=dict)
+    profile: str = "quick"
+    methods: tuple[str, ...] | None = None
+    method_files: tuple[str, ...] = ()
+    families: tuple[str, ...] | None = None
+    targets: tuple[str, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+    groups: int | None = None
+    episodes: Episodes = Episodes.OWN
+    weights: Path | None = None
+    training_groups: tuple[int, ...] = ()
+    groups_per_step: int = 1
+    clock: ClockRule = ClockRule.HARNESS
+    device: DeviceKind = DeviceKind.AUTO
+    precision: Precision = Precision.AUTO
+    cache: Path
+    data: Path | None = None
+    sources: Mapping[str, Path] = field(default_factory=dict)
     training_processes: int = 0
 
-    def compute(self, here: bool = True) -> Compute:
-        """The device. With ``here`` False it need not be in this machine, and has no name."""
-        if here:
-            return choose_device(self.device, self.precision)
-        return Compute(torch.device(self.device), "", "bf16" if self.precision == "bf16" else "fp32")
-
-    def plan(self, compute: Compute) -> Plan:
-        """The plan, the same in every process. Raises what ``make_plan`` raises."""
-        load_source = partial(_loaded, self.data, self.cache, tuple(self.sources.items()))
-        suite = find_suite(self.suite)
-        return make_plan(suite, PROFILES[self.profile], self.choice, compute, load_source, tuple(self.sources))
-
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
-        weights = self.choice.weights
-        return {**asdict(self), "choice": {**asdict(self.choice), "weights": str(weights) if weights else None}}
+        """The fields as JSON values."""
+        paths = {name: str(path) if path else None for name, path in (("weights", self.weights), ("data", self.data))}
+        sources = {name: str(folder) for name, folder in self.sources.items()}
+        return {**asdict(self), **paths, "cache": str(self.cache), "sources": sources}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Recipe:
-        """The recipe that ``to_json`` gave."""
-        choice: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in values["choice"].items()
+    def from_json(cls, values: dict[str, Any]) -> RunRequest:
+        """The request that `to_json` wrote. Raises KeyError, TypeError, ValueError or AttributeError for anything else."""
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
         }
-        choice["weights"] = Path(choice["weights"]) if choice["weights"] else None
-        return cls(**{**values, "choice": Choice(**choice)})
+        for name in ("weights", "data", "cache"):
+            fields[name] = Path(fields[name]) if fields[name] else None
+        for name, kind in (
+            ("episodes", Episodes),
+            ("clock", ClockRule),
+            ("device", DeviceKind),
+            ("precision", Precision),
+        ):
+            fields[name] = kind(fields[name])
+        fields["sources"] = {name: Path(folder) for name, folder in fields["sources"].items()}
+        return cls(**fields)
 
 
-@cache
-def _loaded(
-    data: str | None, cache_dir: str, sources: tuple[tuple[str, str], ...], name: str, size: int | None
-) -> Source:
-    folders = {source: Path(folder) for source, folder in sources}
-    return load(name, data_dir=Path(data) if data else None, cache_dir=Path(cache_dir), folders=folders, size=size)
-
-
-def find_suite(name: str) -> Suite:
-    """The suite of that name, or in the file of that name (ending in .py)."""
-    return suite_in_file(Path(name)) if name.endswith(".py") else pick("suite", name, SUITES)
-
-
-def kept(run: Run) -> list[Recipe]:
-    """The recipes of a run, in the order in which they were last asked for; none where they were damaged, with a warning."""
-    path = run.folder / FILE
+def load_requests(folder: Path) -> list[RunRequest]:
+    """The requests of the run in `folder`, the latest last; empty where there are none or they are damaged (a warning)."""
+    path = folder / REQUESTS
     if not path.exists():
         return []
     try:
-        return [Recipe.from_json(values) for values in unsealed_json(path.read_bytes())["recipes"]]
+        return [RunRequest.from_json(values) for values in unsealed_json(path.read_bytes())["requests"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         set_aside(path, str(error))
         return []
 
 
-def keep(run: Run, recipe: Recipe) -> None:
-    """Add ``recipe`` to those of the run, once."""
-    recipes = [other.to_json() for other in kept(run) if other != recipe] + [recipe.to_json()]
-    write_atomically(run.folder / FILE, sealed_json({"recipes": recipes}))
+def save_request(folder: Path, request: RunRequest) -> None:
+    """Add `request` to those of the run in `folder`, once."""
+    requests = [other.to_json() for other in load_requests(folder) if other != request] + [request.to_json()]
+    write_atomically(folder / REQUESTS, sealed_json({"requests": requests}))

@@ -1,4 +1,4 @@
-"""A suite of the user's own: the ``Suite`` in a Python file."""
+"""Load a suite of the user's own from a Python file."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from pudnet_bench.suites.declaration import Suite, SuiteError
 
 
 def suite_in_file(path: Path) -> Suite:
-    """The one ``Suite`` that the file defines.
+    """The one `Suite` that the file defines.
 
-    Runs the file. Raises UnknownMethodError when it is not there or fails to import, SuiteError when it defines no suite,
-    several, or one with the name of a suite of the catalog.
+    Runs the file.
+
+    Raises:
+        UnknownMethodError: The file does not exist or fails to import.
+        SuiteError: It defines no suite, several, or one with the name of a suite of the catalog.
     """
     path = path.expanduser().resolve()
     module = registry.import_file(path, "suite file")
@@ -21,7 +24,7 @@ def suite_in_file(path: Path) -> Suite:
     own = [suite for suite in found.values() if suite not in SUITES.values()]
     if len(own) != 1:
         named = f"{len(own)} ({', '.join(suite.name for suite in own)})" if own else "none"
-        raise SuiteError(f"a suite file defines one Suite, and '{path}' defines {named}")
+        raise SuiteError(f"a suite file defines exactly one Suite, and '{path}' defines {named}")
     if own[0].name in SUITES:
-        raise SuiteError(f"'{path}' names its suite '{own[0].name}', as a suite of the paper; give it another name")
+        raise SuiteError(f"'{path}' names its suite '{own[0].name}', which the catalog has; give it another name")
     return own[0]

@@ -1,11 +1,10 @@
-"""Running cells: obtain the artifact, warm up, then time and test group after group; nothing measured is lost."""
+"""Run a cell: obtain its artifact, warm up, then time and test one group after another."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -13,45 +12,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pudnet_bench.harness.console.progress import Display
 from pudnet_bench.harness.measuring.clock import Clock, PeakMemory, timed
 from pudnet_bench.harness.measuring.device import Compute
 from pudnet_bench.harness.measuring.energy import EnergyMeter, metered
 from pudnet_bench.harness.measuring.flops import UNKNOWN, FlopCount, count
 from pudnet_bench.harness.planning.plan import Cell
-from pudnet_bench.harness.training.artifacts import Artifact, ArtifactSpec, ArtifactStore, Trained
+from pudnet_bench.harness.running.context import RunContext
+from pudnet_bench.harness.training.artifacts import Artifact, ArtifactSpec, Trained
 from pudnet_bench.harness.training.meta_train import OnReport, TrainingJob, meta_train
-from pudnet_bench.harness.training.stop_signal import StopSignal
-from pudnet_bench.methods.base import SINGLE_PROCESS, Classifier, Dataset, Method, MethodError, Ranks
+from pudnet_bench.methods.base import Classifier, Dataset, Method, MethodError, Ranks, Snapshot
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.suites.groups import FamilyImages
 
-SHARD_SECONDS = 20.0  # at most so much measuring is lost to a kill
+SHARD_SECONDS = 20.0  # the most measuring that a kill can lose
 WARM_UPS = 3
-THROW_AWAY = 10**9  # index of the training group that warm-up uses; no measured group is a training group
+WARM_UP_GROUP = 10**9  # index of the group that warm-up uses, never measured
 EVALUATION_PIXELS = 2_000_000  # classified at a time, so that memory does not grow with the test set
-ImagesOf = Callable[[str], FamilyImages]
-"""The images of the family of that name, on the device; loaded on first use."""
-
-
-@dataclass(frozen=True)
-class RunContext:
-    """What cells are worked on with: images on the device, artifacts, the device, what the person sees, a way to stop.
-
-    ``together(cell)`` gives the processes that share the cell's meta-training with this one, while it lasts.
-    """
-
-    images_of: ImagesOf
-    store: ArtifactStore
-    compute: Compute
-    display: Display
-    stop_signal: StopSignal = field(default_factory=StopSignal)
-    together: Callable[[Cell], AbstractContextManager[Ranks]] = lambda cell: nullcontext(SINGLE_PROCESS)
 
 
 @dataclass(frozen=True)
 class ReadyCell:
-    """A cell with all that measuring takes: what its method has learned is loaded, and it is warmed up."""
+    """A cell that is ready to measure: learned weights loaded, method warmed up."""
 
     cell: Cell
     method: Method
@@ -67,14 +48,14 @@ class ReadyCell:
 
     @cached_property
     def parameters(self) -> int:
-        """How many numbers were learned before any unseen group."""
+        """Numbers learned before any unseen group."""
         return learned_parameters(self.artifact.state if self.artifact else self.method.state_dict())
 
 
 def run_cell(cell: Cell, run: Run, context: RunContext, groups: range | None = None) -> None:
-    """Measure what is missing of ``cell`` (of ``groups``, or of all), and mark it finished once no group is missing.
+    """Measure the missing groups of `cell` (of `groups`, or of all), and mark it finished once none is missing.
 
-    An interrupt or a failure keeps whole groups measured.
+    An interrupt or a failure loses no whole group.
     """
     all_missing = missing_groups(cell, run)
     missing = [index for index in all_missing if groups is None or index in groups]
@@ -86,15 +67,15 @@ def run_cell(cell: Cell, run: Run, context: RunContext, groups: range | None = N
         run.keep_curve(cell.key, artifact.curve)
     flops = UNKNOWN
     if missing:
-        flops = warm_up(method, images, cell.seed, lambda text: context.display.say(f"{cell.title}: {text}"))
+        flops = warm_up(method, images, cell.seed, lambda text: context.display.log(f"{cell.title}: {text}"))
     ready = ReadyCell(cell, method, artifact, images, context.compute, flops)
     measure_groups(ready, run, context, missing, cell.groups - len(all_missing))
 
 
 def measure_groups(ready: ReadyCell, run: Run, context: RunContext, missing: Sequence[int], done: int = 0) -> None:
-    """Measure the groups ``missing``, of which ``done`` others are there, and keep them in ``run``."""
+    """Measure the groups `missing` into `run`; `done` others are measured already."""
     cell = ready.cell
-    with _Unwritten(run, cell.key) as unwritten, context.display.task(cell.title, cell.groups, "groups") as task:
+    with ShardWriter(run, cell.key) as writer, context.display.task(cell.title, cell.groups, "groups") as task:
         task.update(done)
         for measured, index in enumerate(missing, done + 1):
             if context.stop_signal.requested:
@@ -102,15 +83,15 @@ def measure_groups(ready: ReadyCell, run: Run, context: RunContext, missing: Seq
             rows, network = measure_group(ready, index)
             if cell.keeps_parameters:
                 run.keep_parameters(cell.key, index, network)
-            unwritten.add(rows)
+            writer.add(rows)
             task.update(measured, f"accuracy {rows[-1]['accuracy']:.2%}, {rows[-1]['seconds']:.3g} s")
         else:
-            unwritten.complete(cell.groups)
+            writer.complete(cell.groups)
     context.stop_signal.exit_if_requested()
 
 
 def missing_groups(cell: Cell, run: Run) -> list[int]:
-    """Groups of the cell that are to be measured; a group whose parameters are lost counts as one, where they are kept."""
+    """Groups of the cell still to be measured, those whose stored parameters are lost included."""
     done = run.groups_done(cell.key)
     return [
         index
@@ -120,25 +101,30 @@ def missing_groups(cell: Cell, run: Run) -> list[int]:
 
 
 def is_complete(cell: Cell, run: Run) -> bool:
-    """Whether all is there, once no group is missing: the finished file, and the curve of a meta-training."""
+    """Whether a cell without missing groups has its finished file and the curve of its meta-training."""
     return run.finished(cell.key) and (cell.artifact is None or run.curve(cell.key) is not None)
 
 
 def measure_group(ready: ReadyCell, index: int) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    """One row per snapshot of the method on unseen group ``index``. The clock runs inside ``fit`` alone.
+    """Measure the method on unseen group `index`. The clock runs only inside `fit`.
 
-    With ``cell.keeps_parameters`` also, float32: "parameters" [d] of the last snapshot's network, and "mean_image"
-    [c * h * w] of the fit images. Raises MethodError where a method yields no snapshot, or none with a network.
+    Returns:
+        One row per snapshot and, with `cell.keeps_parameters`, float32 arrays: "parameters" [d] of the last snapshot's
+        network and "mean_image" [c * h * w] of the fit images.
+
+    Raises:
+        MethodError: The method yields no snapshot, or no network where parameters are stored.
     """
     cell, artifact, compute = ready.cell, ready.artifact, ready.compute
     clock, memory, meter = ready.gauges
     clock.start()
     group = ready.images.group("unseen", cell.seed, index)
     data = clock.stop()
-    seed_draws(cell.seed * 1_000_003 + index, compute.device)  # an outcome must not depend on which groups ran before
+    # A result must not depend on which groups ran before.
+    seed_generators(cell.seed * 1_000_003 + index, compute.device)
     memory.reset()
     rows = []
-    # The meter is read outside of what the clock times.
+    # The energy meter is read outside the timed region.
     for (snapshot, elapsed), joules in metered(timed(iter(ready.method.fit(group.fit)), clock), meter):
         peak = memory.read()
         clock.start()
@@ -177,21 +163,20 @@ def measure_group(ready: ReadyCell, index: int) -> tuple[list[dict[str, Any]], d
         )
     if not rows:
         raise MethodError(f"method '{cell.variant.name}' yielded no snapshot; fit must yield at least one")
-    if not cell.keeps_parameters:
-        return rows, {}
+    return rows, _network_arrays(cell, snapshot, group.fit) if cell.keeps_parameters else {}
+
+
+def _network_arrays(cell: Cell, snapshot: Snapshot, fit: Dataset) -> dict[str, np.ndarray]:
     if snapshot.network is None:
-        raise MethodError(
-            f"method '{cell.variant.name}' shows no network (Snapshot.network), and {cell.suite} studies it"
-        )
+        raise MethodError(f"method '{cell.variant.name}' yields no Snapshot.network, and {cell.suite} studies it")
     parameters = torch.cat([parameter.detach().flatten() for parameter in snapshot.network.parameters()])
-    mean_image = group.fit.images.mean(0).flatten()
-    return rows, {"parameters": parameters.float().cpu().numpy(), "mean_image": mean_image.cpu().numpy()}
+    return {"parameters": parameters.float().cpu().numpy(), "mean_image": fit.images.mean(0).flatten().cpu().numpy()}
 
 
-def seed_draws(seed: int, device: torch.device) -> None:
-    """What ``torch.manual_seed`` does to the generators that a method on ``device`` draws from, in a hundredth of the time.
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed the generators that a method on `device` draws from, in a hundredth of the time of `torch.manual_seed`.
 
-    It also seeds every other device there might be, and on a machine without them writes down where it was called from.
+    That one also seeds every other device, and without CUDA records the caller's stack.
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
@@ -200,23 +185,23 @@ def seed_draws(seed: int, device: torch.device) -> None:
 
 @torch.no_grad()
 def test_accuracy(classifier: Classifier, test: Dataset) -> float:
-    """Share (0..1) of test images whose largest logit is that of their class. Raises MethodError on logits of a wrong shape.
+    """Share (0..1) of test images classified correctly. Raises MethodError on logits of a wrong shape.
 
-    Where the device's memory is too small it is tried once more, with half as many images at a time.
+    Retried once with half as many images at a time where the device runs out of memory.
     """
     at_once = max(1, EVALUATION_PIXELS // test.images.shape[2:].numel())
     try:
-        return _share_right(classifier, test, at_once)
+        return _share_correct(classifier, test, at_once)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
-        return _share_right(classifier, test, max(1, min(at_once, len(test)) // 2))
+        return _share_correct(classifier, test, max(1, min(at_once, len(test)) // 2))
 
 
-def _share_right(classifier: Classifier, test: Dataset, at_once: int) -> float:
+def _share_correct(classifier: Classifier, test: Dataset, at_once: int) -> float:
     parts: Iterable[tuple[Tensor, Tensor]] = [(test.images, test.labels)]
     if len(test) > at_once:
         parts = zip(test.images.split(at_once), test.labels.split(at_once), strict=True)
-    right = []
+    correct = []
     for images, labels in parts:
         logits = classifier(images)
         if tuple(logits.shape) != (len(images), test.n_classes):
@@ -224,45 +209,44 @@ def _share_right(classifier: Classifier, test: Dataset, at_once: int) -> float:
                 f"a classifier gave logits of shape {tuple(logits.shape)} for {len(images)} images of "
                 f"{test.n_classes} classes"
             )
-        right.append((logits.argmax(-1) == labels).sum())
-    return int(sum(right)) / len(test)
+        correct.append((logits.argmax(-1) == labels).sum())
+    return int(sum(correct)) / len(test)
 
 
 def warm_up(
-    method: Method, images: FamilyImages, seed: int, say: Callable[[str], None] = lambda text: None
+    method: Method, images: FamilyImages, seed: int, log: Callable[[str], None] = lambda line: None
 ) -> FlopCount:
-    """Let caches, kernels and allocators settle on a throw-away group of the same shape, which is not measured.
+    """Let caches, kernels and allocators settle on an unmeasured group of the same shape, and count FLOPs in the first fit.
 
-    The first fit is the one whose FLOPs are counted. Where the count fails the method is warmed up without it, ``say`` is
-    told why, and nothing is known of its FLOPs.
+    Where the count fails, the reason is logged, the method is warmed up without it and the FLOPs are unknown.
     """
-    # Halves of other classes have another size.
-    alike = images.split.training and images.family.images
-    group = images.group("training" if alike else "unseen", seed, THROW_AWAY)
+    # A training group has the size of an unseen one only where the family fixes it.
+    same_size = images.split.training and images.family.images
+    group = images.group("training" if same_size else "unseen", seed, WARM_UP_GROUP)
     fits = 1 if method.iterative else WARM_UPS
     try:
         flops, failure = count(method, group, test_accuracy), ""
         fits -= 1
-    except Exception as error:  # the method's own fault, too: the plain fits that follow say so
+    except Exception as error:  # a fault of the method itself shows in the plain fits that follow
         flops, failure = UNKNOWN, f"{type(error).__name__}: {error}"
     for _ in range(fits):
         fitting = iter(method.fit(group.fit))
         first = next(fitting, None)
-        if first is not None:  # the measured fit says what is wrong with a method that yields nothing
+        if first is not None:  # a method that yields nothing is refused when it is measured
             test_accuracy(first.classifier, group.test)
         del fitting
     if failure:
-        say(f"FLOPs are not counted ({failure.splitlines()[0]})")
+        log(f"FLOPs are not counted ({failure.splitlines()[0]})")
     return flops
 
 
 def learned_parameters(state: Mapping[str, Tensor]) -> int:
-    """How many numbers a state holds; what counts batches is not learned, and not a floating-point number."""
+    """Number of learned values in a state: counters of batches are integers and do not count."""
     return sum(tensor.numel() for tensor in state.values() if tensor.is_floating_point())
 
 
 def prepare(cell: Cell, context: RunContext) -> tuple[Method, Artifact | None]:
-    """The cell's method, ready to fit, and the artifact behind it: its own, or that of the method it builds on."""
+    """The cell's method, ready to fit, and the artifact behind it: its own, or its base's."""
     artifact = obtain_artifact(cell, context)
     method = _ready(cell, context.compute)
     if artifact is not None:
@@ -274,7 +258,7 @@ def prepare(cell: Cell, context: RunContext) -> tuple[Method, Artifact | None]:
 
 
 def obtain_artifact(cell: Cell, context: RunContext) -> Artifact | None:
-    """The cell's artifact: from the store, or trained now and stored. None for a method without meta-training.
+    """The cell's artifact, from the store or trained now and stored; None for a method without meta-training.
 
     A training with milestones stores an artifact at each as it is reached.
     """
@@ -286,7 +270,7 @@ def obtain_artifact(cell: Cell, context: RunContext) -> Artifact | None:
         return found
     checkpoints = context.store.checkpoints(cell.training_key)
     title = f"meta-training {cell.method.name} · {cell.trained_on.name} · {cell.target.name}"
-    with checkpoints.locked(lambda: context.display.say(f"{title}: another process trains it; waiting")):
+    with checkpoints.locked(lambda: context.display.log(f"{title}: waiting for another process that trains it")):
         found = context.store.load(spec)
         if found is not None:
             return found
@@ -296,13 +280,13 @@ def obtain_artifact(cell: Cell, context: RunContext) -> Artifact | None:
 
 
 def accompany(cell: Cell, context: RunContext, ranks: Ranks) -> None:
-    """Share the cell's meta-training as one of ``ranks`` that is not the first, which keeps what comes out."""
+    """Share the cell's meta-training as one of `ranks` other than the first, which stores the outcome."""
     base = context.store.load(cell.base.artifact) if cell.base and cell.base.artifact else None
     _meta_train(cell, context, ranks, base, lambda *_: None, lambda *_: None)
 
 
 def _trained(cell: Cell, spec: ArtifactSpec, title: str, context: RunContext) -> Artifact:
-    """The artifact, trained now, from where an earlier process was stopped, and stored."""
+    """Train the artifact, from the checkpoint of an earlier process if there is one, and store it."""
     training = cell.training
     base = obtain_artifact(cell.base, context) if cell.base else None
     with context.display.task(title, training.budget.max_groups, "groups") as task, context.together(cell) as ranks:
@@ -311,10 +295,7 @@ def _trained(cell: Cell, spec: ArtifactSpec, title: str, context: RunContext) ->
         def on_report(phase: str, seen: int, at_most: int, metrics: dict[str, float]) -> None:
             latest.update(metrics)
             shown = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in latest.items())
-            task.total = at_most
-            if task.progress is not None and task.id is not None:
-                task.progress.update(task.id, total=at_most)
-            task.update(seen, f"{phase}: {shown}")
+            task.update(seen, f"{phase}: {shown}", at_most)
 
         def on_milestone(groups_seen: int, trained: Trained) -> None:
             context.store.save(cell.artifact_after(groups_seen), trained)
@@ -327,7 +308,7 @@ def _trained(cell: Cell, spec: ArtifactSpec, title: str, context: RunContext) ->
             "session.save_milestone at session.milestones (methods.meta_training.train_until_converged does)"
         )
     accuracies = trained.summary.validation_accuracy_by_fold
-    context.display.say(
+    context.display.log(
         f"{title}: {trained.summary.groups} groups, {artifact.seconds:.0f} s"
         + (f", validation accuracy {', '.join(f'{a:.2%}' for a in accuracies if a is not None)}" if accuracies else "")
     )
@@ -366,15 +347,15 @@ def _ready(cell: Cell, compute: Compute) -> Method:
     return method
 
 
-class _Unwritten:
-    """Rows of whole groups on their way to the disk: a shard every few seconds, and when the block ends in any way."""
+class ShardWriter:
+    """Writes the rows of whole groups: a shard every few seconds and one when the block ends, however it ends."""
 
     def __init__(self, run: Run, key: str) -> None:
         self.run, self.key = run, key
         self.rows: list[dict[str, Any]] = []
         self.written = time.monotonic()
 
-    def __enter__(self) -> _Unwritten:
+    def __enter__(self) -> ShardWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -382,7 +363,7 @@ class _Unwritten:
             self.run.write_shard(self.key, self.rows)
 
     def add(self, rows: list[dict[str, Any]]) -> None:
-        """Take the rows of a group."""
+        """Add the rows of one group."""
         self.rows.extend(rows)
         if time.monotonic() - self.written >= SHARD_SECONDS:
             self.run.write_shard(self.key, self.rows)
@@ -390,7 +371,7 @@ class _Unwritten:
             self.written = time.monotonic()
 
     def complete(self, groups: int) -> None:
-        """Finish the cell, unless another process has yet to measure some of its ``groups``."""
+        """Finish the cell of so many `groups`, unless another process has yet to measure some of them."""
         with self.run.holding(self.key):
             self.run.complete(self.key, self.rows, groups)
         self.rows.clear()

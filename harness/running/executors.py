@@ -1,4 +1,4 @@
-"""Who performs a plan's jobs: this process, or several on this machine."""
+"""Executors: perform the jobs of a plan in this process, or in several on this machine."""
 
 from __future__ import annotations
 
@@ -13,66 +13,61 @@ from pathlib import Path
 
 from pudnet_bench.errors import BenchError
 from pudnet_bench.harness.console.progress import Display
-from pudnet_bench.harness.planning.request import Recipe
+from pudnet_bench.harness.planning.request import RunRequest
 from pudnet_bench.harness.running.job import Job
 from pudnet_bench.harness.running.worker import Worker
 from pudnet_bench.suites.family import FamilyError
 
 
 class ExecutorError(BenchError):
-    """An executor that cannot be had; says which and the way out."""
+    """An unknown or failed executor; names it and the way out."""
 
 
 class Executor(ABC):
-    """Performs jobs. A job that fails is reported with its cause, those that need it are not begun, the others go on."""
+    """Performs jobs. A failed job is logged with its cause, those that need it are skipped, the others continue."""
 
     @abstractmethod
-    def perform(self, jobs: Sequence[Job], worker: Worker, recipe: Recipe | None) -> set[str]:
-        """Perform ``jobs``; returns the keys of the cells that failed. ``worker`` is this process's.
-
-        ``recipe`` is what other processes make the same plan from.
-        """
+    def perform(self, jobs: Sequence[Job], worker: Worker) -> set[str]:
+        """Perform `jobs` and return the keys of the cells that failed. `worker` is this process's own."""
 
 
 class Local(Executor):
     """One job after the other, in this process."""
 
-    def perform(self, jobs: Sequence[Job], worker: Worker, recipe: Recipe | None) -> set[str]:
-        outcome = JobFailures(worker.context.display)
+    def perform(self, jobs: Sequence[Job], worker: Worker) -> set[str]:
+        failures = JobFailures(worker.context.display)
         for job in jobs:
-            if not outcome.may_begin(job):
+            if not failures.may_start(job):
                 continue
             try:
                 worker.perform(job)
-            except (OSError, FamilyError):  # of the output folder or the images: no method's fault
+            except (OSError, FamilyError):  # the output folder or the images are at fault, not a method
                 raise
             except Exception as error:
-                outcome.failed(job, error)
-        return outcome.cells
+                failures.add(job, error)
+        return failures.cells
 
 
 @dataclass(frozen=True)
 class LocalProcesses(Executor):
-    """``processes`` jobs at a time, each in a process of its own with its share of the cores.
+    """`processes` jobs at a time, each in its own process with its share of the cores.
 
-    Jobs slow one another down, and times are measured as they are: the accuracies are those of ``Local`` bit for bit with
-    the same number of threads, the times are not.
+    Jobs slow one another down, so times are not comparable with those of `Local`. Accuracies are, bit for bit, with the
+    same number of threads.
     """
 
     processes: int
 
-    def perform(self, jobs: Sequence[Job], worker: Worker, recipe: Recipe | None) -> set[str]:
-        if recipe is None:
-            raise ExecutorError("several processes need a plan that was made from a recipe")
-        outcome = JobFailures(worker.context.display)
+    def perform(self, jobs: Sequence[Job], worker: Worker) -> set[str]:
+        failures = JobFailures(worker.context.display)
         waiting, running = list(jobs), dict[Future[None], Job]()
         trainings = {job.training for job in jobs if job.training}
         threads = max(1, len(os.sched_getaffinity(0)) // self.processes)
         with ProcessPoolExecutor(
-            self.processes, multiprocessing.get_context("spawn"), _begin, (recipe, worker.run.folder, threads)
+            self.processes, multiprocessing.get_context("spawn"), _start, (worker.request, worker.run.folder, threads)
         ) as pool:
             while waiting or running:
-                waiting = [job for job in waiting if outcome.may_begin(job)]
+                waiting = [job for job in waiting if failures.may_start(job)]
                 ready = [job for job in waiting if not trainings.intersection(job.needs)]
                 for job in ready[: self.processes - len(running)]:
                     waiting.remove(job)
@@ -83,51 +78,51 @@ class LocalProcesses(Executor):
                     error = future.exception()
                     if isinstance(error, BrokenProcessPool):
                         raise ExecutorError(
-                            f"a process died while it worked on {job.title}, perhaps for want of memory; what was measured "
-                            "is kept: run the same command again, with fewer processes"
+                            f"a process died during {job.title}, perhaps out of memory; finished groups are saved: repeat the "
+                            "command with fewer processes"
                         ) from error
                     if isinstance(error, OSError | FamilyError):
                         raise error
                     if error is not None:
-                        outcome.failed(job, error)
-        return outcome.cells
+                        failures.add(job, error)
+        return failures.cells
 
 
 class JobFailures:
-    """What became of the jobs so far, told to the person as it happens."""
+    """The cells and trainings that failed so far; logs each failure."""
 
     def __init__(self, display: Display) -> None:
         self.display = display
         self.cells: set[str] = set()
         self.trainings: set[str] = set()
 
-    def may_begin(self, job: Job) -> bool:
-        """False where a training that the job needs has failed; the job then counts as failed too."""
-        lost = [key for key in job.needs if key in self.trainings]
-        if lost and job.training:
+    def may_start(self, job: Job) -> bool:
+        """Whether no training that the job needs has failed; the job counts as failed otherwise."""
+        failed = [key for key in job.needs if key in self.trainings]
+        if failed and job.training:
             self.trainings.add(job.training)
-        elif lost:
+        elif failed:
             self.cells.add(job.cell)
-            self.display.say(f"failed: {job.cell}: its meta-training failed ({lost[0]})")
-        return not lost
+            self.display.log(f"failed: {job.cell}: its meta-training failed ({failed[0]})")
+        return not failed
 
-    def failed(self, job: Job, error: BaseException) -> None:
-        """``job`` raised ``error``."""
+    def add(self, job: Job, error: BaseException) -> None:
+        """Record that `job` raised `error`."""
         if job.training:
             self.trainings.add(job.training)
         else:
             self.cells.add(job.cell)
-        self.display.say(f"failed: {job.title}: {type(error).__name__}: {error}")
+        self.display.log(f"failed: {job.title}: {type(error).__name__}: {error}")
 
 
-_worker: list[Worker] = []  # of this process, a worker of the pool
+_worker: list[Worker] = []  # of this process of the pool
 
 
-def _begin(recipe: Recipe, folder: Path, threads: int) -> None:
+def _start(request: RunRequest, folder: Path, threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    _worker.append(Worker.of(recipe, folder, Display()))
+    _worker.append(Worker.of(request, folder, Display()))
 
 
 def _perform(job: Job) -> None:
@@ -135,7 +130,7 @@ def _perform(job: Job) -> None:
 
 
 def executor_named(name: str) -> Executor:
-    """``local`` or ``local-processes:N``. Raises ExecutorError for any other name."""
+    """The executor `local` or `local-processes:N`. Raises ExecutorError for any other name."""
     if name == "local":
         return Local()
     kind, colon, number = name.partition(":")

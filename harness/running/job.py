@@ -1,4 +1,4 @@
-"""A job: one piece that a plan is worked off in. Imports no torch."""
+"""A job: the unit in which a plan is performed, here or on a node. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Job:
-    """Meta-train what ``cell`` needs (``training`` is its key), or measure its groups from ``first`` up to ``end``.
+    """Run the meta-training `training` of a cell, or measure its groups from `first` up to `end`.
 
-    ``cell`` is the key of a cell of the plan, or of the cell of a method that one builds on. ``needs`` are the keys of the
-    trainings that must be over.
+    Attributes:
+        cell: Key of a cell of the plan, or of the base of one.
+        needs: Keys of the trainings that must have finished.
     """
 
     cell: str
@@ -22,10 +23,10 @@ class Job:
 
     @property
     def title(self) -> str:
-        """For people, and for names of files: what it works on."""
+        """A name for logs and files."""
         return f"train-{self.training}" if self.training else f"{self.cell}.{self.first}-{self.end - 1}"
 
 
 def cells_behind(jobs: Sequence[Job]) -> int:
-    """How many cells the jobs measure."""
+    """The number of cells that the jobs measure."""
     return len({job.cell for job in jobs if not job.training})

@@ -1,8 +1,8 @@
-"""A run on a Slurm cluster: its jobs are submitted at once, and ``harness.running.status`` sees how far they are.
+"""Submit a run to a Slurm cluster; `harness.running.status` shows its progress.
 
-``<run>/jobs/`` holds submitit's files (mode 0700), ``<run>/jobs.json`` what was submitted, and
-``<run>/outcomes/<job>.json`` what each job said when it ended. Nothing of submitit's is read: how a job stands is known
-from its outcome, from what is measured, and from Slurm's queue.
+`<run>/jobs/` holds submitit's files (mode 0700), `<run>/jobs.json` what was submitted, and `<run>/outcomes/<job>.json`
+how each job ended. Submitit's files are never read: a job's state follows from its outcome, the measured rows and
+Slurm's queue.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any
 import torch
 
 from pudnet_bench.harness.console.progress import Display
-from pudnet_bench.harness.measuring.device import Compute, ComputeError, native_bf16
+from pudnet_bench.harness.measuring.device import Compute, DeviceKind, Precision, native_bf16
 from pudnet_bench.harness.planning.plan import Plan
-from pudnet_bench.harness.planning.request import Recipe
+from pudnet_bench.harness.planning.request import RunRequest
 from pudnet_bench.harness.running.job import Job
-from pudnet_bench.harness.running.status import OUTCOMES, Submitted, keep_submitted, live_jobs, outcome_path, submitted
+from pudnet_bench.harness.running.status import OUTCOMES, Submitted, live_jobs, outcome_path, save_submitted, submitted
 from pudnet_bench.harness.running.worker import Worker, missing_jobs
 from pudnet_bench.harness.training.artifacts import ArtifactStore
 from pudnet_bench.harness.training.stop_signal import ProcessStopSignal
@@ -39,12 +39,12 @@ WARNING = signal.SIGUSR2  # submitit's
 
 @dataclass(frozen=True)
 class ClusterJob:
-    """What a node is given: a function of no arguments, pickled by submitit, that performs one job of a run.
+    """The function of no arguments that submitit pickles for a node; performs one job of a run.
 
-    On Slurm's warning (pre-emption, the end of its time) it saves and is requeued, and goes on from there.
+    On Slurm's warning (pre-emption, time limit) it saves a checkpoint, is requeued and resumes.
     """
 
-    recipe: Recipe
+    request: RunRequest
     folder: str
     job: Job
 
@@ -56,44 +56,42 @@ class ClusterJob:
         try:
             stop_signal = ProcessStopSignal(WARNING)
             with Display() as display:
-                Worker.of(self.recipe, Path(self.folder), display, stop_signal).perform(self.job)
+                Worker.of(self.request, Path(self.folder), display, stop_signal).perform(self.job)
         except Exception as error:
             write_atomically(outcome, json.dumps({"failed": f"{type(error).__name__}: {error}"}).encode())
             raise
         write_atomically(outcome, json.dumps({"failed": ""}).encode())
 
     def checkpoint(self) -> Any:
-        """Called by submitit when the job is requeued: the same job, which finds what is done."""
+        """Called by submitit when the job is requeued: the same job, which resumes."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
-def submit(plan: Plan, run: Run, recipe: Recipe, cluster: Cluster, shard: int | None) -> list[Submitted]:
-    """Submit what is missing of ``plan`` and is not in Slurm's queue, and return it.
+def submit(plan: Plan, run: Run, request: RunRequest, cluster: Cluster, shard: int | None) -> list[Submitted]:
+    """Submit the missing jobs of `plan` that are not in Slurm's queue, and return them.
 
-    Trainings are jobs of their own; cells are measured by arrays that wait for theirs. Raises SlurmError.
+    Each training is a job; cells are measured by arrays that wait for their trainings. Raises SlurmError.
     """
     before = submitted(run)
     ids_live = live_jobs(before)
     live = [entry for entry in before if entry.job_id in ids_live]
     titles = {entry.job.title for entry in live}
     ids = {entry.job.training: entry.job_id for entry in live if entry.job.training}
-    jobs = missing_jobs(plan, run, ArtifactStore(Path(recipe.cache)), shard or GROUPS_PER_JOB)
+    jobs = missing_jobs(plan, run, ArtifactStore(request.cache), shard or GROUPS_PER_JOB)
     (run.folder / OUTCOMES).mkdir(exist_ok=True)
     new: list[Submitted] = []
 
     def send(batch: Sequence[Job], stage: Stage) -> None:
         for job in batch:
             outcome_path(run.folder, job.title).unlink(missing_ok=True)
-        calls = [ClusterJob(recipe, str(run.folder.absolute()), job) for job in batch]
+        calls = [ClusterJob(request, str(run.folder.absolute()), job) for job in batch]
         after = [ids[key] for key in batch[0].needs]
         job_ids = launcher.submit(run.folder / "jobs", cluster, stage, calls, after, f"pudnet-{plan.suite.name}")
         sent = [Submitted(job_id, job) for job_id, job in zip(job_ids, batch, strict=True)]
         new.extend(sent)
-        keep_submitted(
-            run, [*submitted(run), *sent]
-        )  # after each array: what Slurm has is known, whatever happens next
+        save_submitted(run, [*submitted(run), *sent])  # after each array, so that a failure later loses no job id
 
     arrays: dict[tuple[str, ...], list[Job]] = {}
     for job in jobs:
@@ -109,35 +107,30 @@ def submit(plan: Plan, run: Run, recipe: Recipe, cluster: Cluster, shard: int | 
     return new
 
 
-def keep_cluster(run: Run, cluster: Cluster) -> Cluster:
-    """Copy the profile into the run, so that it can be resumed with the same; returns the copy."""
-    kept = run.folder / CLUSTER
-    if cluster.path.resolve() != kept.resolve():
-        shutil.copyfile(cluster.path, kept)
-    return load(kept)
+def save_cluster(run: Run, cluster: Cluster) -> Cluster:
+    """Copy the profile into the run, for `resume`, and return the copy."""
+    copy = run.folder / CLUSTER
+    if cluster.path.resolve() != copy.resolve():
+        shutil.copyfile(cluster.path, copy)
+    return load(copy)
 
 
-def kept_cluster(run: Run) -> Cluster | None:
-    """The profile that the run was submitted with; None for a run of this machine."""
+def saved_cluster(run: Run) -> Cluster | None:
+    """The profile that the run was submitted with; None for a local run."""
     path = run.folder / CLUSTER
     return load(path) if path.exists() else None
 
 
-def compute_of(cluster: Cluster, device: str, precision: str) -> Compute:
+def compute_of(cluster: Cluster, device: DeviceKind, precision: Precision) -> Compute:
     """The device that jobs are planned for, which need not be in this machine; named after the profile.
 
-    ``device`` auto is CUDA where evaluation jobs get GPUs; ``precision`` auto is bf16 on CUDA, and on a CPU what is best
-    on this one.
+    `device` auto is CUDA where evaluation jobs get GPUs; `precision` auto is bf16 on CUDA, and on a CPU what suits this
+    machine's.
     """
     parameters = cluster.parameters("evaluation")
     gpus = any(
         parameters.get(name) for name in ("gpus_per_node", "slurm_gpus_per_task", "slurm_num_gpus", "slurm_gres")
     )
-    kind = ("cuda" if gpus else "cpu") if device == "auto" else device
-    if kind not in ("cpu", "cuda"):
-        raise ComputeError(f"--device is auto, cpu or cuda, not '{device}'")
-    if precision == "auto":
-        precision = "bf16" if kind == "cuda" or native_bf16(torch.device("cpu")) else "fp32"
-    if precision not in ("fp32", "bf16"):
-        raise ComputeError(f"--precision is auto, fp32 or bf16, not '{precision}'")
-    return Compute(torch.device(kind), f"slurm, {kind}", "bf16" if precision == "bf16" else "fp32")
+    kind = (DeviceKind.CUDA if gpus else DeviceKind.CPU) if device == DeviceKind.AUTO else device
+    bf16 = kind == DeviceKind.CUDA or native_bf16(torch.device("cpu"))
+    return Compute(torch.device(kind), f"slurm, {kind}", precision.resolved(bf16))

@@ -1,4 +1,4 @@
-"""How a run on a cluster stands: what was submitted, what each job said when it ended, what Slurm says. Imports no torch."""
+"""Cluster run status: what was submitted, how each job ended, what Slurm reports. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from pudnet_bench.harness.running.job import Job
@@ -21,14 +22,14 @@ POLL_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Submitted:
-    """A job as it was submitted: its id ("12" or "12_3") and what it does."""
+    """A submitted job and its Slurm id ("12" or "12_3")."""
 
     job_id: str
     job: Job
 
 
 def submitted(run: Run) -> list[Submitted]:
-    """Every job that was submitted for the run, in order; none where that was damaged, with a warning."""
+    """Every job submitted for the run, in order; empty, with a warning, where the file is damaged."""
     path = run.folder / JOBS
     if not path.exists():
         return []
@@ -42,38 +43,46 @@ def submitted(run: Run) -> list[Submitted]:
         return []
 
 
-def keep_submitted(run: Run, entries: Sequence[Submitted]) -> None:
-    """Write down what ``submitted`` reads."""
+def save_submitted(run: Run, entries: Sequence[Submitted]) -> None:
+    """Write the file that `submitted` reads."""
     content = [{"job_id": entry.job_id, "job": asdict(entry.job)} for entry in entries]
     write_atomically(run.folder / JOBS, sealed_json({"jobs": content}))
 
 
 def outcome_path(folder: Path, title: str) -> Path:
-    """Where the job ``title`` of the run in ``folder`` says how it ended: JSON, ``failed`` is its error or ""."""
+    """The JSON file in which a job says how it ended: `failed` is its error, "" for none."""
     return folder / OUTCOMES / f"{title}.json"
 
 
 def cancel(run: Run) -> list[str]:
-    """Cancel the run's jobs that Slurm still has; returns their ids. Raises SlurmError."""
+    """Cancel the run's jobs in Slurm and return their ids. Raises SlurmError."""
     live = sorted(live_jobs(submitted(run)))
     queue.cancel(live)
     return live
 
 
+class CellState(StrEnum):
+    """A cell's progress. It is lost when Slurm no longer has its jobs and they left no outcome: cancelled or killed."""
+
+    DONE = "done"
+    RUNNING = "running"
+    PENDING = "pending"
+    PARTIAL = "partly measured"
+    FAILED = "failed"
+    LOST = "lost"
+
+
 @dataclass(frozen=True)
 class CellStatus:
-    """A cell: "done", "running", "pending", "failed" or "lost", why, and the logs that tell more."""
+    """A cell's state, its reason, and the logs with details."""
 
-    state: str
+    state: CellState
     reason: str = ""
     logs: tuple[Path, ...] = ()
 
 
 def cell_statuses(run: Run) -> dict[str, CellStatus]:
-    """How each cell of the run's plan stands, by its key. Raises SlurmError where Slurm has to be asked and does not answer.
-
-    A cell is lost when Slurm no longer has its jobs and they left no outcome: cancelled, killed, or on a node that died.
-    """
+    """The status of each cell of the run's plan, by key. Raises SlurmError where Slurm is needed and does not answer."""
     entries = submitted(run)
     ids = [entry.job_id for entry in _latest(entries).values() if _outcome(run, entry.job.title) is None]
     return _cell_statuses(run, entries, queue.states(ids))
@@ -88,12 +97,13 @@ def _cell_statuses(
     for cell in run.manifest["plan"]["cells"]:
         done = run.groups_done(cell["key"])
         if run.finished(cell["key"]) and len(done) >= cell["groups"]:
-            found[cell["key"]] = CellStatus("done")
+            found[cell["key"]] = CellStatus(CellState.DONE)
             continue
+        idle = CellStatus(CellState.PARTIAL if done else CellState.PENDING)
         own = [entry for entry in latest.values() if entry.job.cell == cell["key"] and not entry.job.training]
         trainings = {key for entry in own for key in entry.job.needs}
         behind = [entry for entry in latest.values() if entry.job.training in trainings]
-        found[cell["key"]] = _cell_status(run, [*behind, *own], outcomes, states) if own else CellStatus("pending")
+        found[cell["key"]] = _cell_status(run, [*behind, *own], outcomes, states) if own else idle
     return found
 
 
@@ -111,49 +121,51 @@ def _cell_status(
     for entry in entries:
         outcome, state = outcomes[entry.job.title], states.get(entry.job_id)
         if outcome:
-            return CellStatus("failed", outcome, logs(entry))
+            return CellStatus(CellState.FAILED, outcome, logs(entry))
         if outcome is not None:
             continue
         if state is None or state.finished:
-            lost = lost or CellStatus("lost", state.state if state else "Slurm no longer has the job", logs(entry))
+            lost = lost or CellStatus(
+                CellState.LOST, state.state if state else "Slurm no longer has the job", logs(entry)
+            )
         elif state.state in ("RUNNING", "COMPLETING"):
-            return CellStatus("running", f"job {entry.job_id} on {state.nodes}", logs(entry))
+            return CellStatus(CellState.RUNNING, f"job {entry.job_id} on {state.nodes}", logs(entry))
         else:
             pending = pending or CellStatus(
-                "pending", f"job {entry.job_id}: {state.reason or state.state}", logs(entry)
+                CellState.PENDING, f"job {entry.job_id}: {state.reason or state.state}", logs(entry)
             )
-    return lost or pending or CellStatus("lost", "its jobs have ended and groups are missing")
+    return lost or pending or CellStatus(CellState.LOST, "its jobs have ended and groups are missing")
 
 
-def follow(run: Run, say: Callable[[str], None]) -> None:
-    """Return when Slurm has none of the run's jobs any more. ``say`` is told how many cells stand how, when that changes."""
-    told = ""
+def follow(run: Run, log: Callable[[str], None]) -> None:
+    """Wait until Slurm has ended all jobs of the run, logging the number of cells in each state when it changes."""
+    logged = ""
     while True:
         entries = submitted(run)
         states = queue.states([entry.job_id for entry in entries])
-        counts = Counter(standing.state for standing in _cell_statuses(run, entries, states).values())
+        counts = Counter(status.state for status in _cell_statuses(run, entries, states).values())
         now = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
-        if now != told:
-            say(f"cells: {now}")
-            told = now
+        if now != logged:
+            log(f"cells: {now}")
+            logged = now
         if all(state.finished for state in states.values()):
             return
         time.sleep(POLL_SECONDS)
 
 
 def live_jobs(entries: Sequence[Submitted]) -> set[str]:
-    """Ids of the jobs that Slurm has not ended. Raises SlurmError."""
+    """Ids of the jobs that have not ended. Raises SlurmError."""
     states = queue.states([entry.job_id for entry in entries])
     return {job_id for job_id, state in states.items() if not state.finished}
 
 
 def _latest(entries: Sequence[Submitted]) -> dict[str, Submitted]:
-    """The last submission of each job, by title."""
+    """The latest submission of each job, by title."""
     return {entry.job.title: entry for entry in entries}
 
 
 def _outcome(run: Run, title: str) -> str | None:
-    """What the job said when it ended: its error, "" for none; None while it has not ended."""
+    """The error with which the job ended, "" for none; None while it has not ended."""
     with contextlib.suppress(OSError, ValueError, KeyError):
         failed: str = json.loads(outcome_path(run.folder, title).read_text())["failed"]
         return failed

@@ -1,37 +1,30 @@
-"""Jobs: the pieces that a plan is worked off in, the same for one process, for several, and for a cluster."""
+"""Cut a plan into jobs and perform them, the same way in one process, in several and on a cluster."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
 
 from pudnet_bench.harness.console.progress import Display
-from pudnet_bench.harness.measuring.device import Compute
-from pudnet_bench.harness.planning.plan import Cell, Plan
-from pudnet_bench.harness.planning.request import Recipe
-from pudnet_bench.harness.running.cell import (
-    ImagesOf,
-    RunContext,
-    accompany,
-    is_complete,
-    missing_groups,
-    obtain_artifact,
-    run_cell,
-)
+from pudnet_bench.harness.measuring.device import Compute, choose_device
+from pudnet_bench.harness.planning.plan import Cell, Plan, make_plan
+from pudnet_bench.harness.planning.request import RunRequest
+from pudnet_bench.harness.running.cell import accompany, is_complete, missing_groups, obtain_artifact, run_cell
+from pudnet_bench.harness.running.context import ImagesOf, RunContext
 from pudnet_bench.harness.running.job import Job
 from pudnet_bench.harness.training.artifacts import ArtifactStore
 from pudnet_bench.harness.training.distributed import gpu_count, rank_count, spawn_ranks
 from pudnet_bench.harness.training.stop_signal import StopSignal
-from pudnet_bench.methods.base import SINGLE_PROCESS, Ranks
+from pudnet_bench.methods.base import Ranks
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.suites.groups import FamilyImages
 
 
 def missing_jobs(plan: Plan, run: Run, store: ArtifactStore, shard: int | None = None) -> list[Job]:
-    """What is left to do of ``plan``, in its order: each training before the first cell that needs it.
+    """The jobs left of `plan`, in its order, each training before the first cell that needs it.
 
-    Cells are measured in jobs of at most ``shard`` groups; None makes one of each cell.
+    A job measures at most `shard` groups; None makes one job per cell.
     """
     jobs: list[Job] = []
     planned: set[str] = set()
@@ -54,51 +47,43 @@ def missing_jobs(plan: Plan, run: Run, store: ArtifactStore, shard: int | None =
 
 
 def with_bases(cell: Cell) -> list[Cell]:
-    """The cells of the methods that ``cell`` builds on, what comes first first, and ``cell``."""
+    """`cell` after the cells it builds on, the first to train first."""
     return [*(with_bases(cell.base) if cell.base else ()), cell]
 
 
 class Worker:
-    """A process that performs jobs of one plan: images, methods and artifacts are loaded once."""
+    """Performs jobs of one plan in this process, loading images and artifacts once."""
 
     def __init__(
         self,
         plan: Plan,
+        request: RunRequest,
         run: Run,
         compute: Compute,
-        cache_dir: Path,
         display: Display,
         stop_signal: StopSignal | None = None,
-        recipe: Recipe | None = None,
     ) -> None:
-        """With ``recipe``, from which other processes make the plan, several of them may share a meta-training."""
-        self.run = run
+        """`request` is what the plan was made from: other processes that share a meta-training make it again."""
+        self.request, self.run = request, run
         self.cells = {each.key: each for cell in plan.cells for each in with_bases(cell)}
 
         def others(cell: Cell) -> AbstractContextManager[Ranks]:
-            if recipe is None:
-                return nullcontext(SINGLE_PROCESS)
             groups = cell.training.budget.groups_per_step
-            count = rank_count(recipe.training_processes, groups, gpu_count(compute.device))
-            return spawn_ranks(count, compute.device, _accompany, (recipe, run.folder, cell.key))
+            count = rank_count(request.training_processes, groups, gpu_count(compute.device))
+            return spawn_ranks(count, compute.device, _accompany, (request, run.folder, cell.key))
 
-        self.context = RunContext(
-            family_images(plan, compute),
-            ArtifactStore(cache_dir),
-            compute,
-            display,
-            stop_signal or StopSignal(),
-            others,
-        )
+        store = ArtifactStore(request.cache)
+        images = family_images(plan, compute)
+        self.context = RunContext(images, store, compute, display, stop_signal or StopSignal(), others)
 
     @classmethod
-    def of(cls, recipe: Recipe, folder: Path, display: Display, stop_signal: StopSignal | None = None) -> Worker:
-        """For a process that is given no more than a recipe and the run's folder."""
-        compute = recipe.compute()
-        return cls(recipe.plan(compute), Run.open(folder), compute, Path(recipe.cache), display, stop_signal, recipe)
+    def of(cls, request: RunRequest, folder: Path, display: Display, stop_signal: StopSignal | None = None) -> Worker:
+        """A worker in a process that has no more than a request and the run's folder."""
+        compute = choose_device(request.device, request.precision)
+        return cls(make_plan(request, compute), request, Run.open(folder), compute, display, stop_signal)
 
     def perform(self, job: Job) -> None:
-        """Do the job; what was done of it before counts. Raises whatever the method or the images raise."""
+        """Do what is left of the job. Raises whatever the method or the images raise."""
         cell = self.cells[job.cell]
         if job.training:
             obtain_artifact(cell, self.context)
@@ -106,14 +91,14 @@ class Worker:
             run_cell(cell, self.run, self.context, range(job.first, job.end))
 
 
-def _accompany(recipe: Recipe, folder: Path, cell: str, ranks: Ranks) -> None:
-    """In a process that shares the meta-training of the cell of that key."""
-    worker = Worker.of(recipe, folder, Display())
+def _accompany(request: RunRequest, folder: Path, cell: str, ranks: Ranks) -> None:
+    """Share the meta-training of the cell of that key, in a process started for it."""
+    worker = Worker.of(request, folder, Display())
     accompany(worker.cells[cell], worker.context, ranks)
 
 
 def family_images(plan: Plan, compute: Compute) -> ImagesOf:
-    """Families' images on the device: two at a time, the one that is measured and the one that is trained on."""
+    """The images of the plan's families on the device, loaded on demand, two families at a time."""
     families = {cell.family.name: (cell.family, cell.source) for cell in plan.cells}
     families |= {cell.trained_on.name: (cell.trained_on, cell.training_source) for cell in plan.cells}
 

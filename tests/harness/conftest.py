@@ -9,10 +9,10 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from pudnet_bench.harness.cli import commands
+from pudnet_bench.harness.cli.app import app
 from pudnet_bench.harness.measuring.device import Compute, choose_device
-from pudnet_bench.harness.planning.plan import Choice, Plan, make_plan
-from pudnet_bench.suites.catalog import PROFILES, SUITES
+from pudnet_bench.harness.planning.plan import Plan, make_plan
+from pudnet_bench.harness.planning.request import RunRequest
 from pudnet_bench.suites.families import FAMILIES
 from pudnet_bench.suites.groups import FamilyImages
 from pudnet_bench.suites.sources.loading import Source, load
@@ -78,7 +78,7 @@ def command_line(cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     def call(*arguments: str | Path, **variables: str) -> Result:
         words = [str(argument) for argument in arguments]
-        return CliRunner().invoke(commands.app, words, env={**environment, **variables})
+        return CliRunner().invoke(app, words, env={**environment, **variables})
 
     return call
 
@@ -100,12 +100,9 @@ def digits_images(digits: Source, compute: Compute) -> FamilyImages:
 
 @pytest.fixture
 def plan_of(cache_dir: Path, compute: Compute) -> Callable[..., Plan]:
-    """``plan_of("table1", "quick", methods=("adam",))``; keywords are those of ``Choice``."""
+    """`plan_of("table1", "quick", methods=("adam",))`; keywords are those of `RunRequest`."""
 
     def make(suite: str = "table1", profile: str = "quick", on: Compute = compute, **choice: object) -> Plan:
-        def source(name: str, size: int | None) -> Source:
-            return load(name, data_dir=None, cache_dir=cache_dir, size=size)
-
-        return make_plan(SUITES[suite], PROFILES[profile], Choice(**choice), on, source)
+        return make_plan(RunRequest(suite=suite, profile=profile, cache=cache_dir, **choice), on)
 
     return make

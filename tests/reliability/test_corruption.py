@@ -16,7 +16,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from pudnet_bench.harness.cli.commands import app
+from pudnet_bench.harness.cli.app import app
 from pudnet_bench.harness.planning import request as recipe
 from pudnet_bench.results.store.run import Run
 

@@ -14,7 +14,7 @@ from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
-from pudnet_bench.harness.cli.commands import app
+from pudnet_bench.harness.cli.app import app
 from pudnet_bench.harness.planning import request as recipe
 
 NAMES = (

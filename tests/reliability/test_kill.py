@@ -16,7 +16,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from pudnet_bench.harness.cli import commands
+from pudnet_bench.harness.cli.app import app
 from pudnet_bench.harness.running.cell import WARM_UPS
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.suites.families import FAMILIES
@@ -83,7 +83,7 @@ def test_a_run_killed_three_times_comes_out_like_one_that_was_not(
     def whole(out: Path, fits: Path) -> None:
         """A run to its end, in this process."""
         monkeypatch.setenv("FITS", str(fits))
-        done = CliRunner().invoke(commands.app, call(method, out))
+        done = CliRunner().invoke(app, call(method, out))
         assert done.exit_code == 0, done.output
 
     images = FamilyImages(FAMILIES["digits"], load("digits", data_dir=None, cache_dir=cache_dir), torch.device("cpu"))

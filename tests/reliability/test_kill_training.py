@@ -31,7 +31,7 @@ import os
 import sys
 
 import pudnet_bench.harness.running.run
-from pudnet_bench.harness.cli.commands import main
+from pudnet_bench.harness.cli.app import main
 from pudnet_bench.harness.running import cell
 from pudnet_bench.harness.training import checkpoint
 

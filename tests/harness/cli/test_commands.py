@@ -25,7 +25,8 @@ from click.testing import Result
 from PIL import Image
 
 from pudnet_bench.harness.measuring.device import Compute
-from pudnet_bench.harness.planning.plan import Choice, make_plan
+from pudnet_bench.harness.planning.plan import make_plan
+from pudnet_bench.harness.planning.request import RunRequest
 from pudnet_bench.harness.running.run import run_plan
 from pudnet_bench.methods.base import Dataset, Method, Snapshot
 from pudnet_bench.methods.registry import BUILT_IN
@@ -33,7 +34,6 @@ from pudnet_bench.results.store.run import Run
 from pudnet_bench.suites.catalog import PROFILES, SUITES
 from pudnet_bench.suites.families import FAMILIES
 from pudnet_bench.suites.sources import SOURCES
-from pudnet_bench.suites.sources.loading import load
 
 CommandLine = Callable[..., Result]
 MethodFile = Callable[..., str]
@@ -90,7 +90,7 @@ def test_list_names_everything_on_a_line_each(command_line: CommandLine) -> None
 
 def test_list_imports_no_torch() -> None:
     script = (
-        "import sys\nfrom harness.cli.commands import app\napp(['list'], standalone_mode=False)\n"
+        "import sys\nfrom pudnet_bench.harness.cli.app import app\napp(['list'], standalone_mode=False)\n"
         "print('imported', sorted({'torch', 'numpy', 'pandas'} & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -109,8 +109,6 @@ def test_list_imports_no_torch() -> None:
         (["table1", "--methods", "adam,pudnte"], ["unknown method 'pudnte'", "did you mean 'pudnet'?"]),
         (["table1", "--families", "digist"], ["unknown family 'digist'", "did you mean 'digits'?"]),
         (["table1", "--targets", "convnet"], ["unknown target 'convnet'", "did you mean 'convnet3'?"]),
-        (["table1", "--device", "gpu"], ["--device takes auto, cpu or cuda, not 'gpu'"]),
-        (["table1", "--precision", "fp16"], ["--precision takes auto, fp32 or bf16, not 'fp16'"]),
         (["table1", "--seeds", "0,x"], ["--seeds takes whole numbers separated by commas, not '0,x'"]),
         (["table1", "--seeds", "-1"], ["--seeds takes numbers from 0 on"]),
         (["table1", "--source", "mine"], ["--source takes NAME=DIR, not 'mine'"]),
@@ -134,6 +132,25 @@ def test_run_refuses_what_cannot_be_parsed(command_line: CommandLine, arguments:
     assert done.exit_code == 2
     assert "Usage:" in done.stderr
     assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "choices"),
+    [
+        ("--device", "gpu", ("auto", "cpu", "cuda")),
+        ("--precision", "fp16", ("auto", "fp32", "bf16")),
+        ("--clock", "wall", ("harness", "paper")),
+        ("--episodes", "mine", ("own", "learn2learn")),
+    ],
+)
+def test_run_names_the_value_and_the_choices(
+    command_line: CommandLine, option: str, value: str, choices: tuple[str, ...]
+) -> None:
+    done = command_line("run", "table1", option, value)
+    assert done.exit_code == 2
+    (line,) = [line for line in done.stderr.splitlines() if option in line]
+    for text in (value, *choices):
+        assert f"'{text}'" in line
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
@@ -307,7 +324,7 @@ def test_a_full_disk_loses_nothing(own_run: CommandLine, small_disk: Path) -> No
     with (small_disk / "filler").open("wb", buffering=0) as filler, suppress(OSError):
         while True:
             filler.write(b"0" * 4096)
-    refused(own_run("--groups", "6", "--out", out), "cannot write", "no space left on device", "--out", "is kept")
+    refused(own_run("--groups", "6", "--out", out), "cannot write", "no space left on device", "--out", "are saved")
     pd.testing.assert_frame_equal(Run.open(out).frame(), before)
     (small_disk / "filler").unlink()
     assert own_run("--groups", "6", "--out", out).exit_code == 0
@@ -401,10 +418,8 @@ def test_dry_run_prints_the_plan_and_writes_nothing(command_line: CommandLine, t
     for seed in ("0", "1"):
         assert ["pretrained", "digits", "convnet3", seed, "7", "to", "train"] in [line[:7] for line in lines]
         assert ["adam", "digits", "convnet3", seed, "7", "-"] in [line[:6] for line in lines]
-    (total,) = [line for line in done.stdout.splitlines() if line.startswith("in all ")]
-    assert total.startswith(
-        "in all 4 cells and 2 distinct artifacts, from 2 meta-trainings that are not there yet; about "
-    )
+    (total,) = [line for line in done.stdout.splitlines() if line.startswith("total: ")]
+    assert total.startswith("total: 4 cells, 2 artifacts, 2 meta-trainings to run; about ")
     assert total.endswith(" MB of disk")
     assert any(unit in total.split("about ")[1].split(" on ")[0] for unit in (" s", " min", " h"))
     assert not (tmp_path / "out").exists()
@@ -556,22 +571,19 @@ def test_the_papers_clock_gives_rows_of_its_own_beside_the_others(command_line: 
     rows = [record["row"] for record in records if record["n"] == 1 and record["seconds_mean"] > 0]
     epochs = [row.partition("@")[2] for row in rows if row.startswith("adam@")]
     assert rows == [f"adam@{n}" for n in epochs] + [f"adam-plain-loop@{n}" for n in epochs]
-    refused(command_line(*asked, "--clock", "wall"), "--clock takes harness or paper, not 'wall'")
 
 
 def test_the_papers_number_stands_beside_ours(
     command_line: CommandLine, compute: Compute, cache_dir: Path, real_data: Path, tmp_path: Path
 ) -> None:
-    def source(name: str, size: int | None) -> object:
-        return load(name, data_dir=real_data, cache_dir=cache_dir, size=size)
-
-    choice = Choice(methods=("pretrained",), families=("fashion",), groups=2)
-    plan = make_plan(SUITES["table1"], PROFILES["quick"], choice, compute, source)
+    choice = {"methods": ("pretrained",), "families": ("fashion",), "groups": 2}
+    request = RunRequest(suite="table1", data=real_data, cache=cache_dir, **choice)
+    plan = make_plan(request, compute)
     plan = replace(plan, cells=tuple(replace(cell, method=Instant) for cell in plan.cells))
     plain = replace(plan.variants[0], name="pretrained-plain-loop", label="Other", parent="pretrained")
     cells = (*plan.cells, *(replace(cell, variant=plain) for cell in plan.cells))
     plan = replace(plan, cells=cells, variants=(*plan.variants, plain))
-    assert run_plan(plan, tmp_path / "out", "", compute, tmp_path / "cache", False) == 0
+    assert run_plan(plan, replace(request, cache=tmp_path / "cache"), tmp_path / "out", compute) == 0
     without, beside = (command_line("table", "out", *paper).stdout for paper in ((), ("--paper",)))
     assert PAPER_PRETRAINED not in without
     assert beside.count(PAPER_PRETRAINED) == 2  # the row made of another has the other's number

@@ -17,7 +17,7 @@ import pytest
 import typer.main
 from typer.core import TyperCommand, TyperGroup
 
-from pudnet_bench.harness.cli.commands import app
+from pudnet_bench.harness.cli.app import app
 from pudnet_bench.methods import registry
 from pudnet_bench.results.store.run import ROW_SCHEMA
 from pudnet_bench.slurm import cluster

@@ -59,7 +59,7 @@ def test_a_line_before_any_rate_is_known_has_no_time_left(
 
 def test_a_lasting_line_is_printed_at_once_and_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     with Display() as display:
-        display.say("failed: [bold] 5/7")
+        display.log("failed: [bold] 5/7")
     assert capsys.readouterr() == ("", "failed: [bold] 5/7\n")
 
 

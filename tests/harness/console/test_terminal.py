@@ -114,7 +114,7 @@ def program(tmp_path: Path) -> Path:
     folder = tmp_path / "bin"
     folder.mkdir()
     script = folder / "pudnet-bench"
-    script.write_text(f"#!{sys.executable}\nfrom harness.cli.commands import main\n\nmain()\n")
+    script.write_text(f"#!{sys.executable}\nfrom pudnet_bench.harness.cli.app import main\n\nmain()\n")
     script.chmod(0o755)
     return folder
 
@@ -176,7 +176,7 @@ def test_completion_is_instant_and_only_for_a_program_with_a_name(
     code = (
         "import sys\n"
         "sys.argv = ['pudnet-bench']\n"
-        "from pudnet_bench.harness.cli.commands import main\n"
+        "from pudnet_bench.harness.cli.app import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "assert not {'torch', 'pandas', 'pyarrow', 'matplotlib', 'numpy'} & set(sys.modules), sys.modules\n"
     )

@@ -9,12 +9,11 @@ import pytest
 from PIL import Image
 
 from pudnet_bench.harness.measuring.device import Compute
-from pudnet_bench.harness.planning.plan import Cell, Choice, Plan, make_plan
+from pudnet_bench.harness.planning.plan import Cell, Plan
 from pudnet_bench.methods.base import MethodError
 from pudnet_bench.methods.registry import UnknownMethodError
 from pudnet_bench.suites.catalog import PROFILES, SUITES
 from pudnet_bench.suites.declaration import Suite, SuiteError, Variant
-from pudnet_bench.suites.sources.loading import load
 
 PlanOf = Callable[..., Plan]
 METHODS = ["pretrained", "matchnet", "protonet", "meta-baseline", "meta-deepbdc", "musml", "adam", "gc", "pudnet"]
@@ -108,19 +107,15 @@ def test_the_length_of_meta_training_is_part_of_a_key_only_where_there_is_any(pl
     assert {name for name in METHODS if quick[name] == standard[name]} == {"adam", "gc"}
 
 
-def test_options_of_a_variant_reach_the_method_and_its_key(plan_of: PlanOf, cache_dir: Path, compute: Compute) -> None:
+def test_options_of_a_variant_reach_the_method_and_its_key(plan_of: PlanOf, monkeypatch: pytest.MonkeyPatch) -> None:
     variants = (
         Variant("adam", "adam", "Adam"),
         Variant("adam-fast", "adam", "Adam, 2 epochs", options=(("epochs", (1, 2)), ("lr", 0.01))),
         Variant("adam-wrong", "adam", "Adam", options=(("momentum", 0.9),)),
     )
-    suite = Suite("mine", "Mine", ("convnet3",), ("digits",), variants)
-    plan = make_plan(
-        suite, PROFILES["quick"], Choice(), compute,
-        lambda name, size: load(name, data_dir=None, cache_dir=cache_dir, size=size),
-    )  # fmt: skip
-    plain, fast, wrong = plan.cells
-    assert len({cell.key for cell in plan.cells}) == 3
+    monkeypatch.setitem(SUITES, "mine", Suite("mine", "Mine", ("convnet3",), ("digits",), variants))
+    plain, fast, wrong = plan_of("mine").cells
+    assert len({cell.key for cell in (plain, fast, wrong)}) == 3
     assert (plain.make_method().lr, fast.make_method().lr, fast.make_method().epochs) == (1e-3, 0.01, (1, 2))
     with pytest.raises(MethodError, match=r"'adam-wrong' does not take the options.*momentum"):
         wrong.make_method()
@@ -178,18 +173,14 @@ def test_a_method_file_may_not_take_the_name_of_another_method(
         plan_of(method_files=(method_file(name="adam"),))
 
 
-def test_a_folder_of_the_users_own_gives_a_family(tmp_path: Path, cache_dir: Path, compute: Compute) -> None:
+def test_a_folder_of_the_users_own_gives_a_family(tmp_path: Path, plan_of: PlanOf) -> None:
     rng = np.random.default_rng(0)
     for name in "abcdefg":
         (tmp_path / "shapes" / name).mkdir(parents=True)
         for i in range(46):
             Image.fromarray(rng.integers(0, 255, (10, 12), np.uint8)).save(tmp_path / "shapes" / name / f"{i}.png")
-    folders = {"mine": tmp_path / "shapes"}
-    plan = make_plan(
-        SUITES["table1"], PROFILES["quick"], Choice(families=("mine", "digits"), methods=("adam",)), compute,
-        lambda name, size: load(name, data_dir=None, cache_dir=cache_dir, folders=folders, size=size), tuple(folders),
-    )  # fmt: skip
-    mine, digits = plan.cells
+    sources = {"mine": tmp_path / "shapes"}
+    mine, digits = plan_of(families=("mine", "digits"), methods=("adam",), sources=sources).cells
     assert (mine.family.name, digits.family.name) == ("mine", "digits")
     family = mine.family
     assert (family.ways, family.training_classes, family.unseen_classes) == (2, 4, 3)

@@ -56,7 +56,7 @@ def test_a_row_may_be_of_the_users_own_method(
         ("", "defines none"),
         ("from pudnet_bench.suites.catalog import SUITES\nsame = SUITES['table1']", "defines none"),
         (MINE.format(variants="") + "OTHER = Suite('other', '', (), (), ())", r"defines 2 \(mine, other\)"),
-        (MINE.format(variants="").replace("mine", "table1"), "names its suite 'table1', as a suite of the paper"),
+        (MINE.format(variants="").replace("mine", "table1"), "names its suite 'table1', which the catalog has"),
         (MINE.format(variants="").replace("mine", "../mine"), "fails to import: SuiteError: a suite's name"),
         ("import not_there", "suite file .* fails to import: ModuleNotFoundError"),
     ],

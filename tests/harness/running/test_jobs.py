@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from click.testing import Result
 
-from pudnet_bench.harness.measuring.device import Compute
-from pudnet_bench.harness.planning.plan import Choice, Plan
-from pudnet_bench.harness.planning.request import Recipe
+from pudnet_bench.harness.measuring.device import Compute, DeviceKind, Precision
+from pudnet_bench.harness.planning.plan import Plan, make_plan
+from pudnet_bench.harness.planning.request import ClockRule, Episodes, RunRequest, load_requests, save_request
 from pudnet_bench.harness.running.executors import ExecutorError, Local, LocalProcesses, executor_named
 from pudnet_bench.harness.running.job import Job
 from pudnet_bench.harness.running.run import open_run
@@ -74,23 +75,27 @@ def test_only_what_is_missing_is_planned(
     run = Run.open(tmp_path / "runs/table1-quick-cpu")
     store = ArtifactStore(tmp_path / "cache")
     choice = {"methods": ("own",), "method_files": (reference,)}
-    bf16 = run.manifest["precision"] == "bf16"
-    on = Compute(
-        Recipe("table1", "quick", Choice(), "cpu", "fp32", "").compute().device, "", "bf16" if bf16 else "fp32"
-    )
+    on = Compute(torch.device("cpu"), "", Precision(run.manifest["precision"]))
     assert missing_jobs(plan_of(groups=5, on=on, **choice), run, store) == []
     (more,) = missing_jobs(plan_of(groups=9, on=on, **choice), run, store, 4)[:1]
     assert (more.first, more.end) == (4, 8)
 
 
-def test_a_recipe_survives_json_and_gives_the_same_plan(tmp_path: Path, cache_dir: Path) -> None:
-    choice = Choice(methods=("pudnet",), groups=3, seeds=(0, 2), training_groups=(1, 2), weights=Path("w.safetensors"))
-    recipe = Recipe("table1", "quick", choice, "cpu", "fp32", str(cache_dir), None, {"mine": "folder"})
-    again = Recipe.from_json(recipe.to_json())
-    assert again == recipe
-    plain = Recipe("table1", "quick", Choice(methods=("pudnet",)), "cpu", "fp32", str(cache_dir))
-    here, elsewhere = plain.plan(plain.compute()), plain.plan(plain.compute(here=False))
-    assert [cell.key for cell in here.cells] == [cell.key for cell in elsewhere.cells]
+def test_a_request_survives_the_disk_and_gives_the_same_plan(tmp_path: Path, cache_dir: Path, compute: Compute) -> None:
+    choice = {"methods": ("pudnet",), "groups": 3, "seeds": (0, 2), "training_groups": (1, 2)}
+    full = RunRequest(
+        suite="table1", weights=Path("w.safetensors"), device=DeviceKind.CPU, precision=Precision.FP32, cache=cache_dir,
+        data=Path("data"), sources={"mine": Path("folder")}, episodes=Episodes.LEARN2LEARN, clock=ClockRule.PAPER, **choice,
+    )  # fmt: skip
+    plain = RunRequest(suite="table1", methods=("pudnet",), cache=cache_dir)
+    for request in (full, plain, full):
+        save_request(tmp_path, request)
+    assert load_requests(tmp_path) == [plain, full]  # each once, the latest last
+    again = load_requests(tmp_path)[0]
+    assert [type(value) for value in vars(again).values()] == [type(value) for value in vars(plain).values()]
+    elsewhere = Compute(torch.device("cpu"), "", Precision.FP32)
+    here, there = make_plan(plain, compute), make_plan(again, elsewhere)
+    assert [cell.key for cell in here.cells] == [cell.key for cell in there.cells]
 
 
 def test_several_processes_give_the_same_accuracies(

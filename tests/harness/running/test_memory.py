@@ -17,7 +17,7 @@ ALLOWED = 100e6  # bytes
 DRY_RUNS = """
 from pathlib import Path
 from pudnet_bench.harness.measuring.clock import PeakMemory
-from pudnet_bench.harness.cli.commands import app
+from pudnet_bench.harness.cli.app import app
 import torch
 memory = PeakMemory(torch.device("cpu"))
 for groups in ("100", "100", "100000"):  # the first one imports and settles

@@ -14,7 +14,7 @@ import pytest
 from click.testing import Result
 
 from pudnet_bench.harness.running.job import Job
-from pudnet_bench.harness.running.status import Submitted, cell_statuses, keep_submitted, submitted
+from pudnet_bench.harness.running.status import Submitted, cell_statuses, save_submitted, submitted
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.slurm import queue
 from tests.slurm.local_slurm import LocalSlurm, is_requeued
@@ -108,7 +108,7 @@ def test_a_table_through_arrays_is_that_of_one_process_and_of_two(
         *on_slurm(*call, "--shard", 3, "--out", "far", "--wait"), PUDNET_BENCH_CACHE=str(tmp_path / "cache-far")
     )
     assert done.exit_code == 0, done.output
-    assert "far: 1 meta-trainings and 8 pieces of 4 cells submitted as " in done.stdout
+    assert "far: 1 meta-trainings and 8 shards of 4 cells submitted as " in done.stdout
     assert "cells: 4 done" in done.output
     assert "ProtoNet, 3 groups" in done.stdout
     near = command_line(
@@ -128,7 +128,7 @@ def test_a_table_through_arrays_is_that_of_one_process_and_of_two(
     ids = {entry.job_id.split("_")[0] for entry in submitted(Run.open(tmp_path / "far"))}
     assert len(ids) == 3  # the training, the arrays that need nothing, the array that waits
     again = command_line(*on_slurm(*call, "--out", "far"), PUDNET_BENCH_CACHE=str(tmp_path / "cache-far"))
-    assert "far: nothing is missing that is not in the queue" in again.stdout
+    assert "far: nothing to submit" in again.stdout
 
 
 @pytest.mark.slurm
@@ -167,9 +167,9 @@ def test_a_training_that_is_requeued_goes_on_from_the_same_step(
     until(lambda: is_requeued(queue.states([training.job_id])[training.job_id]))
     before = len(steps.read_text().splitlines())
     assert before < 60
-    assert {standing.state for standing in cell_statuses(run).values()} == {"pending"}
+    assert {status.state for status in cell_statuses(run).values()} == {"pending"}
     # Slurm holds a requeued job back for some seconds here; started earlier, its node may refuse it and end it for good.
-    until(lambda: {standing.state for standing in cell_statuses(run).values()} == {"done"})
+    until(lambda: {status.state for status in cell_statuses(run).values()} == {"done"})
     assert steps.read_text().splitlines() == [str(number) for number in range(60)]  # none twice, none left out
     near = command_line("run", "table1", *call("near"), "--precision", "fp32", "--out", "here")
     assert near.exit_code == 0, near.output
@@ -187,7 +187,7 @@ def test_a_cancelled_run_is_resumed(
     until(lambda: fits.exists() and len(fits.read_text().splitlines()) >= 6)
     assert "3 jobs cancelled" in command_line("cancel", "out").stdout
     run = Run.open(tmp_path / "out")
-    until(lambda: {standing.state for standing in cell_statuses(run).values()} == {"lost"})
+    until(lambda: {status.state for status in cell_statuses(run).values()} == {"lost"})
     shown = command_line("status", "out").stdout
     assert "lost" in shown
     done = command_line("resume", "out", "--wait", "--shard", 15)
@@ -225,23 +225,23 @@ def test_a_run_of_this_machine_is_resumed_as_it_was_asked_for(
     done = command_line("resume", "out")
     assert done.exit_code == 0, done.output
     assert sorted(rows(tmp_path / "out")["group"]) == [0, 1, 2, 3]
-    (tmp_path / "out/recipes.json").unlink()
+    (tmp_path / "out/requests.json").unlink()
     refused = command_line("resume", "out")
     assert refused.exit_code == 2
-    assert "does not say what was asked for" in refused.output
+    assert "has no readable requests.json" in refused.output
 
 
 @pytest.mark.parametrize("text", ["", "[{}]", '[{"choice": 3}]', "{"])
-def test_recipes_that_cannot_be_read_are_named(
+def test_requests_that_cannot_be_read_are_named(
     text: str, command_line: CommandLine, method_file: MethodFile, tmp_path: Path
 ) -> None:
     call = ("run", "table1", "--methods", "own", "--method", method_file(), "--groups", 1, "--out", "out")
     assert command_line(*call).exit_code == 0
-    (tmp_path / "out/recipes.json").write_text(text)
-    with pytest.warns(UserWarning, match=r"recipes\.json is damaged .*set aside as recipes\.json\.corrupt"):
+    (tmp_path / "out/requests.json").write_text(text)
+    with pytest.warns(UserWarning, match=r"requests\.json is damaged .*set aside as requests\.json\.corrupt"):
         refused = command_line("resume", "out")
     assert refused.exit_code == 2
-    assert "give its `run` command again" in refused.output
+    assert "repeat its `run` command" in refused.output
     assert command_line(*call).exit_code == 0
     assert command_line("resume", "out").exit_code == 0
 
@@ -249,7 +249,7 @@ def test_recipes_that_cannot_be_read_are_named(
 def test_what_was_submitted_comes_back_as_it_was(tmp_path: Path) -> None:
     run = Run(tmp_path, {})
     entries = [Submitted("12", Job("c", "t")), Submitted("13_1", Job("c", first=2, end=4, needs=("t",)))]
-    keep_submitted(run, entries)
+    save_submitted(run, entries)
     assert submitted(run) == entries
     (tmp_path / "jobs.json").write_text(json.dumps([{"job_id": "1"}]))
     with pytest.warns(UserWarning, match=r"jobs\.json is damaged"):

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from pudnet_bench.harness.measuring.device import Compute
-from pudnet_bench.harness.planning.plan import Choice, Plan, make_plan
+from pudnet_bench.harness.planning.plan import Plan, make_plan
+from pudnet_bench.harness.planning.request import RunRequest
 from pudnet_bench.harness.running import cell as execution
 from pudnet_bench.harness.running.run import run_plan
 from pudnet_bench.methods import registry
@@ -20,7 +21,7 @@ from pudnet_bench.results import paper
 from pudnet_bench.results.rendering.run_figures import FEWEST_GROUPS
 from pudnet_bench.results.rendering.run_report import write_report
 from pudnet_bench.results.store.run import Run
-from pudnet_bench.suites.catalog import SUITES
+from pudnet_bench.suites.catalog import PROFILES, SUITES
 from pudnet_bench.suites.declaration import Profile, Suite, scaled
 from pudnet_bench.suites.families import FAMILIES
 from pudnet_bench.suites.groups import FamilyImages
@@ -143,12 +144,12 @@ def test_a_suite_runs_from_end_to_end(
     monkeypatch.setattr(execution, "WARM_UPS", 1)
     suite = small(SUITES[name])
     groups = FEWEST_GROUPS if suite.figure == "correlation" else None
-    plan = make_plan(
-        suite, TINY, Choice(groups=groups), compute,
-        lambda source, size: load(source, data_dir=None, cache_dir=cache_dir, size=size),
-    )  # fmt: skip
+    monkeypatch.setitem(SUITES, name, suite)
+    monkeypatch.setitem(PROFILES, TINY.name, TINY)
+    request = RunRequest(suite=name, profile=TINY.name, groups=groups, cache=cache_dir)
+    plan = make_plan(request, compute)
     folder = tmp_path / name
-    assert run_plan(plan, folder, "a test", compute, cache_dir, with_paper=True) == 0
+    assert run_plan(plan, request, folder, compute, command="a test", with_paper=True) == 0
     run = Run.open(folder)
     frame = run.frame()
     assert frame["finished"].all()

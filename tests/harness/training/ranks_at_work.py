@@ -10,8 +10,9 @@ import pandas as pd
 import safetensors.torch
 import torch
 
-from pudnet_bench.harness.planning.plan import Cell, Choice
-from pudnet_bench.harness.planning.request import Recipe
+from pudnet_bench.harness.measuring.device import DeviceKind, Precision, choose_device
+from pudnet_bench.harness.planning.plan import Cell, make_plan
+from pudnet_bench.harness.planning.request import RunRequest
 from pudnet_bench.harness.running.worker import family_images
 from pudnet_bench.harness.training.artifacts import Trained
 from pudnet_bench.harness.training.checkpoint import CheckpointFolder
@@ -23,28 +24,28 @@ METHODS = ("pretrained", "matchnet", "meta-deepbdc", "musml", "pudnet")
 TRAINING = Training(0, Budget(5, 2, 2, groups_per_step=2), 3)
 
 
-def recipe_of(cache_dir: Path, methods: tuple[str, ...], device: str = "cpu") -> Recipe:
-    choice = Choice(methods=methods, targets=("convnet3",))
-    return Recipe("table1", "quick", choice, device, "fp32", str(cache_dir))
+def request_of(cache_dir: Path, methods: tuple[str, ...], device: str = "cpu") -> RunRequest:
+    kind = DeviceKind(device)
+    return RunRequest(
+        suite="table1", methods=methods, targets=("convnet3",), device=kind, precision=Precision.FP32, cache=cache_dir
+    )
 
 
 def train(
-    cell: Cell, recipe: Recipe, ranks: Ranks, training: Training, checkpoints: CheckpointFolder | None = None
+    cell: Cell, request: RunRequest, ranks: Ranks, training: Training, saving: CheckpointFolder | None = None
 ) -> Trained:
-    compute = recipe.compute()
-    images = family_images(recipe.plan(compute), compute)("digits")
-    return meta_train(
-        TrainingJob(
-            make_method=cell.make_method, images=images, training=training, compute=compute, checkpoints=checkpoints,
-            ranks=ranks,
-        )
-    )  # fmt: skip
+    compute = choose_device(request.device, request.precision)
+    images = family_images(make_plan(request, compute), compute)("digits")
+    job = TrainingJob(
+        make_method=cell.make_method, images=images, training=training, compute=compute, checkpoints=saving, ranks=ranks
+    )
+    return meta_train(job)
 
 
-def train_all(recipe: Recipe, training: Training, folder: Path, ranks: Ranks) -> None:
+def train_all(request: RunRequest, training: Training, folder: Path, ranks: Ranks) -> None:
     """What every rank does; each leaves what it learned."""
-    for cell in recipe.plan(recipe.compute()).cells:
-        trained = train(cell, recipe, ranks, training)
+    for cell in make_plan(request, choose_device(request.device, request.precision)).cells:
+        trained = train(cell, request, ranks, training)
         states = {
             f"{i}/{k}": v.contiguous()
             for i, s in enumerate((trained.state, *trained.search_states))
@@ -73,13 +74,13 @@ class StoppingAfter(CheckpointFolder):
         return path
 
 
-def train_with(recipe: Recipe, folder: Path, ranks: Ranks) -> Trained:
-    (cell,) = recipe.plan(recipe.compute()).cells
-    return train(cell, recipe, ranks, TRAINING, StoppingAfter(folder))
+def train_with(request: RunRequest, folder: Path, ranks: Ranks) -> Trained:
+    (cell,) = make_plan(request, choose_device(request.device, request.precision)).cells
+    return train(cell, request, ranks, TRAINING, StoppingAfter(folder))
 
 
-def accompany_with(recipe: Recipe, folder: Path, ranks: Ranks) -> None:
-    train_with(recipe, folder, ranks)
+def accompany_with(request: RunRequest, folder: Path, ranks: Ranks) -> None:
+    train_with(request, folder, ranks)
 
 
 def fail(ranks: Ranks) -> None:

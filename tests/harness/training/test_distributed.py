@@ -15,6 +15,8 @@ import pytest
 import torch
 from click.testing import Result
 
+from pudnet_bench.harness.measuring.device import choose_device
+from pudnet_bench.harness.planning.plan import make_plan
 from pudnet_bench.harness.training import checkpoint
 from pudnet_bench.harness.training.artifacts import Trained
 from pudnet_bench.harness.training.distributed import RankError, rank_count, spawn_ranks
@@ -30,13 +32,13 @@ CommandLine = Callable[..., Result]
 
 
 def test_two_ranks_learn_what_one_does_bit_for_bit(cache_dir: Path, tmp_path: Path) -> None:
-    recipe = work.recipe_of(cache_dir, work.METHODS)
+    request = work.request_of(cache_dir, work.METHODS)
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     alone.mkdir()
     shared.mkdir()
-    work.train_all(recipe, work.TRAINING, alone, SINGLE_PROCESS)
-    with spawn_ranks(2, CPU, work.train_all, (recipe, work.TRAINING, shared)) as ranks:
-        work.train_all(recipe, work.TRAINING, shared, ranks)
+    work.train_all(request, work.TRAINING, alone, SINGLE_PROCESS)
+    with spawn_ranks(2, CPU, work.train_all, (request, work.TRAINING, shared)) as ranks:
+        work.train_all(request, work.TRAINING, shared, ranks)
     for method in work.METHODS:
         state, curve = work.learned(alone, method, 0)
         for rank in (0, 1):
@@ -49,19 +51,19 @@ def test_two_ranks_learn_what_one_does_bit_for_bit(cache_dir: Path, tmp_path: Pa
 
 
 def train_one_a_step(cache_dir: Path) -> Trained:
-    recipe = work.recipe_of(cache_dir, ("matchnet",))
-    (cell,) = recipe.plan(recipe.compute()).cells
-    return work.train(cell, recipe, SINGLE_PROCESS, Training(0, Budget(5, 2, 2), 3))
+    request = work.request_of(cache_dir, ("matchnet",))
+    (cell,) = make_plan(request, choose_device("cpu", "fp32")).cells
+    return work.train(cell, request, SINGLE_PROCESS, Training(0, Budget(5, 2, 2), 3))
 
 
 def test_more_groups_than_ranks_and_more_ranks_than_groups_at_the_end(cache_dir: Path, tmp_path: Path) -> None:
     # Three summands are not bitwise the same in another order, and Adam moves parameters without gradient by their sign.
-    recipe = work.recipe_of(cache_dir, ("protonet",))
+    request = work.request_of(cache_dir, ("protonet",))
     training = Training(0, Budget(7, 4, 2, groups_per_step=3), 0)
-    work.train_all(recipe, training, tmp_path, SINGLE_PROCESS)
+    work.train_all(request, training, tmp_path, SINGLE_PROCESS)
     _, alone = work.learned(tmp_path, "protonet", 0)
-    with spawn_ranks(2, CPU, work.train_all, (recipe, training, tmp_path)) as ranks:
-        work.train_all(recipe, training, tmp_path, ranks)
+    with spawn_ranks(2, CPU, work.train_all, (request, training, tmp_path)) as ranks:
+        work.train_all(request, training, tmp_path, ranks)
     (_, first), (_, second) = (work.learned(tmp_path, "protonet", rank) for rank in (0, 1))
     pd.testing.assert_frame_equal(first, second)
     pd.testing.assert_frame_equal(first, alone, rtol=1e-3)
@@ -76,18 +78,18 @@ def test_what_one_left_two_resume_and_the_other_way_round(
 ) -> None:
     monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
     monkeypatch.setattr(checkpoint, "SAVING_SHARE", 0)
-    recipe = work.recipe_of(cache_dir, ("pudnet",))
-    whole = work.train_with(recipe, tmp_path / "whole", SINGLE_PROCESS)
+    request = work.request_of(cache_dir, ("pudnet",))
+    whole = work.train_with(request, tmp_path / "whole", SINGLE_PROCESS)
     folder = tmp_path / "stopped"
     work.StoppingAfter.left = saves
     with (
         pytest.raises(KeyboardInterrupt),
-        spawn_ranks(stopped, CPU, work.accompany_with, (recipe, folder)) as ranks,
+        spawn_ranks(stopped, CPU, work.accompany_with, (request, folder)) as ranks,
     ):
-        work.train_with(recipe, folder, ranks)
+        work.train_with(request, folder, ranks)
     torch.manual_seed(99)  # another process has another generator
-    with spawn_ranks(3 - stopped, CPU, work.accompany_with, (recipe, folder)) as ranks:
-        resumed = work.train_with(recipe, folder, ranks)
+    with spawn_ranks(3 - stopped, CPU, work.accompany_with, (request, folder)) as ranks:
+        resumed = work.train_with(request, folder, ranks)
     assert all(torch.equal(whole.state[name], value) for name, value in resumed.state.items())
     pd.testing.assert_frame_equal(resumed.curve, whole.curve)
 
@@ -132,6 +134,8 @@ def test_what_the_first_rank_raises_is_its_own() -> None:
 
 OWNER = """
 import os, time
+from pudnet_bench.harness.measuring.device import choose_device
+from pudnet_bench.harness.planning.plan import make_plan
 from pudnet_bench.harness.training.distributed import spawn_ranks
 import torch
 
@@ -187,14 +191,14 @@ def test_processes_that_would_have_nothing_to_do_are_refused(command_line: Comma
 @pytest.mark.cuda
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="torch sees fewer than two CUDA devices")
 def test_two_gpus_learn_what_one_does(cache_dir: Path, tmp_path: Path, cuda: torch.device) -> None:
-    recipe = work.recipe_of(cache_dir, ("protonet", "pudnet"), "cuda")
+    request = work.request_of(cache_dir, ("protonet", "pudnet"), "cuda")
     training = Training(0, Budget(4, 2, 2, groups_per_step=2), 3)
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     alone.mkdir()
     shared.mkdir()
-    work.train_all(recipe, training, alone, SINGLE_PROCESS)
-    with spawn_ranks(2, cuda, work.train_all, (recipe, training, shared)) as ranks:
-        work.train_all(recipe, training, shared, ranks)
+    work.train_all(request, training, alone, SINGLE_PROCESS)
+    with spawn_ranks(2, cuda, work.train_all, (request, training, shared)) as ranks:
+        work.train_all(request, training, shared, ranks)
     for method in ("protonet", "pudnet"):
         one, _ = work.learned(alone, method, 0)
         (first, _), (second, _) = (work.learned(shared, method, rank) for rank in (0, 1))

@@ -1,0 +1,113 @@
+"""The command line. Heavy modules are imported inside the commands that need them, so that `list` is instant."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pudnet_bench.errors import BenchError
+from pudnet_bench.harness.cli import author, data, machine, run, show
+from pudnet_bench.harness.console.terminal import printable
+
+INTERRUPTED = 130
+REFUSED = 2
+UNWRITABLE = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG,
+)  # fmt: skip
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    # A shell completes a program by its name, and `python -m harness` has none of its own; pudnet-bench has.
+    add_completion=Path(sys.argv[0]).name != "__main__.py",
+)
+data_app = typer.Typer(help="List, download and verify image sources.", no_args_is_help=True)
+new_app = typer.Typer(help="Start a method, suite or family of your own.", no_args_is_help=True)
+
+
+def main() -> None:
+    """Run the command line."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {printable(str(message))}\n"
+    app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"pudnet-bench {version('pudnet-bench')}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool, typer.Option("--version", "-V", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Compare predicting a ConvNet's parameters with training them."""
+
+
+def explained(command: Callable[..., None]) -> Callable[..., None]:
+    """`command`, which prints errors that the user can fix as one sentence and exits with their code; bugs keep tracebacks."""
+
+    @wraps(command)
+    def explaining(**arguments: object) -> None:
+        try:
+            command(**arguments)
+        except KeyboardInterrupt:
+            print("interrupted; finished groups are saved: repeat the command to resume", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+        except (BenchError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in UNWRITABLE:
+                raise
+            if arguments.get("debug"):
+                traceback.print_exc()
+            print(f"error: {printable(_sentence(error))}", file=sys.stderr)
+            raise typer.Exit(error.exit_code if isinstance(error, BenchError) else REFUSED) from None
+
+    return explaining
+
+
+def _sentence(error: BenchError | OSError) -> str:
+    if isinstance(error, BenchError):
+        return str(error)
+    where = f"'{error.filename}'" if error.filename else "the output folder"
+    return (
+        f"cannot write {where}: {os.strerror(error.errno or 0).lower()}; free space, or choose another folder with --out "
+        "(runs) or --cache (artifacts and images); finished groups are saved"
+    )
+
+
+for group, name, command in (
+    (app, "list", show.list_everything),
+    (app, "run", run.run),
+    (app, "status", show.status),
+    (app, "resume", run.resume),
+    (app, "cancel", show.cancel),
+    (app, "collect", show.collect),
+    (app, "table", show.table),
+    (app, "compare", show.compare),
+    (app, "report", show.report),
+    (app, "check", author.check),
+    (app, "doctor", machine.doctor),
+    (data_app, "list", data.list_sources),
+    (data_app, "fetch", data.fetch),
+    (data_app, "verify", data.verify),
+    (new_app, "method", author.new_method),
+    (new_app, "suite", author.new_suite),
+    (new_app, "family", author.new_family),
+):
+    group.command(name)(explained(command))
+app.add_typer(data_app, name="data")
+app.add_typer(new_app, name="new")

@@ -1,0 +1,148 @@
+"""Command-line options shared by commands, those of `run`, and the parsing of their values."""
+
+from __future__ import annotations
+
+import ast
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pudnet_bench.errors import BenchError
+from pudnet_bench.harness.cli import completion
+from pudnet_bench.harness.measuring.device import DeviceKind, Precision
+from pudnet_bench.harness.planning.request import ClockRule, Episodes
+from pudnet_bench.results.store.folders import find_folder
+
+if TYPE_CHECKING:
+    from pudnet_bench.results.store.run import Run
+
+DATA_VARIABLE, CACHE_VARIABLE = "PUDNET_BENCH_DATA", "PUDNET_BENCH_CACHE"
+
+
+class UsageError(BenchError):
+    """An argument that cannot be used; says which and the way out."""
+
+
+class TableFormat(StrEnum):
+    """How a table is printed."""
+
+    LATEX = "latex"
+    MARKDOWN = "markdown"
+    CSV = "csv"
+
+
+# --- Shared -------------------------------------------------------------------------------------------------------
+
+Data = Annotated[Path | None, typer.Option("--data", help="Folder of the image sources.", envvar=DATA_VARIABLE)]
+Cache = Annotated[Path | None, typer.Option("--cache", help="Folder for images and artifacts.", envvar=CACHE_VARIABLE)]
+Source = Annotated[list[str] | None, typer.Option("--source", help="NAME=DIR, your own image folder; repeatable.")]
+Paper = Annotated[bool, typer.Option("--paper", help="Show the paper's numbers too.")]
+Shard = Annotated[int | None, typer.Option("--shard", help="Slurm: groups per job.", min=1)]
+Wait = Annotated[bool, typer.Option("--wait", help="Slurm: wait for the jobs to end.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Format = Annotated[TableFormat, typer.Option("--format", help="Output format.")]
+RunReference = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="A run's folder, or a suite (its latest run).", autocompletion=completion.runs),
+]
+
+# --- run ----------------------------------------------------------------------------------------------------------
+
+Suites = Annotated[
+    list[str],
+    typer.Argument(help="Suites such as table1, `all`, or path/to/suite.py.", autocompletion=completion.suites),
+]
+Profile = Annotated[str, typer.Option(help="quick, standard or paper.", autocompletion=completion.profiles)]
+Methods = Annotated[str | None, typer.Option(help="Methods, comma-separated.", autocompletion=completion.methods)]
+MethodFile = Annotated[
+    list[str] | None, typer.Option(help="FILE.py:Class, your own; repeatable.", autocompletion=completion.method_file)
+]
+Families = Annotated[str | None, typer.Option(help="Families, comma-separated.", autocompletion=completion.families)]
+Targets = Annotated[str | None, typer.Option(help="Targets, comma-separated.", autocompletion=completion.targets)]
+Seeds = Annotated[str | None, typer.Option(help="Seeds, comma-separated.")]
+Groups = Annotated[int | None, typer.Option(help="Unseen groups per cell.", min=1)]
+Device = Annotated[DeviceKind, typer.Option(help="Device to compute on.")]
+PrecisionOption = Annotated[Precision, typer.Option("--precision", help="Precision of forward passes.")]
+Weights = Annotated[Path | None, typer.Option(help="ImageNet weights, .safetensors in timm's names.")]
+EpisodeSource = Annotated[Episodes, typer.Option(help="Sampler of training episodes.")]
+TrainingGroups = Annotated[str | None, typer.Option(help="Meta-training lengths, comma-separated.")]
+GroupsPerStep = Annotated[int, typer.Option(help="Groups per meta-training step.", min=1)]
+TrainingProcesses = Annotated[int | None, typer.Option(help="Processes per meta-training [one per GPU].", min=1)]
+Clock = Annotated[ClockRule, typer.Option(help="How training from scratch is timed.")]
+ExecutorName = Annotated[
+    str, typer.Option(help="local, local-processes:N or slurm.", autocompletion=completion.executors)
+]
+ClusterFile = Annotated[Path | None, typer.Option(help="Slurm: the cluster's TOML file.")]
+RunFolder = Annotated[Path | None, typer.Option(help="Run folder; of several suites, their parent.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan with estimates only.")]
+
+
+def names(text: str | None) -> tuple[str, ...] | None:
+    """The names of a comma-separated list; None for none."""
+    return tuple(name.strip() for name in text.split(",") if name.strip()) if text else None
+
+
+def numbers(option: str, text: str | None, smallest: int) -> tuple[int, ...] | None:
+    """The distinct numbers of a list such as "0,1,2"; None for none. Raises UsageError naming `option`."""
+    try:
+        found = tuple(dict.fromkeys(int(number) for number in names(text) or ()))
+    except ValueError:
+        raise UsageError(f"{option} takes whole numbers separated by commas, not '{text}'") from None
+    if any(number < smallest for number in found):
+        raise UsageError(f"{option} takes numbers from {smallest} on, not '{text}'")
+    return found or None
+
+
+def keywords(texts: list[str] | None) -> dict[str, Any]:
+    """NAME=VALUE as keyword arguments; a value is a Python literal, or else text. Raises UsageError."""
+    found: dict[str, Any] = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise UsageError(f"--option takes NAME=VALUE, not '{text}'")
+        try:
+            found[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[name] = value
+    return found
+
+
+def source_folders(texts: list[str] | None) -> dict[str, Path]:
+    """The absolute folders of NAME=DIR, by name. Raises UsageError."""
+    from pudnet_bench.suites.families import FAMILIES
+    from pudnet_bench.suites.sources import SOURCES
+
+    found = {}
+    for text in texts or ():
+        name, equals, folder = text.partition("=")
+        if not (name and equals and folder):
+            raise UsageError(f"--source takes NAME=DIR, not '{text}'")
+        if name in FAMILIES and name not in SOURCES:
+            raise UsageError(
+                f"--source {name}: a built-in family has that name; choose another, or replace its images with "
+                f"--source {FAMILIES[name].source}=DIR"
+            )
+        found[name] = absolute(folder)
+    return found
+
+
+def absolute(path: str | Path) -> Path:
+    """The path as it is meant in any folder."""
+    return Path(path).expanduser().absolute()
+
+
+def find_run(reference: str) -> Run:
+    """The run in that folder, or the latest of that suite. Raises StoreError."""
+    from pudnet_bench.results.store.run import Run
+    from pudnet_bench.suites.catalog import SUITES
+
+    return Run.open(find_folder(reference, tuple(SUITES)))
+
+
+def print_json(value: Any) -> None:
+    """Print a value for programs."""
+    print(json.dumps(value, indent=2))

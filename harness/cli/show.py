@@ -1,0 +1,137 @@
+"""The commands that read runs and the catalog: `list`, `status`, `table`, `compare`, `report`, `collect`; and `cancel`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pudnet_bench.harness.cli import completion, options
+from pudnet_bench.harness.cli.options import TableFormat
+
+
+def list_everything(as_json: options.Json = False, debug: options.Debug = False) -> None:
+    """List suites, methods, families and profiles."""
+    from pudnet_bench.harness.console.terminal import print_table
+    from pudnet_bench.methods.registry import entries
+    from pudnet_bench.suites.catalog import PROFILES, SUITES
+    from pudnet_bench.suites.families import FAMILIES
+
+    if as_json:
+        fields = ("name", "title", "targets", "families", "figure")
+        options.print_json(
+            {
+                "suites": [{field: getattr(suite, field) for field in fields} for suite in SUITES.values()],
+                "methods": [{"name": m.name, "description": m.description} for m in entries().values()],
+                "families": [asdict(f) for f in FAMILIES.values()],
+                "profiles": [asdict(p) for p in PROFILES.values()],
+            }
+        )
+        return
+    families = {
+        f.name: f"{f.label}: {f.source}, {f.training_classes}/{f.unseen_classes} classes, {f.ways} ways, {f.images} images"
+        for f in FAMILIES.values()
+    }
+    sections = {
+        "suites": {s.name: f"{s.title}; {', '.join(s.families)}" for s in SUITES.values()},
+        "methods": {m.name: m.description for m in entries().values()},
+        "families": families,
+        "profiles": {p.name: p.description for p in PROFILES.values()},
+    }
+    for title, lines in sections.items():
+        print_table([(f"  {name}", text) for name, text in lines.items()], title=title)
+
+
+def status(reference: options.RunReference, as_json: options.Json = False, debug: options.Debug = False) -> None:
+    """Show what a run has measured, cell by cell, and its Slurm jobs."""
+    from pudnet_bench.harness.console.terminal import print_table, printable
+    from pudnet_bench.harness.running.status import CellState, cell_statuses
+
+    run = options.find_run(reference)
+    manifest, statuses = run.manifest, cell_statuses(run)
+    cells: list[dict[str, Any]] = []
+    for cell in manifest["plan"]["cells"]:
+        done, found = len(run.groups_done(cell["key"])), statuses[cell["key"]]
+        logs = [str(log) for log in found.logs]
+        cells.append({**cell, "done": done, "state": found.state, "reason": found.reason, "logs": logs})
+    if as_json:
+        about = {name: manifest[name] for name in ("suite", "profile", "device")}
+        options.print_json({"run": str(run.folder), **about, "cells": cells})
+        return
+    print(printable(f"{run.folder}: {manifest['suite']}, {manifest['profile']}, {manifest['device']}"))
+    print_table(
+        [
+            (
+                cell["method"], cell["family"], cell["target"], str(cell["seed"]), f"{cell['done']}/{cell['groups']}",
+                cell["state"], cell["reason"],
+            )
+            for cell in cells
+        ],
+        header=("cell", "family", "target", "seed", "groups", "state", "reason"),
+    )  # fmt: skip
+    for log in sorted(
+        {log for cell in cells if cell["state"] in (CellState.FAILED, CellState.LOST) for log in cell["logs"]}
+    ):
+        print(printable(log))
+
+
+def cancel(reference: options.RunReference, debug: options.Debug = False) -> None:
+    """Cancel a run's Slurm jobs; finished groups are kept."""
+    from pudnet_bench.harness.running.status import cancel
+
+    run = options.find_run(reference)
+    print(
+        f"{run.folder}: {len(cancel(run))} jobs cancelled; `python -m harness resume {run.folder}` submits them again"
+    )
+
+
+def collect(reference: options.RunReference, paper: options.Paper = False, debug: options.Debug = False) -> None:
+    """Write a run's tables and figures from what is measured so far."""
+    from pudnet_bench.results.rendering.render import show
+
+    show(options.find_run(reference), paper)
+
+
+def table(
+    reference: options.RunReference,
+    format: options.Format = TableFormat.MARKDOWN,
+    paper: options.Paper = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Print a run's table."""
+    from pudnet_bench.results.rendering.run_tables import table_records, table_text
+
+    run = options.find_run(reference)
+    if as_json:
+        options.print_json(table_records(run, paper))
+    else:
+        print(table_text(run, format.value, paper), end="")
+
+
+def compare(
+    run_a: Annotated[str, typer.Argument(metavar="RUN_A", help="A run or suite.", autocompletion=completion.runs)],
+    run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="Compared with it.", autocompletion=completion.runs)],
+    format: options.Format = TableFormat.MARKDOWN,
+    debug: options.Debug = False,
+) -> None:
+    """Compare two runs of one suite: differences, intervals, verdicts."""
+    from pudnet_bench.results.rendering.run_tables import comparison_text
+
+    print(comparison_text(options.find_run(run_a), options.find_run(run_b), format.value), end="")
+
+
+def report(
+    references: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Runs' folders or suites.", autocompletion=completion.runs)
+    ],
+    out: Annotated[Path | None, typer.Option(help="File [report.html in the first run].")] = None,
+    debug: options.Debug = False,
+) -> None:
+    """Write one HTML page about runs: tables, plots, provenance."""
+    from pudnet_bench.results.rendering.run_report import write_report
+
+    path = write_report([options.find_run(reference) for reference in references], out)
+    print(f"{path}: {path.stat().st_size / 1000:,.0f} kB")
