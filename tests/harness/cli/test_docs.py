@@ -180,7 +180,9 @@ def leaves(command: TyperGroup | TyperCommand) -> Iterator[TyperCommand]:
 
 
 def test_options_in_the_text_are_those_of_the_command_line() -> None:
-    known = {"--help", "--cpus", "--install-completion"}.union(*(options_of(command) for command in leaves(HARNESS)))
+    known = {"--help", "--version", "--cpus", "--install-completion"}.union(
+        *(options_of(command) for command in leaves(HARNESS))
+    )
     for page, text in TEXTS.items():
         for code in inline(text):
             if not code.startswith(("scancel", "uv ", "pip ")):
