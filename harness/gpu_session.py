@@ -29,6 +29,7 @@ from pudnet_bench.results.rendering.escaping import escape_markdown
 from pudnet_bench.results.store.files import write_atomically
 from pudnet_bench.results.store.folders import RUNS
 from pudnet_bench.results.store.run import Run
+from pudnet_bench.results.store.run_record import RECORD
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = Path("results/published")
@@ -216,11 +217,11 @@ def _call(command: Sequence[str], log: Path, variables: Mapping[str, str], secon
 
 
 def _publish(run: Path, own: Path, variables: Mapping[str, str]) -> None:
-    """The tables of what was measured, and the manifest, beside the step's log."""
-    if not (run / "manifest.json").exists():
+    """The tables of what was measured, and the record, beside the step's log."""
+    if not (run / RECORD).exists():
         return
     _call(("-m", "harness", "collect", str(run), "--paper"), own / LOG, variables, 60)
-    for path in (run / "manifest.json", *sorted((run / "tables").glob("*"))):
+    for path in (run / RECORD, *sorted((run / "tables").glob("*"))):
         shutil.copy(path, own / path.name)
 
 
@@ -285,11 +286,11 @@ def readme(folder: Path) -> str:
 
 def _groups(run: Path) -> str:
     """How many groups of each method are measured in a run, the fewest where families differ; "" where there is no run."""
-    if not (run / "manifest.json").exists():
+    if not (run / RECORD).exists():
         return ""
     found = Run.open(run)
     counts: dict[str, int] = {}
-    for cell in found.manifest["plan"]["cells"]:
-        done = len(found.groups_done(cell["key"]))
-        counts[cell["method"]] = min(done, counts.get(cell["method"], done))
+    for cell in found.record.plan.cells:
+        done = len(found.groups_done(cell.key))
+        counts[cell.method] = min(done, counts.get(cell.method, done))
     return ", ".join(f"{method} {n}" for method, n in counts.items())

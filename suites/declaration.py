@@ -47,7 +47,8 @@ class Suite:
     ``embedded`` are its families of embedded data. With ``milestones``, what meta-trains does so without validation, and
     is measured after each of so many groups. ``figure`` says what is drawn beside the table: nothing, accuracy against
     the number of training "groups" or against "eta", the "losses" of meta-training, or the "correlation" of datasets and
-    trained parameters. ``groups`` are (profile, unseen groups) where they are not the profile's own.
+    trained parameters. ``groups`` are (profile, unseen groups) where they are not the profile's own. ``reference`` names
+    the variant that the others are compared with: break-evens, paired differences; "" for none.
 
     Raises SuiteError when it is not consistent.
     """
@@ -61,6 +62,7 @@ class Suite:
     milestones: tuple[int, ...] = ()
     figure: str = ""
     groups: tuple[tuple[str, int], ...] = ()
+    reference: str = ""
 
     def __post_init__(self) -> None:
         if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.name) is None:

@@ -32,13 +32,14 @@ from pudnet_bench.harness.bench.ratio import Ratio, interleaved
 from pudnet_bench.harness.bench.setting import Setting
 from pudnet_bench.harness.measuring.clock import Clock, PeakMemory
 from pudnet_bench.harness.measuring.device import Compute, choose
-from pudnet_bench.harness.measuring.provenance import manifest
+from pudnet_bench.harness.measuring.provenance import circumstances
 from pudnet_bench.harness.planning.plan import Choice, make_plan
-from pudnet_bench.harness.running.run import plan_record
+from pudnet_bench.harness.running.run import run_record
 from pudnet_bench.methods.base import Method, TargetSpec
 from pudnet_bench.results.rendering.run_tables import write_tables
-from pudnet_bench.results.store.files import sealed_json
+from pudnet_bench.results.store.files import checksummed_json
 from pudnet_bench.results.store.run import Run
+from pudnet_bench.results.store.run_record import RunRecord
 from pudnet_bench.suites.catalog import PROFILES, SUITES
 from pudnet_bench.suites.families import FAMILIES
 from pudnet_bench.suites.groups import FamilyImages, TrainingStream, draw_group
@@ -118,25 +119,26 @@ def _episodes(n: int, compute: Compute, folder: Path) -> Prepared:
     return Prepared(draw, images.images.nbytes)
 
 
-def _plan(n: int, compute: Compute) -> dict[str, Any]:
-    """The manifest of a run of PudNet and ProtoNet on ``n`` groups."""
+def _plan(n: int, compute: Compute) -> RunRecord:
+    """The record of a run of PudNet and ProtoNet on ``n`` groups."""
     choice = Choice(methods=("pudnet", "protonet"), families=("digits",), groups=n)
     few = np.zeros((10, 1, 8, 8), dtype=np.uint8)
     source = Source("digits", few, np.arange(10), tuple("0123456789"), "")
     plan = make_plan(SUITES["table1"], PROFILES["quick"], choice, compute, lambda *_: source)
-    return {**manifest("table1", "quick", "growth", compute), "plan": plan_record(plan)}
+    return run_record(plan, "growth", compute)
 
 
-def _empty_run(folder: Path, told: dict[str, Any]) -> Run:
+def _empty_run(folder: Path, told: RunRecord) -> Run:
     return Run.create_or_open(Path(tempfile.mkdtemp(dir=folder)), told)
 
 
 def _write(run: Run, n: int) -> None:
     """Rows of ``n`` groups of each cell of the run, a shard after the other, as they come while it measures."""
     rng = np.random.default_rng(0)
-    for cell in run.manifest["plan"]["cells"]:
-        common = {name: cell[name] for name in ("method", "family", "target", "seed", "artifact")}
-        common |= {"cell": cell["key"], "suite": "table1", "snapshot": "", "device": run.manifest["device"]}
+    for cell in run.record.plan.cells:
+        common = {name: getattr(cell, name) for name in ("method", "family", "target", "seed", "artifact")}
+        common |= {"cell": cell.key, "suite": "table1", "snapshot": "", "device": run.record.device}
+        common |= {"precision": run.record.precision, "threads": 1}
         common |= {"n_fit": 500, "n_test": 500, "n_classes": 5, "epochs": float("nan")}
         common |= {"meta_train_seconds": 100.0, "training_groups": 1000.0, "parameters": 1e6}
         common |= {"fit_flops": 1e9, "test_flops": 1e7, "energy_joules": float("nan")}
@@ -159,8 +161,8 @@ def _write(run: Run, n: int) -> None:
                     strict=False,
                 )
             ]
-            run.write_shard(cell["key"], rows)
-        run.finish(cell["key"])
+            run.write_shard(cell.key, rows)
+        run.finish(cell.key)
 
 
 def _writing(n: int, compute: Compute, folder: Path) -> Prepared:
@@ -280,8 +282,8 @@ def write(folder: Path, points: Sequence[Point], runs: Sequence[tuple[int, float
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in (("points", table), ("exponents", growth.exponents(table)), ("processes", processes)):
         (folder / f"{name}.csv").write_text(frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-    told = manifest("growth", "", "python -m harness.bench.growth", choose())
-    (folder / "manifest.json").write_bytes(sealed_json(told))
+    told = {"suite": "growth", **circumstances("python -m harness.bench.growth", choose())}
+    (folder / "manifest.json").write_bytes(checksummed_json(told))
     for format in ("pdf", "png"):
         (folder / f"growth.{format}").write_bytes(growth.draw(table, processes, format))
 

@@ -25,6 +25,7 @@ from pudnet_bench.harness.running.run import run_plan
 from pudnet_bench.harness.training.artifacts import ArtifactStore
 from pudnet_bench.methods.base import Method, Snapshot
 from pudnet_bench.results.store.run import Run
+from pudnet_bench.results.store.run_record import Invocation, PlanRecord, RunRecord
 from pudnet_bench.suites.catalog import PROFILES, SUITES
 from pudnet_bench.suites.groups import FamilyImages
 from pudnet_bench.suites.sources.loading import load
@@ -84,7 +85,7 @@ def _against_bare_loop(ready: ReadyCell, setting: Setting) -> Ratio:
         folders = (Path(folder, str(number)) for number in count())
 
         def through_the_harness() -> None:
-            run = Run.create_or_open(next(folders), MANIFEST)
+            run = Run.create_or_open(next(folders), RECORD)
             execution.measure_groups(ready, run, bench, range(groups))
 
         return interleaved(
@@ -145,9 +146,10 @@ def bookkeeping(compute: Compute, cache: Path, cells: int = CELLS) -> Bookkeepin
     return Bookkeeping(whole / cells, warm_up, float(group))
 
 
-MANIFEST = {
-    "suite": "table1", "profile": "quick", "device": "here", "command": "", "git_commit": "", "versions": {}, "started": "",
-}  # fmt: skip
+RECORD = RunRecord(
+    suite="table1", profile="quick", device="here", precision="", plan=PlanRecord(title=""),
+    invocations=(Invocation(command="", started=""),),
+)  # fmt: skip
 
 
 def _plan(choice: Choice, compute: Compute, cache: Path) -> Plan:

@@ -25,7 +25,6 @@ from pudnet_bench.harness.console.plain_text import printable
 from pudnet_bench.results.store.folders import cache_folder, find_folder, run_folder
 
 if TYPE_CHECKING:
-    from pudnet_bench.results.rendering.rendered import Rendered, Request
     from pudnet_bench.results.store.run import Run
 
 app = typer.Typer(
@@ -248,7 +247,6 @@ def run(
     debug: DebugOption = False,
 ) -> None:
     """Measure one or more suites, or go on with them where they were interrupted."""
-    asked = dict(locals())
     with plain_errors(debug):
         from pudnet_bench.methods.registry import check_name
         from pudnet_bench.suites.catalog import PROFILES, SUITES
@@ -272,17 +270,6 @@ def run(
                 family(name)
 
         names = list(dict.fromkeys(SUITES if suites == ["all"] else suites))
-        requests = _requests(asked, names)
-        answers = {}
-        for name, request in requests.items() if not dry_run else ():
-            there = run_folder(out, name, profile, "cpu", len(names) > 1)
-            if answer := _answer(there, request, data, folders):
-                answers[name] = there, answer
-        if len(answers) == len(names):
-            for there, answer in answers.values():
-                answer.tell(there)
-            return
-
         from pudnet_bench.harness.measuring.device import choose
         from pudnet_bench.harness.planning.plan import Choice
         from pudnet_bench.harness.planning.request import Recipe
@@ -316,7 +303,7 @@ def run(
                 compute.precision, str(cache_dir.absolute()), str(data.expanduser().absolute()) if data else None,
                 {source: str(folder.absolute()) for source, folder in folders.items()}, training_processes or 0,
             )
-            for name in names if name not in answers
+            for name in names
         }  # fmt: skip
         plans = {name: recipe.plan(compute) for name, recipe in recipes.items()}
         if dry_run:
@@ -325,14 +312,10 @@ def run(
         command = shlex.join(["python", "-m", "harness", *sys.argv[1:]])
         failures = 0
         for name in names:
-            if name in answers:
-                there, answer = answers[name]
-                answer.tell(there)
-                continue
             plan, recipe = plans[name], recipes[name]
             there = run_folder(out, plan.suite.name, profile, compute.device.type, len(names) > 1)
             if profile_of_cluster is None:
-                failures += run_plan(plan, there, command, compute, cache_dir, paper, performs, recipe, requests[name])
+                failures += run_plan(plan, there, command, compute, cache_dir, paper, performs, recipe)
                 continue
             from pudnet_bench.harness.running.run import submit_plan
 
@@ -358,35 +341,35 @@ def status(
         from pudnet_bench.harness.running.status import cell_statuses
 
         found = _find_run(reference)
-        manifest, standing = found.manifest, cell_statuses(found)
+        record, standing = found.record, cell_statuses(found)
         cells: list[dict[str, Any]] = []
-        for cell in manifest["plan"]["cells"]:
-            done, here = len(found.groups_done(cell["key"])), standing[cell["key"]]
+        for cell in record.plan.cells:
+            done, here = len(found.groups_done(cell.key)), standing[cell.key]
             state = "partly measured" if here.state == "pending" and done and not here.reason else here.state
             cells.append(
-                {**cell, "done": done, "state": state, "reason": here.reason, "logs": list(map(str, here.logs))}
+                {**asdict(cell), "done": done, "state": state, "reason": here.reason, "logs": list(map(str, here.logs))}
             )
         if as_json:
             _print_json(
                 {
                     "run": str(found.folder),
-                    **{name: manifest[name] for name in ("suite", "profile", "device")},
+                    **{name: getattr(record, name) for name in ("suite", "profile", "device")},
                     "cells": cells,
                 }
             )
             return
         grid = Table("cell", "family", "target", "seed", "groups", "state", "reason", box=None, header_style="bold")
-        for cell in cells:
+        for shown in cells:
             grid.add_row(
-                escape(cell["method"]),
-                escape(cell["family"]),
-                cell["target"],
-                str(cell["seed"]),
-                f"{cell['done']}/{cell['groups']}",
-                cell["state"],
-                escape(cell["reason"]),
+                escape(shown["method"]),
+                escape(shown["family"]),
+                shown["target"],
+                str(shown["seed"]),
+                f"{shown['done']}/{shown['groups']}",
+                shown["state"],
+                escape(shown["reason"]),
             )
-        print(printable(f"{found.folder}: {manifest['suite']}, {manifest['profile']}, {manifest['device']}"))
+        print(printable(f"{found.folder}: {record.suite}, {record.profile}, {record.device}"))
         print_styled(grid)
         for log in sorted({log for here in standing.values() if here.state in ("failed", "lost") for log in here.logs}):
             print(printable(str(log)))
@@ -417,9 +400,6 @@ def resume(
     """Go on with a run where it is, as it was asked for: submit or measure what is missing."""
     failures = 0
     with plain_errors(debug):
-        from pudnet_bench.results.rendering.rendered import Request, program_digest
-
-        request = Request(program_digest())
         from pudnet_bench.harness.planning import request as recipes
         from pudnet_bench.harness.running import slurm_jobs as cluster
         from pudnet_bench.harness.running.run import run_plan, submit_plan
@@ -442,7 +422,6 @@ def resume(
                     paper,
                     None,
                     recipe,
-                    request,
                 )
             else:
                 compute = cluster.compute_of(profile, recipe.device, recipe.precision)
@@ -461,12 +440,9 @@ def collect(
 ) -> None:
     """Write a run's tables and figures from what is measured so far; cells that are not finished carry their n."""
     with plain_errors(debug):
-        from pudnet_bench.results.rendering.rendered import Request, program_digest
-
-        request = Request(program_digest())
         from pudnet_bench.results.rendering.render import show
 
-        show(_find_run(reference), paper, request)
+        show(_find_run(reference), paper)
 
 
 @app.command()
@@ -484,13 +460,6 @@ def table(
 ) -> None:
     """Print a run's table."""
     with plain_errors(debug):
-        from pudnet_bench.results.rendering.rendered import program_digest, recall
-
-        folder = _find_folder(reference)
-        made = None if as_json else recall(folder, program_digest())
-        if made is not None and made.paper == paper:
-            print(made.table(folder, format.value), end="")
-            return
         from pudnet_bench.results.rendering.run_tables import table_records, table_text
 
         found = _find_run(reference)
@@ -516,9 +485,9 @@ def compare(
 ) -> None:
     """Two runs of one suite, on two devices, commits or settings: differences, intervals and a verdict for each cell."""
     with plain_errors(debug):
-        from pudnet_bench.results.rendering.run_tables import comparison_text
+        from pudnet_bench.results.rendering.run_tables import compare_runs
 
-        print(comparison_text(_find_run(run_a), _find_run(run_b), format.value), end="")
+        print(compare_runs(_find_run(run_a), _find_run(run_b), format.value), end="")
 
 
 @app.command()
@@ -813,15 +782,12 @@ def _print_json(value: Any) -> None:
 
 def _follow(folder: Path, paper: bool) -> int:
     """Wait for a run's jobs, write its tables, and return how many cells are not done."""
-    from pudnet_bench.results.rendering.rendered import Request, program_digest
-
-    request = Request(program_digest())
     from pudnet_bench.harness.running.status import cell_statuses, follow
     from pudnet_bench.results.rendering.render import show
 
     found = _find_run(str(folder))
     follow(found, lambda line: print(line, file=sys.stderr, flush=True))
-    show(found, paper, request)
+    show(found, paper)
     undone = [standing for standing in cell_statuses(found).values() if standing.state != "done"]
     if undone:
         print(f"{len(undone)} cells are not done; `python -m harness status {folder}` says why", file=sys.stderr)
@@ -881,43 +847,8 @@ def _folders(sources: list[str] | None) -> dict[str, Path]:
     return folders
 
 
-def _requests(asked: dict[str, Any], suites: list[str]) -> dict[str, Request]:
-    """What is asked of each suite, from the options as they were given.
-
-    Without a digest where code of the user's decides what is measured, or where only torch can say on which device.
-    """
-    from pudnet_bench.harness.measuring.device import machine
-    from pudnet_bench.methods.registry import BUILT_IN
-    from pudnet_bench.results.rendering.rendered import Request, program_digest, request
-    from pudnet_bench.suites.catalog import SUITES
-
-    program, here = program_digest(), machine(asked["device"])
-    own = {*suites} - {*SUITES} or {*(_names(asked["methods"]) or ())} - {*BUILT_IN} or asked["method"]
-    if here is None or own or asked["weights"] or asked["cluster"]:
-        return dict.fromkeys(suites, Request(program))
-    options = {name: value for name, value in asked.items() if name not in ("suites", "out", "dry_run", "debug")}
-    return {suite: request({**options, "suite": suite}, here, program) for suite in suites}
-
-
-def _answer(there: Path, request: Request, data: Path | None, folders: dict[str, Path]) -> Rendered | None:
-    """What the run in the folder ``there`` has to answer ``request`` with; None where it is to be planned and measured."""
-    from pudnet_bench.results.rendering.rendered import recall
-    from pudnet_bench.suites.sources.loading import state
-
-    def now(source: str, size: int | None) -> str:
-        return state(source, data_dir=data, folders=folders, size=size)
-
-    made = recall(there, request.program) if request.digest else None
-    return made if made is not None and made.answers(request, now) else None
-
-
-def _find_folder(reference: str) -> Path:
-    from pudnet_bench.suites.catalog import SUITES
-
-    return find_folder(reference, tuple(SUITES))
-
-
 def _find_run(reference: str) -> Run:
     from pudnet_bench.results.store.run import Run
+    from pudnet_bench.suites.catalog import SUITES
 
-    return Run.open(_find_folder(reference))
+    return Run.open(find_folder(reference, tuple(SUITES)))

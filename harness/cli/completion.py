@@ -19,12 +19,12 @@ def suites(incomplete: str) -> list[Offer]:
 
 def runs(incomplete: str) -> list[Offer]:
     """Folders of runs, and suites that have one."""
-    from pudnet_bench.results.store.folders import RUNS
+    from pudnet_bench.results.store.folders import RUNS, run_folders
     from pudnet_bench.suites.catalog import SUITES
 
-    measured = [suite for suite in SUITES.values() if any(RUNS.glob(f"{suite.name}-*/manifest.json"))]
+    measured = [suite for suite in SUITES.values() if run_folders(f"{suite.name}-*")]
     named = [(suite.name, f"the latest run of {suite.name}") for suite in measured]
-    folders = [(str(path.parent), "") for path in sorted(RUNS.glob("*/manifest.json"))]
+    folders = [(str(path), "") for path in run_folders()]
     typed = (
         [] if incomplete.startswith(f"{RUNS}/") else [(f"{path}/", "") for path in _paths(incomplete) if path.is_dir()]
     )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pudnet_bench.errors import BenchError
@@ -58,30 +56,6 @@ def processor_name() -> str:
 
         model = platform.processor() or platform.machine()
     return f"{model}, {core_count()} cores"
-
-
-def machine(device: str) -> str | None:
-    """What ``choose(device)`` goes by here, told without torch; None where only torch knows.
-
-    That is the processor, its instructions, and that torch can see no other device: neither is there a CUDA driver that could
-    be loaded, nor a device of AMD's.
-    """
-    if device != "cpu" and (device != "auto" or _loads("libcuda.so.1") or Path("/dev/kfd").exists()):
-        return None
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return None
-    instructions = next((line for line in lines if line.startswith(("flags", "Features"))), None)
-    return instructions and f"{processor_name()} {instructions}"
-
-
-def _loads(library: str) -> bool:
-    try:
-        ctypes.CDLL(library)
-    except OSError:
-        return False
-    return True
 
 
 def native_bf16(device: torch.device) -> bool:

@@ -12,7 +12,7 @@ import torch
 from pudnet_bench.harness.measuring.device import Compute, choose
 from pudnet_bench.harness.planning.plan import Choice, Plan, make_plan
 from pudnet_bench.harness.planning.suite_file import suite_in_file
-from pudnet_bench.results.store.files import sealed_json, set_aside, unsealed_json, write_atomically
+from pudnet_bench.results.store.files import checksummed_json, quarantine, read_checksummed_json, write_atomically
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.suites.catalog import PROFILES, SUITES
 from pudnet_bench.suites.declaration import Suite, pick
@@ -85,13 +85,13 @@ def kept(run: Run) -> list[Recipe]:
     if not path.exists():
         return []
     try:
-        return [Recipe.from_json(values) for values in unsealed_json(path.read_bytes())["recipes"]]
+        return [Recipe.from_json(values) for values in read_checksummed_json(path.read_bytes())["recipes"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        set_aside(path, str(error))
+        quarantine(path, str(error))
         return []
 
 
 def keep(run: Run, recipe: Recipe) -> None:
     """Add ``recipe`` to those of the run, once."""
     recipes = [other.to_json() for other in kept(run) if other != recipe] + [recipe.to_json()]
-    write_atomically(run.folder / FILE, sealed_json({"recipes": recipes}))
+    write_atomically(run.folder / FILE, checksummed_json({"recipes": recipes}))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
@@ -24,9 +22,8 @@ from pudnet_bench.harness.running.job import cells_behind
 from pudnet_bench.harness.running.worker import Worker, family_images, missing_jobs, with_bases
 from pudnet_bench.harness.training.artifacts import ArtifactStore
 from pudnet_bench.results.rendering.render import show
-from pudnet_bench.results.rendering.rendered import Images, Request
-from pudnet_bench.results.rendering.run_tables import merge_plans
 from pudnet_bench.results.store.run import Run
+from pudnet_bench.results.store.run_record import PlannedCell, PlannedVariant, PlanRecord, RunRecord
 from pudnet_bench.slurm.cluster import Cluster
 
 
@@ -39,26 +36,23 @@ def run_plan(
     with_paper: bool,
     executor: Executor | None = None,
     recipe: Recipe | None = None,
-    request: Request | None = None,
 ) -> int:
     """Run the plan's missing cells, write the tables, and return how many cells failed.
 
     ``recipe`` is what the plan was made from, kept with the run where it is given; executors of several processes need it.
-    ``request`` is kept where all is measured, so that it finds its answer when it comes again.
     A failing cell is reported with its cause and the others go on. Errors of the output folder (OSError) end the run.
     """
     run = open_run(plan, folder, command, compute)
-    with run.alone():
-        record(plan, run, recipe)
+    invocation = run.record.invocations[-1]
+    with run.exclusive():
+        if recipe is not None:
+            recipes.keep(run, recipe)
         with Display() as display:
             worker = Worker(plan, run, compute, cache_dir, display, recipe=recipe)
             jobs = missing_jobs(plan, run, worker.context.store)
             failed = (executor or Local()).perform(jobs, worker, recipe)
-            complete = not jobs or not missing_jobs(plan, run, worker.context.store)
-        run.update_manifest(ended=provenance.now())
-        if request is not None and not complete:
-            request = replace(request, digest="")
-        show(run, with_paper, request, images(plan))
+        run.end_invocation(invocation, provenance.now(), provenance.load())
+        show(run, with_paper)
     if failed:
         print(
             f"{len(failed)} of {len(plan.cells)} cells failed; run the same command again to try them again",
@@ -68,16 +62,16 @@ def run_plan(
 
 
 def open_run(plan: Plan, folder: Path, command: str, compute: Compute) -> Run:
-    """The run in ``folder``, begun or gone on with. Raises StoreError where the folder holds something else."""
-    manifest = provenance.manifest(plan.suite.name, plan.profile.name, command, compute)
-    return Run.create_or_open(folder, {**manifest, "plan": plan_record(plan)})
+    """The run in `folder`, started or resumed. Raises StoreError if the folder holds something else."""
+    return Run.create_or_open(folder, run_record(plan, command, compute))
 
 
-def record(plan: Plan, run: Run, recipe: Recipe | None) -> None:
-    """Add the plan to those of the run, and keep what it was made from. Only for the process that holds the run."""
-    run.update_manifest(plan=merge_plans(Run.open(run.folder).manifest["plan"], plan_record(plan)))
-    if recipe is not None:
-        recipes.keep(run, recipe)
+def run_record(plan: Plan, command: str, compute: Compute) -> RunRecord:
+    """The record of a run of `plan` that begins now."""
+    return RunRecord(
+        suite=plan.suite.name, profile=plan.profile.name, device=compute.name, precision=compute.precision,
+        plan=plan_record(plan), invocations=(provenance.begin_invocation(command, compute),),
+    )  # fmt: skip
 
 
 def submit_plan(
@@ -87,8 +81,8 @@ def submit_plan(
     from pudnet_bench.harness.running import slurm_jobs as clusters
 
     run = open_run(plan, folder, command, compute)
-    with run.alone():
-        record(plan, run, recipe)
+    with run.exclusive():
+        recipes.keep(run, recipe)
         sent = clusters.submit(plan, run, recipe, clusters.keep_cluster(run, cluster), shard)
     ids = list(dict.fromkeys(entry.job_id.split("_")[0] for entry in sent))
     trainings = sum(bool(entry.job.training) for entry in sent)
@@ -100,44 +94,29 @@ def submit_plan(
     )
 
 
-def images(plan: Plan) -> list[Images]:
-    """What the plan's cells are measured on and trained on."""
-    sources = [pair for c in plan.cells for pair in ((c.family, c.source), (c.trained_on, c.training_source))]
-    return list(dict.fromkeys(Images(family.source, family.image_size, source.state) for family, source in sources))
-
-
-def plan_record(plan: Plan) -> dict[str, Any]:
-    """The plan as it stands in the manifest: what reading a table or a status needs."""
-    return {
-        "title": plan.suite.title,
-        "figure": plan.figure,
-        "paper_groups": {c.family.name: c.trained_on.meta_groups for c in plan.cells},
-        "targets": list(plan.targets),
-        "families": [[family.name, family.label] for family in plan.families],
-        "variants": [
-            {
-                "name": v.name,
-                "label": v.label,
-                "snapshots": [list(snapshot) for snapshot in v.snapshots],
-                "curve": v.curve,
-                "x": v.x,
-                "row": v.row,
-            }
+def plan_record(plan: Plan) -> PlanRecord:
+    """The plan as the run's record has it."""
+    return PlanRecord(
+        title=plan.suite.title,
+        figure=plan.figure,
+        reference=plan.suite.reference,
+        paper_groups={cell.family.name: cell.trained_on.meta_groups for cell in plan.cells},
+        targets=plan.targets,
+        families=tuple((family.name, family.label) for family in plan.families),
+        variants=tuple(
+            PlannedVariant(
+                name=v.name, label=v.label, snapshots=v.snapshots, figure_line=v.curve, figure_x=v.x, derived_from=v.row,
+            )
             for v in plan.variants
-        ],
-        "cells": [
-            {
-                "key": cell.key,
-                "method": cell.variant.name,
-                "family": cell.family.name,
-                "target": cell.target.name,
-                "seed": cell.seed,
-                "groups": cell.groups,
-                "artifact": cell.artifact.key if cell.artifact else "",
-            }
+        ),
+        cells=tuple(
+            PlannedCell(
+                key=cell.key, method=cell.variant.name, family=cell.family.name, target=cell.target.name, seed=cell.seed,
+                groups=cell.groups, artifact=cell.artifact.key if cell.artifact else "",
+            )
             for cell in plan.cells
-        ],
-    }
+        ),
+    )  # fmt: skip
 
 
 def dry_run(plans: Sequence[Plan], compute: Compute, cache_dir: Path) -> None:

@@ -29,7 +29,7 @@ from pudnet_bench.harness.measuring.device import Compute
 from pudnet_bench.harness.training.checkpoint import CheckpointFolder, CheckpointSchedule
 from pudnet_bench.harness.training.stop_signal import StopSignal
 from pudnet_bench.methods.base import ALONE, Budget, Checkpoint, DivergenceError, Method, Ranks, Session
-from pudnet_bench.results.store.files import sealed_json, unsealed_json
+from pudnet_bench.results.store.files import checksummed_json, read_checksummed_json
 from pudnet_bench.suites.groups import FamilyImages, TrainingStream
 from pudnet_bench.suites.learn2learn_episodes import training_stream
 
@@ -100,7 +100,7 @@ class ArtifactStore:
         if not folder.exists():
             return None
         try:
-            meta = unsealed_json((folder / META).read_bytes())
+            meta = read_checksummed_json((folder / META).read_bytes())
             files = {name: _checked_bytes(folder / name, checksum) for name, checksum in meta["sha256"].items()}
             curve = pd.read_parquet(io.BytesIO(files.pop(CURVE)))
             state, *search = (safetensors.torch.load(weights) for weights in files.values())
@@ -128,7 +128,7 @@ class ArtifactStore:
         files[CURVE] = buffer.getvalue()
         checksums = {name: sha256(content).hexdigest() for name, content in files.items()}
         meta = {"inputs": spec.inputs, "sha256": checksums, **trained.told}
-        files[META] = sealed_json(meta)
+        files[META] = checksummed_json(meta)
         folder = self.folder(spec)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unfinished-") as unfinished:

@@ -1,7 +1,7 @@
 """What a meta-training that was stopped leaves, so that the next process goes on from there.
 
 ``<cache>/unfinished/<key>/`` holds one file for each finished part of a training and one for the part that was running:
-safetensors with the numbers as JSON in their header, sealed (``results.store.files.sealed``).
+safetensors with the numbers as JSON in their header, checksummed (``results.store.files.checksummed``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import safetensors
 import safetensors.torch
 
 from pudnet_bench.methods.base import Checkpoint
-from pudnet_bench.results.store.files import holding, sealed, unsealed, write_atomically
+from pudnet_bench.results.store.files import checksummed, locked, read_checksummed, write_atomically
 
 SECONDS_BETWEEN = 30.0  # of training that a kill loses at most, where saving is quick
 SAVING_SHARE = 20  # a save is followed by at least so many times its own duration of training
@@ -39,7 +39,7 @@ class CheckpointFolder:
         except FileNotFoundError:
             return None
         try:
-            body = unsealed(data)
+            body = read_checksummed(data)
             numbers = json.loads(_header(body)["numbers"])
             return Checkpoint(numbers, safetensors.torch.load(body))
         except (ValueError, KeyError, safetensors.SafetensorError) as error:
@@ -56,7 +56,7 @@ class CheckpointFolder:
         body = safetensors.torch.save(tensors, {"numbers": json.dumps(progress.numbers)})
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self._path(part)
-        write_atomically(path, sealed(body))
+        write_atomically(path, checksummed(body))
         return path
 
     def forget(self, part: str) -> None:
@@ -70,7 +70,7 @@ class CheckpointFolder:
     def alone(self, waiting: Callable[[], None]) -> Iterator[None]:
         """Hold this training for this process. ``waiting()`` is called once where another has it and is waited for."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        with holding(self.folder.with_name(f"{self.folder.name}.lock"), waiting):
+        with locked(self.folder.with_name(f"{self.folder.name}.lock"), waiting):
             yield
 
     def _path(self, part: str) -> Path:

@@ -150,11 +150,11 @@ def test_a_run_is_one_processs_at_a_time(
 ) -> None:
     call = ("run", "table1", "--methods", "own", "--method", method_file(), "--groups", 1, "--out", "out")
     assert command_line(*call).exit_code == 0
-    with Run.open(tmp_path / "out").alone():
+    with Run.open(tmp_path / "out").exclusive():
         refused = command_line(*call)
         assert refused.exit_code == 2
         assert "out is in use by process" in refused.output
-        with pytest.raises(StoreError, match="in use by process"), Run.open(tmp_path / "out").alone():
+        with pytest.raises(StoreError, match="in use by process"), Run.open(tmp_path / "out").exclusive():
             pass
     assert command_line(*call).exit_code == 0
 

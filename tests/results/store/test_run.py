@@ -520,7 +520,7 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(
 
 def test_a_curve_comes_back_as_it_was_kept(run: Run) -> None:
     curve = pd.DataFrame({"phase": ["final", "final"], "groups": [10, 20], "loss": [0.5, float("nan")]})
-    run.keep_curve("a", curve)
+    run.save_curve("a", curve)
     found = run.curve("a")
     assert found is not None
     pd.testing.assert_frame_equal(found, curve)
@@ -530,7 +530,7 @@ def test_a_curve_comes_back_as_it_was_kept(run: Run) -> None:
 def test_what_was_derived_is_kept_by_name(run: Run) -> None:
     table = pd.DataFrame({"pair": [1, 2], "learned": [0.5, float("nan")]})
     assert run.derived("a", "correlations-1") is None
-    run.keep_derived("a", "correlations-1", table)
+    run.save_derived("a", "correlations-1", table)
     found = run.derived("a", "correlations-1")
     assert found is not None
     pd.testing.assert_frame_equal(found, table)
@@ -543,7 +543,7 @@ def test_what_was_derived_is_kept_by_name(run: Run) -> None:
 
 def test_parameters_come_back_stacked_in_the_order_asked_for(run: Run) -> None:
     for group in range(3):
-        run.keep_parameters("a", group, {"w": np.full(4, group, np.float32), "mean_image": np.arange(2.0)})
+        run.save_parameters("a", group, {"w": np.full(4, group, np.float32), "mean_image": np.arange(2.0)})
     found = run.parameters("a", [2, 0])
     assert found["w"].tolist() == [[2.0] * 4, [0.0] * 4]
     assert found["mean_image"].shape == (2, 2)
@@ -551,7 +551,7 @@ def test_parameters_come_back_stacked_in_the_order_asked_for(run: Run) -> None:
     with pytest.raises(StoreError, match=r"3\.safetensors.* is not there, and its group is measured"):
         run.parameters("a", [0, 3])
     with pytest.raises(StoreError, match="cannot name a cell"):
-        run.keep_parameters("../a", 0, {"w": np.zeros(1)})
+        run.save_parameters("../a", 0, {"w": np.zeros(1)})
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -561,8 +561,8 @@ def test_a_damaged_curve_or_network_is_never_taken_for_what_was_kept(
 ) -> None:
     run = Run.create_or_open(tmp_path / uuid.uuid4().hex, MANIFEST)
     curve = pd.DataFrame({"phase": ["search 1", "final"], "groups": [10, 20], "loss": [0.5, float("nan")]})
-    run.keep_curve("a", curve)
-    run.keep_parameters("a", 0, {"w": np.arange(20, dtype=np.float32)})
+    run.save_curve("a", curve)
+    run.save_parameters("a", 0, {"w": np.arange(20, dtype=np.float32)})
     for path in (run.folder / "curves" / "a.parquet", run.folder / "parameters" / "a" / "0.safetensors.sealed"):
         data = bytearray(path.read_bytes())
         place = int(where * len(data))
@@ -570,7 +570,7 @@ def test_a_damaged_curve_or_network_is_never_taken_for_what_was_kept(
         path.write_bytes(bytes(data[:place]) if cut else bytes(data))
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        found, kept = run.curve("a"), run.keeps_parameters("a", 0)
+        found, kept = run.curve("a"), run.has_parameters("a", 0)
     if found is not None:  # a byte that no value depends on
         pd.testing.assert_frame_equal(found, curve)
     assert not kept
