@@ -127,10 +127,10 @@ def test_a_run_leaves_its_tables_and_how_many_groups_they_are_over(
     assert command_line(*arguments).exit_code == 0
     became, _ = perform([Step("table1", 60, (("-c", "raise SystemExit(1)"),), run)], folder, compute)
     assert became == {"table1": "exit code 1"}
-    assert {"table1.md", "table1.csv", "table1.tex", "manifest.json", "step.json", "log.txt"} <= {
+    assert {"table1.md", "table1.csv", "table1.tex", "record.json", "step.json", "log.txt"} <= {
         path.name for path in (folder / "table1").iterdir()
     }
-    assert json.loads((folder / "table1/manifest.json").read_text())["suite"] == "table1"
+    assert json.loads((folder / "table1/record.json").read_text())["suite"] == "table1"
     assert (
         (folder / "table1/log.txt")
         .read_text()

@@ -74,7 +74,7 @@ def test_only_what_is_missing_is_planned(
     run = Run.open(tmp_path / "runs/table1-quick-cpu")
     store = ArtifactStore(tmp_path / "cache")
     choice = {"methods": ("own",), "method_files": (reference,)}
-    bf16 = run.manifest["precision"] == "bf16"
+    bf16 = run.record.precision == "bf16"
     on = Compute(
         Recipe("table1", "quick", Choice(), "cpu", "fp32", "").compute().device, "", "bf16" if bf16 else "fp32"
     )
