@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pudnet_bench.suites.declaration import Profile, Suite, Variant
 
 EPOCHS = (("1 epochs", "1 epoch"), ("30 epochs", "30 epochs"), ("50 epochs", "50 epochs"))
@@ -89,7 +91,7 @@ BOTH = ("convnet3", "resnet18")
 CONVNET, RESNET = ("convnet3",), ("resnet18",)
 
 SUITES = {
-    suite.name: suite
+    suite.name: replace(suite, reference="pudnet")
     for suite in (
         Suite("table1", "Accuracy and time, target ConvNet-3", CONVNET, PAPER_FAMILIES, GENERAL),
         Suite("table2", "Accuracy and time, target ResNet-18", RESNET, PAPER_FAMILIES, GENERAL),

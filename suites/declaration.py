@@ -63,6 +63,7 @@ class Suite:
         figure: Figure beside the table, one of `FIGURES`: accuracy against the number of training "groups" or against
             "eta", the "losses" of meta-training, the "correlation" of datasets and trained parameters, or "" for none.
         groups: (profile, unseen groups) where the number is not the profile's own.
+        reference: Variant that the others are compared with in break-evens and paired differences; "" for none.
 
     Raises:
         SuiteError: The name or figure is not allowed, or two variants share a name.
@@ -78,6 +79,7 @@ class Suite:
     milestones: tuple[int, ...] = ()
     figure: str = ""
     groups: tuple[tuple[str, int], ...] = ()
+    reference: str = ""
 
     def __post_init__(self) -> None:
         if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.name) is None:

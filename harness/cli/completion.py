@@ -19,12 +19,12 @@ def suites(incomplete: str) -> list[Offer]:
 
 def runs(incomplete: str) -> list[Offer]:
     """Run folders, and suites that have a run."""
-    from pudnet_bench.results.store.folders import RUNS
+    from pudnet_bench.results.store.folders import RUNS, run_folders
     from pudnet_bench.suites.catalog import SUITES
 
-    measured = [suite for suite in SUITES.values() if any(RUNS.glob(f"{suite.name}-*/manifest.json"))]
+    measured = [suite for suite in SUITES.values() if run_folders(f"{suite.name}-*")]
     named = [(suite.name, f"the latest run of {suite.name}") for suite in measured]
-    folders = [(str(path.parent), "") for path in sorted(RUNS.glob("*/manifest.json"))]
+    folders = [(str(path), "") for path in run_folders()]
     offers = _matching(incomplete, [*named, *folders])
     if "/" in incomplete and not incomplete.startswith(f"{RUNS}/"):
         offers += [(f"{path}/", "") for path in _paths(incomplete) if path.is_dir()]

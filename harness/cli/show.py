@@ -50,17 +50,22 @@ def status(reference: options.RunReference, as_json: options.Json = False, debug
     from pudnet_bench.harness.running.status import CellState, cell_statuses
 
     run = options.find_run(reference)
-    manifest, statuses = run.manifest, cell_statuses(run)
+    record, statuses = run.record, cell_statuses(run)
     cells: list[dict[str, Any]] = []
-    for cell in manifest["plan"]["cells"]:
-        done, found = len(run.groups_done(cell["key"])), statuses[cell["key"]]
+    for cell in record.plan.cells:
+        done, found = len(run.groups_done(cell.key)), statuses[cell.key]
         logs = [str(log) for log in found.logs]
-        cells.append({**cell, "done": done, "state": found.state, "reason": found.reason, "logs": logs})
+        cells.append({**asdict(cell), "done": done, "state": found.state, "reason": found.reason, "logs": logs})
     if as_json:
-        about = {name: manifest[name] for name in ("suite", "profile", "device")}
+        about = {
+            "suite": record.suite,
+            "profile": record.profile,
+            "device": record.device,
+            "precision": record.precision,
+        }
         options.print_json({"run": str(run.folder), **about, "cells": cells})
         return
-    print(printable(f"{run.folder}: {manifest['suite']}, {manifest['profile']}, {manifest['device']}"))
+    print(printable(f"{run.folder}: {record.suite}, {record.profile}, {record.device}"))
     print_table(
         [
             (
@@ -118,9 +123,9 @@ def compare(
     debug: options.Debug = False,
 ) -> None:
     """Compare two runs of one suite: differences, intervals, verdicts."""
-    from pudnet_bench.results.rendering.run_tables import comparison_text
+    from pudnet_bench.results.rendering.run_tables import compare_runs
 
-    print(comparison_text(options.find_run(run_a), options.find_run(run_b), format.value), end="")
+    print(compare_runs(options.find_run(run_a), options.find_run(run_b), format.value), end="")
 
 
 def report(

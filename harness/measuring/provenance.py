@@ -1,4 +1,4 @@
-"""Where a number comes from: commit, versions, device, driver, load."""
+"""Provenance of a measurement: commit, versions, device, driver, load."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import platform
 import subprocess
 from datetime import UTC, datetime
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pudnet_bench.harness.measuring.device import Compute
+from pudnet_bench.results.store.run_record import Invocation
 
 PACKAGES = (
     "pudnet-bench",
@@ -33,7 +34,7 @@ GIT_REPOSITORY_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_C
 
 
 def now() -> str:
-    """The present time in UTC, ISO 8601, to the second."""
+    """The current time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -75,6 +76,13 @@ def package_versions() -> dict[str, str]:
     return found
 
 
+@cache
+def distribution_versions() -> dict[str, str]:
+    """Version of Python and of every installed distribution, by name."""
+    found = {found.name.lower(): found.version for found in distributions() if found.name}
+    return {"python": platform.python_version(), **dict(sorted(found.items()))}
+
+
 def driver() -> str:
     """Version of the NVIDIA driver, "" without one."""
     try:
@@ -86,22 +94,34 @@ def driver() -> str:
         return ""
 
 
+def load() -> tuple[float, ...]:
+    """The machine's load averages over 1, 5 and 15 minutes; empty where they are unknown."""
+    return os.getloadavg() if hasattr(os, "getloadavg") else ()
+
+
+def begin_invocation(command: str, compute: Compute) -> Invocation:
+    """The environment of a measurement with `compute` that begins now with `command`."""
+    versions = distribution_versions()
+    return Invocation(
+        command=command,
+        started=now(),
+        commit=git_commit(),
+        version=versions.get("pudnet-bench", ""),
+        versions=versions,
+        device=compute.name,
+        driver=driver() if compute.device.type == "cuda" else "",
+        platform=platform.platform(),
+        precision=compute.precision,
+        threads=torch.get_num_threads(),
+        load_start=load(),
+    )
+
+
 def circumstances(command: str, compute: Compute) -> dict[str, Any]:
-    """What a measurement was made with and on, as it begins. ``load`` is the machine's over 1, 5 and 15 minutes."""
-    return {
-        "device": compute.name,
-        "command": command,
-        "git_commit": git_commit(),
-        "versions": package_versions(),
-        "started": now(),
-        "precision": compute.precision,
-        "threads": torch.get_num_threads(),
-        "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else [],
-        "driver": driver() if compute.device.type == "cuda" else "",
-        "platform": platform.platform(),
+    """What `begin_invocation` knows, as JSON values for the benchmarks, with the versions of `PACKAGES` only."""
+    call = begin_invocation(command, compute)
+    values = {
+        name: getattr(call, name)
+        for name in ("device", "command", "started", "precision", "threads", "driver", "platform")
     }
-
-
-def manifest(suite: str, profile: str, command: str, compute: Compute) -> dict[str, Any]:
-    """What a run's manifest says of how it is made."""
-    return {"suite": suite, "profile": profile, **circumstances(command, compute)}
+    return {**values, "git_commit": call.commit, "versions": package_versions(), "load": list(call.load_start)}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pudnet_bench.harness.measuring.device import DeviceKind, Precision
-from pudnet_bench.results.store.files import sealed_json, set_aside, unsealed_json, write_atomically
+from pudnet_bench.results.store.files import checksummed_json, quarantine, read_checksummed_json, write_atomically
 
 REQUESTS = "requests.json"
 
@@ -91,13 +91,13 @@ def load_requests(folder: Path) -> list[RunRequest]:
     if not path.exists():
         return []
     try:
-        return [RunRequest.from_json(values) for values in unsealed_json(path.read_bytes())["requests"]]
+        return [RunRequest.from_json(values) for values in read_checksummed_json(path.read_bytes())["requests"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        set_aside(path, str(error))
+        quarantine(path, str(error))
         return []
 
 
 def save_request(folder: Path, request: RunRequest) -> None:
     """Add `request` to those of the run in `folder`, once."""
     requests = [other.to_json() for other in load_requests(folder) if other != request] + [request.to_json()]
-    write_atomically(folder / REQUESTS, sealed_json({"requests": requests}))
+    write_atomically(folder / REQUESTS, checksummed_json({"requests": requests}))

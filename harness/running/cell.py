@@ -64,7 +64,7 @@ def run_cell(cell: Cell, run: Run, context: RunContext, groups: range | None = N
     method, artifact = prepare(cell, context)
     images = context.images_of(cell.family.name)
     if artifact is not None:
-        run.keep_curve(cell.key, artifact.curve)
+        run.save_curve(cell.key, artifact.curve)
     flops = UNKNOWN
     if missing:
         flops = warm_up(method, images, cell.seed, lambda text: context.display.log(f"{cell.title}: {text}"))
@@ -82,7 +82,7 @@ def measure_groups(ready: ReadyCell, run: Run, context: RunContext, missing: Seq
                 break
             rows, network = measure_group(ready, index)
             if cell.keeps_parameters:
-                run.keep_parameters(cell.key, index, network)
+                run.save_parameters(cell.key, index, network)
             writer.add(rows)
             task.update(measured, f"accuracy {rows[-1]['accuracy']:.2%}, {rows[-1]['seconds']:.3g} s")
         else:
@@ -96,7 +96,7 @@ def missing_groups(cell: Cell, run: Run) -> list[int]:
     return [
         index
         for index in range(cell.groups)
-        if index not in done or (cell.keeps_parameters and not run.keeps_parameters(cell.key, index))
+        if index not in done or (cell.keeps_parameters and not run.has_parameters(cell.key, index))
     ]
 
 
@@ -159,6 +159,8 @@ def measure_group(ready: ReadyCell, index: int) -> tuple[list[dict[str, Any]], d
                 "test_flops": test_flops,
                 "parameters": float(ready.parameters),
                 "energy_joules": joules,
+                "precision": compute.precision,
+                "threads": torch.get_num_threads(),
             }
         )
     if not rows:
@@ -372,6 +374,6 @@ class ShardWriter:
 
     def complete(self, groups: int) -> None:
         """Finish the cell of so many `groups`, unless another process has yet to measure some of them."""
-        with self.run.holding(self.key):
+        with self.run.locked(self.key):
             self.run.complete(self.key, self.rows, groups)
         self.rows.clear()

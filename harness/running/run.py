@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pudnet_bench.harness.console.progress import Display, span
 from pudnet_bench.harness.console.terminal import print_table
@@ -19,8 +18,8 @@ from pudnet_bench.harness.running.job import cells_behind
 from pudnet_bench.harness.running.worker import Worker, family_images, missing_jobs, with_bases
 from pudnet_bench.harness.training.artifacts import ArtifactStore
 from pudnet_bench.results.rendering.render import show
-from pudnet_bench.results.rendering.run_tables import merge_plans
 from pudnet_bench.results.store.run import Run
+from pudnet_bench.results.store.run_record import PlannedCell, PlannedVariant, PlanRecord, RunRecord
 from pudnet_bench.slurm.cluster import Cluster
 
 
@@ -48,13 +47,13 @@ def run_plan(
         OSError: The output folder cannot be written; ends the run.
     """
     run = open_run(plan, folder, command, compute)
-    with run.alone():
-        record(plan, run)
+    invocation = run.record.invocations[-1]
+    with run.exclusive():
         save_request(run.folder, request)
         with Display() as display:
             worker = Worker(plan, request, run, compute, display)
             failed = (executor or Local()).perform(missing_jobs(plan, run, worker.context.store), worker)
-        run.update_manifest(ended=provenance.now())
+        run.end_invocation(invocation, provenance.now(), provenance.load())
         show(run, with_paper)
     if failed:
         print(f"{len(failed)} of {len(plan.cells)} cells failed; repeat the command to retry them", file=sys.stderr)
@@ -62,14 +61,16 @@ def run_plan(
 
 
 def open_run(plan: Plan, folder: Path, command: str, compute: Compute) -> Run:
-    """The run in `folder`, new or resumed. Raises StoreError where the folder holds something else."""
-    manifest = provenance.manifest(plan.suite.name, plan.profile.name, command, compute)
-    return Run.create_or_open(folder, {**manifest, "plan": plan_record(plan)})
+    """The run in `folder`, started or resumed. Raises StoreError if the folder holds something else."""
+    return Run.create_or_open(folder, run_record(plan, command, compute))
 
 
-def record(plan: Plan, run: Run) -> None:
-    """Add the plan to those of the run. Only for the process that holds the run."""
-    run.update_manifest(plan=merge_plans(Run.open(run.folder).manifest["plan"], plan_record(plan)))
+def run_record(plan: Plan, command: str, compute: Compute) -> RunRecord:
+    """The record of a run of `plan` that begins now."""
+    return RunRecord(
+        suite=plan.suite.name, profile=plan.profile.name, device=compute.name, precision=compute.precision,
+        plan=plan_record(plan), invocations=(provenance.begin_invocation(command, compute),),
+    )  # fmt: skip
 
 
 def submit_plan(
@@ -86,8 +87,7 @@ def submit_plan(
     from pudnet_bench.harness.running.slurm_jobs import save_cluster, submit
 
     run = open_run(plan, folder, command, compute)
-    with run.alone():
-        record(plan, run)
+    with run.exclusive():
         save_request(run.folder, request)
         sent = submit(plan, run, request, save_cluster(run, cluster), shard)
     if not sent:
@@ -102,38 +102,30 @@ def submit_plan(
     )
 
 
-def plan_record(plan: Plan) -> dict[str, Any]:
-    """The plan as it stands in the manifest: what reading a table or a status needs."""
-    return {
-        "title": plan.suite.title,
-        "figure": plan.figure,
-        "paper_groups": {c.family.name: c.trained_on.meta_groups for c in plan.cells},
-        "targets": list(plan.targets),
-        "families": [[family.name, family.label] for family in plan.families],
-        "variants": [
-            {
-                "name": v.name,
-                "label": v.label,
-                "snapshots": [list(snapshot) for snapshot in v.snapshots],
-                "curve": v.curve_label,
-                "x": v.curve_x,
-                "row": v.parent,
-            }
+def plan_record(plan: Plan) -> PlanRecord:
+    """The plan as the run's record has it."""
+    return PlanRecord(
+        title=plan.suite.title,
+        figure=plan.figure,
+        reference=plan.suite.reference,
+        paper_groups={cell.family.name: cell.trained_on.meta_groups for cell in plan.cells},
+        targets=plan.targets,
+        families=tuple((family.name, family.label) for family in plan.families),
+        variants=tuple(
+            PlannedVariant(
+                name=v.name, label=v.label, snapshots=v.snapshots, figure_line=v.curve_label, figure_x=v.curve_x,
+                derived_from=v.parent,
+            )
             for v in plan.variants
-        ],
-        "cells": [
-            {
-                "key": cell.key,
-                "method": cell.variant.name,
-                "family": cell.family.name,
-                "target": cell.target.name,
-                "seed": cell.seed,
-                "groups": cell.groups,
-                "artifact": cell.artifact.key if cell.artifact else "",
-            }
+        ),
+        cells=tuple(
+            PlannedCell(
+                key=cell.key, method=cell.variant.name, family=cell.family.name, target=cell.target.name, seed=cell.seed,
+                groups=cell.groups, artifact=cell.artifact.key if cell.artifact else "",
+            )
             for cell in plan.cells
-        ],
-    }
+        ),
+    )  # fmt: skip
 
 
 def print_plans(plans: Sequence[Plan], compute: Compute, cache_dir: Path) -> None:

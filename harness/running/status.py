@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from pudnet_bench.harness.running.job import Job
-from pudnet_bench.results.store.files import sealed_json, set_aside, unsealed_json, write_atomically
+from pudnet_bench.results.store.files import checksummed_json, quarantine, read_checksummed_json, write_atomically
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.slurm import queue
 
@@ -36,17 +36,17 @@ def submitted(run: Run) -> list[Submitted]:
     try:
         return [
             Submitted(e["job_id"], Job(**{**e["job"], "needs": tuple(e["job"]["needs"])}))
-            for e in unsealed_json(path.read_bytes())["jobs"]
+            for e in read_checksummed_json(path.read_bytes())["jobs"]
         ]
     except (ValueError, KeyError, TypeError) as error:
-        set_aside(path, str(error))
+        quarantine(path, str(error))
         return []
 
 
 def save_submitted(run: Run, entries: Sequence[Submitted]) -> None:
     """Write the file that `submitted` reads."""
     content = [{"job_id": entry.job_id, "job": asdict(entry.job)} for entry in entries]
-    write_atomically(run.folder / JOBS, sealed_json({"jobs": content}))
+    write_atomically(run.folder / JOBS, checksummed_json({"jobs": content}))
 
 
 def outcome_path(folder: Path, title: str) -> Path:
@@ -94,16 +94,15 @@ def _cell_statuses(
     latest = _latest(entries)
     outcomes = {title: _outcome(run, title) for title in latest}
     found = {}
-    for cell in run.manifest["plan"]["cells"]:
-        done = run.groups_done(cell["key"])
-        if run.finished(cell["key"]) and len(done) >= cell["groups"]:
-            found[cell["key"]] = CellStatus(CellState.DONE)
+    for cell in run.record.plan.cells:
+        if run.is_done(cell):
+            found[cell.key] = CellStatus(CellState.DONE)
             continue
-        idle = CellStatus(CellState.PARTIAL if done else CellState.PENDING)
-        own = [entry for entry in latest.values() if entry.job.cell == cell["key"] and not entry.job.training]
+        idle = CellStatus(CellState.PARTIAL if run.groups_done(cell.key) else CellState.PENDING)
+        own = [entry for entry in latest.values() if entry.job.cell == cell.key and not entry.job.training]
         trainings = {key for entry in own for key in entry.job.needs}
         behind = [entry for entry in latest.values() if entry.job.training in trainings]
-        found[cell["key"]] = _cell_status(run, [*behind, *own], outcomes, states) if own else idle
+        found[cell.key] = _cell_status(run, [*behind, *own], outcomes, states) if own else idle
     return found
 
 

@@ -19,7 +19,7 @@ import safetensors.torch
 from torch import Tensor
 
 from pudnet_bench.harness.training.checkpoint import CheckpointFolder
-from pudnet_bench.results.store.files import sealed_json, set_aside, unsealed_json
+from pudnet_bench.results.store.files import checksummed_json, quarantine, read_checksummed_json
 
 WEIGHTS, META, CURVE = "weights.safetensors", "meta.json", "curve.parquet"
 
@@ -123,13 +123,13 @@ class ArtifactStore:
         if not folder.exists():
             return None
         try:
-            meta = unsealed_json((folder / META).read_bytes())
+            meta = read_checksummed_json((folder / META).read_bytes())
             files = {name: _verified_bytes(folder / name, checksum) for name, checksum in meta["sha256"].items()}
             curve = pd.read_parquet(io.BytesIO(files.pop(CURVE)))
             state, *search = (safetensors.torch.load(weights) for weights in files.values())
             return Artifact(spec.key, state, tuple(search), curve, meta)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            set_aside(folder, str(error), "it is trained again")
+            quarantine(folder, str(error), "it is trained again")
             return None
 
     def save(self, spec: ArtifactSpec, trained: Trained) -> Artifact:
@@ -145,7 +145,7 @@ class ArtifactStore:
         files[CURVE] = buffer.getvalue()
         checksums = {name: sha256(content).hexdigest() for name, content in files.items()}
         meta = {"inputs": spec.inputs, "sha256": checksums, **asdict(trained.summary)}
-        files[META] = sealed_json(meta)
+        files[META] = checksummed_json(meta)
         folder = self.folder(spec)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as temporary:

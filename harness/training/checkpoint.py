@@ -18,7 +18,7 @@ import safetensors
 import safetensors.torch
 
 from pudnet_bench.methods.base import Checkpoint
-from pudnet_bench.results.store.files import holding, sealed, set_aside, unsealed, write_atomically
+from pudnet_bench.results.store.files import checksummed, locked, quarantine, read_checksummed, write_atomically
 
 SECONDS_BETWEEN = 30.0  # of training that a kill loses at most, where saving is quick
 SAVING_SHARE = 20  # a save is followed by at least so many times its own duration of training
@@ -38,10 +38,10 @@ class CheckpointFolder:
         except FileNotFoundError:
             return None
         try:
-            body = unsealed(data)
+            body = read_checksummed(data)
             return Checkpoint(json.loads(_metadata(body)["numbers"]), safetensors.torch.load(body))
         except (ValueError, KeyError, safetensors.SafetensorError) as error:
-            set_aside(path, str(error), "that part is trained again")
+            quarantine(path, str(error), "that part is trained again")
             return None
 
     def save(self, part: str, checkpoint: Checkpoint) -> Path:
@@ -54,7 +54,7 @@ class CheckpointFolder:
         body = safetensors.torch.save(tensors, {"numbers": json.dumps(checkpoint.numbers)})
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self._path(part)
-        write_atomically(path, sealed(body))
+        write_atomically(path, checksummed(body))
         return path
 
     def delete(self, part: str) -> None:
@@ -69,7 +69,7 @@ class CheckpointFolder:
     def locked(self, on_wait: Callable[[], None]) -> Iterator[None]:
         """Hold the training for this process, calling `on_wait` once if another process holds it."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        with holding(self.folder.with_name(f"{self.folder.name}.lock"), on_wait):
+        with locked(self.folder.with_name(f"{self.folder.name}.lock"), on_wait):
             yield
 
     def _path(self, part: str) -> Path:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from pudnet_bench.results.analysis.statistics import holm, paired, smallest_p_value, wilcoxon_p_value
-from pudnet_bench.results.rendering.escaping import Format, escape_latex, escape_markdown
-from pudnet_bench.results.rendering.latex import table_environment
+from pudnet_bench.results.analysis.timing import of_one_thread_count
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +31,9 @@ COMPARISON = (
     "seconds_a",
     "seconds_b",
     "ratio",
+    "threads_a",
+    "threads_b",
+    "same_threads",
 )
 
 
@@ -77,8 +79,9 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
     Columns `COMPARISON`. Accuracies, difference (b - a), low and high in percent and percentage points, over the n groups
     (seed, group) that both measured: bootstrap interval drawn from `seed`, Wilcoxon's p-value, and Holm's over the whole
-    comparison. ``verdict`` is "better" or "worse" (of b) at 5% after Holm, "no difference shown", or "no common groups";
-    seconds are medians over all groups, ``ratio`` seconds_b / seconds_a. In the order of ``b``.
+    comparison. `verdict` is "better" or "worse" (of b) at 5% after Holm, "no difference shown", or "no common groups".
+    Seconds are medians over all groups of one thread count (`timing.of_one_thread_count`), `ratio` is seconds_b /
+    seconds_a, `same_threads` says whether all rows of both are of one thread count. In the order of `b`.
     """
     import pandas as pd
 
@@ -90,11 +93,14 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         both = ours.merge(theirs, on=PAIR, suffixes=("_a", "_b")).sort_values(PAIR)
         first, second = 100 * both["accuracy_a"].to_numpy(), 100 * both["accuracy_b"].to_numpy()
         result = paired(second, first, seed=seed)
-        seconds = float(ours["seconds"].median()), float(theirs["seconds"].median())
+        timed = [of_one_thread_count(rows) for rows in (ours, theirs)]
+        seconds = [float(rows["seconds"].median()) for rows, _ in timed]
+        same_threads = pd.concat([ours["threads"], theirs["threads"]]).nunique() == 1
         found.append(
             (
                 *place, result.n, first.mean() if result.n else float("nan"), second.mean() if result.n else float("nan"),
                 result.mean, result.low, result.high, result.p_value, float("nan"), "", *seconds, seconds[1] / seconds[0],
+                *(threads for _, threads in timed), same_threads,
             )
         )  # fmt: skip
     table = pd.DataFrame(found, columns=list(COMPARISON))
@@ -105,33 +111,3 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         for n, p, d in zip(table["n"], table["p_holm"], table["difference"], strict=True)
     ]
     return table
-
-
-def text(table: pd.DataFrame, runs: dict[str, str], format: Format) -> str:
-    """What ``compare`` found, ending in a newline; ``runs`` says what A and B are. CSV has full precision and no such lines."""
-    if format == "csv":
-        return table.to_csv(index=False, lineterminator="\n")
-    heads = ["Method", "Family", "Target", "n", "A (%)", "B (%)", "B - A (95% CI)", "p (Holm)", "Verdict", "time B / A"]
-    lines = [
-        [
-            ", ".join(filter(None, (row["method"], row["snapshot"]))),
-            row["family"],
-            row["target"],
-            str(row["n"]),
-            f"{row['accuracy_a']:.2f}" if row["n"] else "",
-            f"{row['accuracy_b']:.2f}" if row["n"] else "",
-            f"{row['difference']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f})" if row["n"] else "",
-            f"{row['p_holm']:.3g}" if row["n"] else "",
-            row["verdict"],
-            f"{row['ratio']:.3g}",
-        ]
-        for row in table.to_dict("records")
-    ]
-    if format == "markdown":
-        told = [f"{name}: {escape_markdown(said)}  " for name, said in runs.items()]
-        grid = [heads, [":--"] * 3 + ["--:"] * 5 + [":--", "--:"]]
-        grid += [[escape_markdown(value) for value in line] for line in lines]
-        return "\n".join([*told, "", *(f"| {' | '.join(line)} |" for line in grid)]) + "\n"
-    told = [f"{name}: {escape_latex(said)}." for name, said in runs.items()]
-    rows = [" & ".join(escape_latex(value) for value in line) + r" \\" for line in [heads, *lines]]
-    return table_environment(" ".join(told), "", "@{}lllrrrrrlr@{}", [rows[0], r"\midrule", *rows[1:]])

@@ -49,14 +49,6 @@ def mean_ci(values: ArrayLike, confidence: float = 0.95) -> MeanCI:
     return MeanCI(float(array.mean()), float(half_width), array.size)
 
 
-def mean_ci_per_seed(values: ArrayLike, seeds: ArrayLike, confidence: float = 0.95) -> dict[int, MeanCI]:
-    """`mean_ci` of the values [n] of each seed [n], by ascending seed. Pooled over seeds is `mean_ci(values)`."""
-    values, seeds = np.asarray(values, dtype=np.float64), np.asarray(seeds)
-    if values.shape != seeds.shape:
-        raise ValueError(f"{values.size} values but {seeds.size} seeds")
-    return {int(seed): mean_ci(values[seeds == seed], confidence) for seed in np.unique(seeds)}
-
-
 def paired(
     a: Sequence[float] | np.ndarray,
     b: Sequence[float] | np.ndarray,

@@ -62,20 +62,6 @@ class Level:
     style: int
 
 
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Places of the (cost, value) pairs that no other beats: none costs at most as much with at least the value, and is
-    better in one of the two. In order of cost; equal pairs are all there or all not.
-    """
-    front: list[int] = []
-    highest = -math.inf
-    for place in sorted(range(len(points)), key=lambda place: (points[place][0], -points[place][1])):
-        value = points[place][1]
-        if value > highest or (front and points[front[-1]] == points[place]):
-            front.append(place)
-            highest = value
-    return front
-
-
 def chart(
     name: str,
     series: Sequence[Series],

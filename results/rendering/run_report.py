@@ -1,4 +1,4 @@
-"""From runs on disk to one page that shows them. Imports no torch."""
+"""Report page of runs on disk. Imports no torch."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 import pandas as pd
 
 from pudnet_bench.results import paper
-from pudnet_bench.results.rendering.report import LearningCurve, ReportedRun, page
+from pudnet_bench.results.rendering.report.model import LearningCurve, ReportedRun
+from pudnet_bench.results.rendering.report.page import page
 from pudnet_bench.results.rendering.run_figures import AXES, TARGET_LABELS, correlations, losses, printed_points
-from pudnet_bench.results.rendering.run_tables import layouts, measured
+from pudnet_bench.results.rendering.run_tables import layouts
 from pudnet_bench.results.store.files import StoreError, write_atomically
 from pudnet_bench.results.store.run import Run
 
@@ -19,9 +20,11 @@ PLAIN_AXES = {**AXES, "eta": "share of the sketch in the initial residual, η"} 
 
 
 def write_report(runs: Sequence[Run], out: Path | None) -> Path:
-    """Write the page of ``runs`` to ``out``, or to ``report.html`` in the first run's folder, and return the file.
+    """Write the page of `runs` to `out`, or to `report.html` in the first run's folder, and return the file.
 
-    Raises StoreError where ``out`` is a folder, OSError where it cannot be written.
+    Raises:
+        StoreError: `out` is a folder.
+        OSError: It cannot be written.
     """
     path = out if out is not None else runs[0].folder / "report.html"
     if path.is_dir():
@@ -33,36 +36,32 @@ def write_report(runs: Sequence[Run], out: Path | None) -> Path:
 
 
 def reported(run: Run) -> ReportedRun:
-    """What the page needs of a run. Raises StoreError for a run without a plan."""
-    if "plan" not in run.manifest:
-        raise StoreError(f"{run.folder} does not say what was planned; give its `run` command again")
-    suite = run.manifest["suite"]
+    """What the page needs of a run."""
+    figure = run.record.plan.figure
     return ReportedRun(
-        str(run.folder),
-        run.manifest,
-        measured(run),
-        layouts(run),
-        paper.load(suite),
-        TARGET_LABELS,
-        learning_curve(run),
-        losses(run) if run.manifest["plan"].get("figure") == "losses" else None,
-        _correlations(run) if run.manifest["plan"].get("figure") == "correlation" else {},
+        name=str(run.folder),
+        record=run.record,
+        frame=run.planned_frame(),
+        layouts=layouts(run),
+        printed=paper.load(run.record.suite),
+        target_labels=TARGET_LABELS,
+        curve=learning_curve(run),
+        losses=losses(run) if figure == "losses" else None,
+        correlations=_correlations(run) if figure == "correlation" else {},
     )
 
 
 def _correlations(run: Run) -> Mapping[str, pd.DataFrame]:
     try:
         return correlations(run)
-    except StoreError as error:  # a copy of a run, without what was trained: the rest of the page is still worth having
+    except StoreError as error:  # a copy of a run without parameters: the rest of the page is still useful
         print(f"the page has no correlations: {error}", file=sys.stderr)
         return {}
 
 
 def learning_curve(run: Run) -> LearningCurve | None:
-    """The curve that the run's plan draws; None where it has none."""
-    plan = run.manifest["plan"]
-    kind = plan.get("figure", "")
-    places = {v["name"]: (v["curve"], float(v["x"])) for v in plan["variants"] if v.get("curve")}
+    """The curve that the run's plan draws, if it draws one."""
+    kind, places = run.record.plan.figure, run.record.plan.figure_places
     if kind not in AXES or not places:
         return None
     return LearningCurve(PLAIN_AXES[kind], kind == "groups", places, printed_points(run))

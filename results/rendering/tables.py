@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pudnet_bench.results.analysis.comparison import Rank, ranks
 from pudnet_bench.results.analysis.statistics import mean_ci
+from pudnet_bench.results.analysis.timing import of_one_thread_count
 from pudnet_bench.results.rendering.escaping import Format, escape_latex, escape_markdown
 from pudnet_bench.results.rendering.latex import table_environment
 
@@ -62,6 +63,7 @@ class TableCell:
     """One row and column on one device. Accuracies in percent, times in seconds; NaN (and n = 0) if not measured.
 
     `n` counts groups over all seeds, `seeds` the seeds; `finished` is False while a cell behind it is being measured.
+    Times are over the `n_timed` groups that were measured with one thread count, `threads`.
     `rank` is that of `results.analysis.comparison.ranks`.
     """
 
@@ -74,8 +76,15 @@ class TableCell:
     seeds: int = 0
     seconds_mean: float = math.nan
     seconds_median: float = math.nan
+    threads: int = 0
+    n_timed: int = 0
     finished: bool = True
     rank: Rank = ""
+
+    @property
+    def mixed_threads(self) -> bool:
+        """Whether some of the groups were measured with another thread count, and have no part in the times."""
+        return self.n_timed < self.n
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,7 @@ class PaperNumber:
 
 BOLD = " Bold: the best of a column, and what is not told apart from it (Wilcoxon on the same groups, Holm, 5%)."
 UNDERLINED = " Underlined: the best of the rest."
+MIXED_THREADS = "A time with a t is over the groups that were measured with t threads; others had another thread count."
 CSV_COLUMNS = (
     "table",
     "row",
@@ -100,6 +110,7 @@ CSV_COLUMNS = (
     "seconds_mean",
     "seconds_median",
     "device",
+    "threads",
     "paper_accuracy",
     "paper_ci",
     "paper_seconds",
@@ -120,13 +131,16 @@ def summarise(frame: pd.DataFrame, layout: TableLayout, *, ranked: bool = True) 
     for keys, rows in frame.groupby(["device", "method", "snapshot", "family"], sort=False):
         device, method, snapshot, family = map(str, keys)
         accuracy = mean_ci(100 * rows["accuracy"].to_numpy())
+        timed, threads = of_one_thread_count(rows)
         measured[device, method, snapshot, family] = {
             "accuracy_mean": accuracy.mean,
             "accuracy_ci": accuracy.half_width,
             "n": accuracy.n,
             "seeds": rows["seed"].nunique(),
-            "seconds_mean": float(rows["seconds"].mean()),
-            "seconds_median": float(rows["seconds"].median()),
+            "seconds_mean": float(timed["seconds"].mean()),
+            "seconds_median": float(timed["seconds"].median()),
+            "threads": threads,
+            "n_timed": len(timed),
             "finished": bool(rows["finished"].all()) if "finished" in rows else True,
             "rank": places[device][method, snapshot, family] if ranked else "",
         }
@@ -222,28 +236,40 @@ def column_labels(cells: Sequence[TableCell], layout: TableLayout) -> list[str]:
     return [label for _, label in _columns(layout, {cell.column for cell in cells})]
 
 
-def _caption(cells: list[TableCell], layout: TableLayout, fewer: str) -> tuple[str, str]:
-    """(title, note); the note has a literal ± and %, for the format to escape. ``fewer`` says how a cell of fewer groups, or
-    one that is not finished, is marked.
-    """
+def _caption(cells: list[TableCell], layout: TableLayout, marks: str) -> tuple[str, str]:
+    """(title, note); the note has a literal ± and %, for the format to escape. `marks` explains how cells are marked."""
     title = layout.title.strip().rstrip(".") + "."
     full = max(cells, key=lambda cell: cell.n)
     if not full.n:
         return title, "Nothing is measured yet."
-    groups = f"{full.n} group{'s' if full.n != 1 else ''}"
+    groups = _counted(full.n, "group")
     if full.seeds > 1:
         groups += f" (pooled over {full.seeds} seeds)"
     note = f"Mean ± 95% CI over {groups}; time in seconds until a classifier is ready for one group"
     note += f", on {full.device}."
-    if any(_marked(cell, full.n) for cell in cells):
-        note += f" {fewer}"
+    if marks:
+        note += f" {marks}"
     if sum(cell.n > 0 for cell in cells) > 1:
         note += BOLD
     return title, note
 
 
-def _marked(cell: TableCell, full: int) -> bool:
+def _is_partial(cell: TableCell, full: int) -> bool:
     return cell.n > 0 and (cell.n < full or not cell.finished)
+
+
+def _footnote(cell: TableCell, full: int) -> str:
+    """What a reader must know of a cell that is not like the others, "" for one that is."""
+    parts = []
+    if _is_partial(cell, full):
+        parts.append(f"over {_counted(cell.n, 'group')}" + ("" if cell.finished else ", not finished"))
+    if cell.mixed_threads:
+        parts.append(f"time over the {_counted(cell.n_timed, 'group')} with {_counted(cell.threads, 'thread')}")
+    return ", ".join(parts)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' if number != 1 else ''}"
 
 
 def format_accuracy(mean: float, half_width: float, plus_minus: str) -> str:
@@ -266,13 +292,10 @@ def _latex(
     several_devices: bool,
 ) -> str:
     full = max(cell.n for cell in cells)
-    fewer = dict.fromkeys((cell.n, cell.finished) for cell in cells if _marked(cell, full))
-    marks = {of: chr(ord("a") + place % 26) * (place // 26 + 1) for place, of in enumerate(fewer)}
-    told = "; ".join(
-        f"{mark}: over {n} group{'s' if n != 1 else ''}{'' if finished else ', not finished'}"
-        for (n, finished), mark in marks.items()
-    )
-    title, note = _caption(cells, layout, f"Marked {told}.")
+    footnotes = [note for note in dict.fromkeys(_footnote(cell, full) for cell in cells) if note]
+    marks = {note: chr(ord("a") + place % 26) * (place // 26 + 1) for place, note in enumerate(footnotes)}
+    explained = "; ".join(f"{mark}: {note}" for note, mark in marks.items())
+    title, note = _caption(cells, layout, f"Marked {explained}." if marks else "")
 
     def accuracy(cell: TableCell) -> str:
         if not cell.n:
@@ -280,7 +303,8 @@ def _latex(
         text = format_accuracy(cell.accuracy_mean, cell.accuracy_ci, r"\pm")
         text = {"best": rf"$\mathbf{{{text}}}$", "second": rf"\underline{{${text}$}}", "": f"${text}$"}[cell.rank]
         # A mark takes no room of its own: the numbers of a column stay below one another.
-        return text + (rf"\rlap{{$^{{{marks[cell.n, cell.finished]}}}$}}" if _marked(cell, full) else "")
+        footnote = _footnote(cell, full)
+        return text + (rf"\rlap{{$^{{{marks[footnote]}}}$}}" if footnote else "")
 
     def line(front: list[str], values: list[str]) -> str:
         return " & ".join(front + values) + r" \\"
@@ -345,8 +369,9 @@ def _markdown(
         shown = ["—", "—"]
         if cell.n:
             text = format_accuracy(cell.accuracy_mean, cell.accuracy_ci, "±")
-            mark = f" (n={cell.n})" if _marked(cell, full) else ""
-            shown = [(f"**{text}**" if cell.rank == "best" else text) + mark, format_seconds(cell.seconds_mean)]
+            mark = f" (n={cell.n})" if _is_partial(cell, full) else ""
+            seconds = format_seconds(cell.seconds_mean) + (f" (t={cell.threads})" if cell.mixed_threads else "")
+            shown = [(f"**{text}**" if cell.rank == "best" else text) + mark, seconds]
         if numbers is not None:
             shown.append(_markdown_paper(numbers.get((cell.row.in_paper, cell.column))))
         return shown
@@ -356,7 +381,10 @@ def _markdown(
     kinds = ["ACC (%)", "time (s)", *(["paper"] if numbers is not None else [])]
     head = ["Method", *([""] if grouped else []), *(f"{name} {kind}" for name in heads for kind in kinds)]
     lead = 2 if grouped else 1
-    title, note = _caption(cells, layout, "A cell with an n is over n groups, or not finished.")
+    partial = any(_is_partial(cell, full) for cell in cells)
+    marks = ["A cell with an n is over n groups, or not finished."] if partial else []
+    marks += [MIXED_THREADS] if any(cell.mixed_threads for cell in cells) else []
+    title, note = _caption(cells, layout, " ".join(marks))
     lines = [f"**{escape_markdown(title)}** {escape_markdown(note)}", "", _pipes(head)]
     lines.append(_pipes([":--"] * lead + ["--:"] * (len(head) - lead)))
     for row, group_label, row_cells in _grid(cells):
@@ -398,6 +426,7 @@ def _records(
             cell.seconds_mean,
             cell.seconds_median,
             cell.device,
+            cell.threads if cell.n else None,
             number.accuracy,
             number.ci,
             number.seconds,

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and known to be what was written. Standard library only, so that reading one is instant."""
+"""Atomic, checksummed file I/O. Standard library only, so that reading a file is instant."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from pudnet_bench.errors import BenchError
 
 
 class StoreError(BenchError):
-    """A run folder that cannot be used: one clear sentence that names the thing and the way out."""
+    """A run folder that cannot be used: one clear sentence that names the folder and the way out."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that the name holds the old file or the whole new one, also after a power cut.
+    """Write `data` to `path` so that the name refers to the old file or the complete new one, even after a power cut.
 
-    Raises OSError (read-only, full disk), and then leaves nothing behind.
+    Raises:
+        OSError: The folder is read-only or the disk is full; nothing is left behind.
     """
     # Not tempfile: its files are readable by their owner only, and a run is often shared.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
@@ -48,20 +49,20 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def holding(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold the lock of the file ``path``; ``waiting()`` is called once where another process has it and is waited for.
+def locked(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold the lock file `path`, calling `on_wait` once if another process holds it and has to be waited for.
 
-    The lock is the kernel's (flock): it ends with the process that holds it, however that ends.
+    The lock is the kernel's (flock): it ends with the process that holds it, however that process ends.
     """
     with path.open("a") as file:
-        if not locked(file):
-            waiting()
+        if not try_lock(file):
+            on_wait()
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def locked(file: IO[str]) -> bool:
-    """Take the file's lock; False where another process has it. True where the file system knows no locks."""
+def try_lock(file: IO[str]) -> bool:
+    """Lock `file`; False if another process holds it. True where the file system does not support locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -71,28 +72,28 @@ def locked(file: IO[str]) -> bool:
     return True
 
 
-def sealed(data: bytes) -> bytes:
-    """``data`` followed by its SHA-256, 32 bytes: whoever reads it knows that it is what was written."""
+def checksummed(data: bytes) -> bytes:
+    """Append the SHA-256 of `data` (32 bytes)."""
     return data + hashlib.sha256(data).digest()
 
 
-def unsealed(data: bytes) -> bytes:
-    """What ``sealed`` was given. Raises ValueError where it is not what was written."""
+def read_checksummed(data: bytes) -> bytes:
+    """Strip and verify the SHA-256 that `checksummed` appended. Raises ValueError if it does not match."""
     content, digest = data[:-32], data[-32:]
     if hashlib.sha256(content).digest() != digest:
         raise ValueError("its checksum does not match")
     return content
 
 
-def sealed_json(value: Mapping[str, Any]) -> bytes:
-    """``value`` as JSON for people and for ``unsealed_json``: with a ``checksum`` beside its own fields."""
+def checksummed_json(value: Mapping[str, Any]) -> bytes:
+    """Encode `value` as indented JSON with a `checksum` beside its own fields."""
     plain = json.loads(json.dumps(value, default=str))
     text = json.dumps({**plain, "checksum": _json_checksum(plain)}, indent=2, ensure_ascii=False)
     return (text + "\n").encode()
 
 
-def unsealed_json(data: bytes) -> dict[str, Any]:
-    """What ``sealed_json`` was given. Raises ValueError where it is not what was written."""
+def read_checksummed_json(data: bytes) -> dict[str, Any]:
+    """Decode and verify what `checksummed_json` encoded. Raises ValueError if it is damaged."""
     value = json.loads(data)
     if not isinstance(value, dict) or "checksum" not in value:
         raise ValueError("it has no checksum")
@@ -105,14 +106,14 @@ def _json_checksum(value: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def set_aside(path: Path, reason: str, remedy: str = "give the `run` command again to make it anew") -> None:
+def quarantine(path: Path, reason: str, remedy: str = "repeat the `run` command to replace it") -> None:
     """Rename a damaged file or folder to `*.corrupt`, with a warning that names both, the damage and the `remedy`."""
-    aside = path.with_name(path.name + ".corrupt")
+    corrupt = path.with_name(path.name + ".corrupt")
     try:
         if path.is_dir():
-            shutil.rmtree(aside, ignore_errors=True)  # a folder replaces only an empty one
-        path.replace(aside)
-        outcome = f"It is set aside as {aside.name}"
-    except OSError:  # a run that may only be read
+            shutil.rmtree(corrupt, ignore_errors=True)  # a folder replaces only an empty one
+        path.replace(corrupt)
+        outcome = f"It is set aside as {corrupt.name}"
+    except OSError:  # a read-only run
         outcome = "It is skipped"
     warnings.warn(f"{path} is damaged ({reason}). {outcome}; {remedy}.", stacklevel=4)

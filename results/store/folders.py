@@ -1,4 +1,4 @@
-"""Where runs and caches are unless a person says otherwise. Imports next to nothing."""
+"""Default folders of runs and caches. Imports next to nothing."""
 
 from __future__ import annotations
 
@@ -7,36 +7,48 @@ import os
 from pathlib import Path
 
 from pudnet_bench.results.store.files import StoreError
+from pudnet_bench.results.store.run_record import MANIFEST, RECORD
 
 RUNS = Path("runs")
 
 
 def cache_folder(given: Path | None) -> Path:
-    """The folder for decoded images and artifacts: the one ``given``, or the user's cache."""
+    """The folder for decoded images and artifacts: `given`, or the user's cache."""
     if given is not None:
         return given
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pudnet-bench"
 
 
 def run_folder(given: Path | None, suite: str, profile: str, device: str, several: bool) -> Path:
-    """A run's folder; of ``several`` suites each has its own in the one that is ``given``."""
+    """A run's folder; with `several` suites each has its own inside `given`."""
     if given is None:
         return RUNS / f"{suite}-{profile}-{device}"
     return given / suite if several else given
 
 
+def run_folders(pattern: str = "*") -> list[Path]:
+    """Folders under `runs/` that match `pattern` and hold a run, by name."""
+    return sorted(path for path in RUNS.glob(pattern) if _last_change(path) is not None)
+
+
+def _last_change(folder: Path) -> float | None:
+    """When the record of the run in `folder` last changed; None without one."""
+    times = [path.stat().st_mtime for name in (RECORD, MANIFEST) if (path := folder / name).exists()]
+    return max(times, default=None)
+
+
 def find_folder(reference: str, suites: tuple[str, ...]) -> Path:
-    """The folder ``reference``, or that of the latest run of the suite of that name under ``runs/``.
+    """The folder `reference`, or that of the latest run of the suite of that name under `runs/`.
 
     Raises StoreError naming the nearest suite or the folders that were looked at.
     """
     if Path(reference).is_dir():
         return Path(reference)
     if reference in suites:
-        folders = sorted(RUNS.glob(f"{reference}-*/manifest.json"), key=lambda path: path.stat().st_mtime)
+        folders = run_folders(f"{reference}-*")
         if not folders:
             raise StoreError(f"no run of '{reference}' under {RUNS}/; `python -m harness run {reference}` makes one")
-        return folders[-1].parent
+        return max(folders, key=lambda folder: _last_change(folder) or 0.0)
     near = difflib.get_close_matches(reference, suites, 1)
     hint = f"did you mean '{near[0]}'?" if near else f"give a run's folder or one of {', '.join(suites)}"
     raise StoreError(f"'{reference}' is neither a run's folder nor a suite; {hint}")

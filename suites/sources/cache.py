@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pudnet_bench.results.store.files import sealed_json, set_aside, unsealed_json, write_atomically
+from pudnet_bench.results.store.files import checksummed_json, quarantine, read_checksummed_json, write_atomically
 from pudnet_bench.suites.sources.catalog import SourceError
 from pudnet_bench.suites.sources.content import BLOCK, Content, Listing, Source, fingerprint
 
@@ -44,7 +44,7 @@ def recall(cache_dir: Path, key: str, name: str) -> Source | None:
     """Return the source cached under an index key; None, with a warning if something is damaged, if it must be decoded."""
     entry = _index_file(cache_dir, key)
     try:
-        folder = cache_dir / "sources" / Path(unsealed_json(entry.read_bytes())["folder"]).name
+        folder = cache_dir / "sources" / Path(read_checksummed_json(entry.read_bytes())["folder"]).name
         return _open(folder, name) if folder.is_dir() else None
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -77,7 +77,7 @@ def store(cache_dir: Path, key: str, name: str, size: int | None, content: Conte
         source = _publish(temporary, folder, name)
         entry = _index_file(cache_dir, key)
         entry.parent.mkdir(exist_ok=True)
-        write_atomically(entry, sealed_json({"folder": folder.name}))
+        write_atomically(entry, checksummed_json({"folder": folder.name}))
         return source
     except OSError as error:
         raise SourceError(
@@ -129,7 +129,7 @@ def _write(folder: Path, content: Content, name: str) -> str:
         "class_names": content.class_names,
         "bytes": {file: (folder / file).stat().st_size for file in ("images.npy", "labels.npy")},
     }
-    write_atomically(folder / "meta.json", sealed_json(meta))
+    write_atomically(folder / "meta.json", checksummed_json(meta))
     return digest
 
 
@@ -143,7 +143,7 @@ def _open(folder: Path, name: str) -> Source:
     """
     file = folder / "meta.json"
     try:
-        meta = unsealed_json(file.read_bytes())
+        meta = read_checksummed_json(file.read_bytes())
         for part, size in meta["bytes"].items():
             file = folder / part
             if file.stat().st_size != size:
@@ -170,7 +170,7 @@ def _index_file(cache_dir: Path, key: str) -> Path:
 def _set_aside(path: Path, reason: str) -> None:
     """Set a damaged file or folder aside, in place of any that was set aside before."""
     shutil.rmtree(path.with_name(f"{path.name}.corrupt"), ignore_errors=True)
-    set_aside(path, reason)
+    quarantine(path, reason)
 
 
 def _sweep(sources: Path) -> None:

@@ -33,7 +33,7 @@ from pudnet_bench.harness.planning.plan import Choice, Plan, make_plan
 from pudnet_bench.harness.running.run import open_run
 from pudnet_bench.methods.base import Method, TargetSpec
 from pudnet_bench.results.rendering.run_tables import write_tables
-from pudnet_bench.results.store.files import sealed_json
+from pudnet_bench.results.store.files import checksummed_json
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.suites.catalog import PROFILES, SUITES
 from pudnet_bench.suites.families import FAMILIES
@@ -254,7 +254,7 @@ def write(folder: Path, points: Sequence[Point], runs: Sequence[tuple[int, float
     for name, frame in (("points", table), ("exponents", exponents), ("processes", processes)):
         (folder / f"{name}.csv").write_text(frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     provenance = circumstances_of("python -m tests.benchmarks.growth", choose_device())
-    (folder / "manifest.json").write_bytes(sealed_json({"suite": "growth", "profile": "", **provenance}))
+    (folder / "manifest.json").write_bytes(checksummed_json({"suite": "growth", "profile": "", **provenance}))
     for format in ("pdf", "png"):
         (folder / f"growth.{format}").write_bytes(growth_figures.draw(table, processes, format))
 

@@ -99,7 +99,7 @@ def test_a_run_killed_three_times_comes_out_like_one_that_was_not(
     finished: set[int] = set()  # seeds of the cells that are, one cell each
     for kill in range(KILLS):
         before = len(logged(fits))
-        # The first kill comes while the run starts, maybe before its manifest is whole; the others while it measures.
+        # The first kill comes while the run starts, maybe before its record is written; the others while it measures.
         wanted, rest = (
             (before + rng.randint(1, WARM_UPS + GROUPS), rng.uniform(0, 0.3)) if kill else (0, rng.uniform(0, 1))
         )
@@ -118,9 +118,9 @@ def test_a_run_killed_three_times_comes_out_like_one_that_was_not(
         assert process.returncode == -signal.SIGKILL, "the run was over before it could be killed"
         measured = {place[fit][0] for fit in logged(fits)[before:] if fit in place}
         assert not measured & finished, "a finished cell was measured again"
-        if (out / "manifest.json").exists():
+        if (out / "record.json").exists():
             run = Run.open(out)
-            finished = {cell["seed"] for cell in run.manifest["plan"]["cells"] if run.finished(cell["key"])}
+            finished = {cell.seed for cell in run.record.plan.cells if run.finished(cell.key)}
 
     before = len(logged(fits))
     whole(out, fits)

@@ -211,10 +211,10 @@ def test_twenty_kills_change_nothing(made: tuple[Runs, Runs]) -> None:
         where[(killed.happened() or ["start"])[-1].split()[0]] += 1
         fresh = killed.happened()[before:]
         assert not any(line.split()[1] in finished for line in fresh), "a finished cell or training was begun again"
-        if (killed.folder / "manifest.json").exists():
+        if (killed.folder / "record.json").exists():
             run = Run.open(killed.folder)
-            cells = [cell for cell in run.manifest["plan"]["cells"] if run.finished(cell["key"])]
-            rates = Counter(cell["method"].split("-")[1] for cell in cells)
+            cells = [cell for cell in run.record.plan.cells if run.finished(cell.key)]
+            rates = Counter(cell.method.split("-")[1] for cell in cells)
             finished = {rate for rate, count in rates.items() if count == 2}  # both milestones
     kills = sum(where.values())
     print(f"{kills} kills: {dict(where)}")

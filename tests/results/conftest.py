@@ -48,6 +48,8 @@ def make_row() -> Callable[..., dict[str, Any]]:
             "test_flops": 3e6,
             "parameters": 350_000.0,
             "energy_joules": float("nan"),
+            "precision": "fp32",
+            "threads": 2,
         }
         assert changes.keys() <= row.keys()
         return row | changes
@@ -119,6 +121,8 @@ def golden_frame() -> pd.DataFrame:
         test_flops=3e6,
         parameters=frame["method"].map({"pudnet": 350_000.0, "protonet": 75_000.0}).fillna(0.0),
         energy_joules=float("nan"),
+        precision="fp32",
+        threads=2,
     )
 
 

@@ -24,6 +24,7 @@ import torch
 from click.testing import Result
 from PIL import Image
 
+from pudnet_bench.harness.measuring import device
 from pudnet_bench.harness.measuring.device import Compute
 from pudnet_bench.harness.planning.plan import make_plan
 from pudnet_bench.harness.planning.request import RunRequest
@@ -390,20 +391,42 @@ def test_several_suites_have_a_folder_each(own_run: CommandLine, tmp_path: Path)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"table1", "table2"}
     for suite in ("table1", "table2"):
         run = Run.open(tmp_path / "out" / suite)
-        assert run.manifest["suite"] == suite
+        assert run.record.suite == suite
         assert set(run.frame()["suite"]) == {suite}
         assert (run.folder / f"tables/{suite}.tex").is_file()
 
 
-def test_the_manifest_says_how_a_run_was_made(own_run: CommandLine, tmp_path: Path) -> None:
+def test_the_record_says_how_a_run_was_made(own_run: CommandLine, tmp_path: Path) -> None:
     assert own_run("--out", "out", "--seeds", "0,1", "--precision", "fp32").exit_code == 0
-    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
-    assert (manifest["suite"], manifest["profile"], manifest["precision"]) == ("table1", "quick", "fp32")
-    assert {cell["seed"] for cell in manifest["plan"]["cells"]} == {0, 1}
-    assert manifest["versions"]["torch"] == torch.__version__.partition("+")[0]
-    assert len(manifest["git_commit"].partition("+")[0]) == 40
-    assert manifest["started"] <= manifest["ended"]
-    assert manifest["device"]
+    run = Run.open(tmp_path / "out")
+    assert (run.record.suite, run.record.profile, run.record.precision) == ("table1", "quick", "fp32")
+    assert {cell.seed for cell in run.record.plan.cells} == {0, 1}
+    assert run.record.plan.reference == "pudnet"
+    (call,) = run.record.invocations
+    assert call.versions["torch"] == torch.__version__.partition("+")[0]
+    assert {"python", "pudnet-bench", "typer", "pytest"} <= call.versions.keys()  # all that is installed
+    assert call.version == call.versions["pudnet-bench"]
+    assert len(call.commit.partition("+")[0]) == 40
+    assert call.started <= call.ended
+    assert (call.device, call.precision, call.threads) == (run.record.device, "fp32", torch.get_num_threads())
+    assert len(call.load_start) == len(call.load_end) == 3
+    rows = run.frame()
+    assert set(rows["precision"]) == {"fp32"}
+    assert set(rows["threads"]) == {torch.get_num_threads()}
+
+
+def test_a_folder_has_one_precision_and_one_device(
+    own_run: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert own_run("--out", "out", "--precision", "bf16").exit_code == 0
+    before = (tmp_path / "out/record.json").read_bytes()
+    other = own_run("--out", "out", "--precision", "fp32", "--seeds", "1")
+    refused(other, "out holds a run of precision 'bf16', not 'fp32'", "--out")
+    monkeypatch.setattr(device, "processor_name", lambda: "another processor")
+    other = own_run("--out", "out", "--precision", "bf16", "--seeds", "1")
+    refused(other, "out holds a run of device", "not 'another processor'", "--out")
+    assert (tmp_path / "out/record.json").read_bytes() == before
+    assert set(Run.open(tmp_path / "out").frame()["seed"]) == {0}
 
 
 # --- dry run, status, table ---------------------------------------------------------------------------------------

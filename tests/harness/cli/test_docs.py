@@ -19,7 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from pudnet_bench.harness.cli.app import app
 from pudnet_bench.methods import registry
-from pudnet_bench.results.store.run import ROW_SCHEMA
+from pudnet_bench.results.store.rows import ROW_SCHEMA
 from pudnet_bench.slurm import cluster
 from pudnet_bench.suites.catalog import PROFILES, SUITES
 from pudnet_bench.suites.families import FAMILIES

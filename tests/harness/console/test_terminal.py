@@ -181,7 +181,7 @@ def test_completion_is_instant_and_only_for_a_program_with_a_name(
         "assert not {'torch', 'pandas', 'pyarrow', 'matplotlib', 'numpy'} & set(sys.modules), sys.modules\n"
     )
     (tmp_path / "runs/table1-quick-cpu").mkdir(parents=True)
-    (tmp_path / "runs/table1-quick-cpu/manifest.json").touch()
+    (tmp_path / "runs/table1-quick-cpu/record.json").touch()
     for words in ("run tab", "run t --methods p", "run t --families f", "status t", "check p", "data fetch f"):
         asked = {"_PUDNET_BENCH_COMPLETE": "complete_bash", "COMP_WORDS": f"pudnet-bench {words}"}
         asked["COMP_CWORD"] = str(len(words.split()))

@@ -23,6 +23,7 @@ from pudnet_bench.harness.running.context import RunContext
 from pudnet_bench.harness.training.artifacts import ArtifactStore
 from pudnet_bench.harness.training.checkpoint import CheckpointFolder
 from pudnet_bench.results.store.run import Run
+from pudnet_bench.results.store.run_record import Invocation, PlanRecord, RunRecord
 from pudnet_bench.suites.groups import FamilyImages
 from pudnet_bench.suites.sources.loading import Source
 
@@ -33,9 +34,10 @@ NOISY = """
 bias = 3 * torch.randn(dataset.n_classes)
 yield Snapshot(lambda images: classifier(images) + bias)
 """
-MANIFEST = {
-    "suite": "figure1", "profile": "quick", "device": "here", "command": "", "started": "", "git_commit": "", "versions": {},
-}  # fmt: skip
+RECORD = RunRecord(
+    suite="figure1", profile="quick", device="here", precision="fp32", plan=PlanRecord(title=""),
+    invocations=(Invocation(command="", started=""),),
+)  # fmt: skip
 NOT_MEASURED = ["seconds", "wall_seconds", "evaluation_seconds", "data_seconds", "peak_memory_bytes", "energy_joules"]
 
 
@@ -62,7 +64,7 @@ def test_finished_cells_are_not_run_again(
     assert count(fits) == WARM_UPS + 3
     pd.testing.assert_frame_equal(rows(tmp_path / "out"), first)
     assert (tmp_path / "out/tables/table1.csv").read_bytes() == table
-    assert len(Run.open(tmp_path / "out").manifest["invocations"]) == 2
+    assert len(Run.open(tmp_path / "out").record.invocations) == 2
 
 
 def test_more_groups_go_on_and_fewer_change_nothing(
@@ -261,7 +263,7 @@ def test_a_large_test_set_is_classified_in_parts_with_the_same_outcome(
 
 def test_trained_networks_are_kept_beside_the_rows(plan_of: Callable[..., Plan], tmp_path: Path) -> None:
     (cell,) = plan_of("figure1", groups=2).cells
-    run = Run.create_or_open(tmp_path / "run", MANIFEST)
+    run = Run.create_or_open(tmp_path / "run", RECORD)
     compute = Compute(torch.device("cpu"), "here", "fp32")
     images = FamilyImages(cell.family, cell.source, compute.device)
     with Display() as display:
@@ -357,9 +359,7 @@ def test_a_damaged_cell_is_measured_again(
     compute: Compute, tmp_path: Path,
 ) -> None:  # fmt: skip
     (cell,) = plan_of(methods=("own",), method_files=(method_file(NOISY),), groups=3).cells
-    unsaid = dict.fromkeys(("command", "git_commit", "versions", "started"), "")
-    manifest = {"suite": "table1", "profile": "quick", "device": "cpu", **unsaid}
-    run = Run.create_or_open(tmp_path / "run", manifest)
+    run = Run.create_or_open(tmp_path / "run", RECORD)
     store = ArtifactStore(tmp_path / "cache")
     with Display() as display:
         run_cell(cell, run, RunContext(lambda family: digits_images, store, compute, display))

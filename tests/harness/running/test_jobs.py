@@ -75,7 +75,7 @@ def test_only_what_is_missing_is_planned(
     run = Run.open(tmp_path / "runs/table1-quick-cpu")
     store = ArtifactStore(tmp_path / "cache")
     choice = {"methods": ("own",), "method_files": (reference,)}
-    on = Compute(torch.device("cpu"), "", Precision(run.manifest["precision"]))
+    on = Compute(torch.device("cpu"), "", Precision(run.record.precision))
     assert missing_jobs(plan_of(groups=5, on=on, **choice), run, store) == []
     (more,) = missing_jobs(plan_of(groups=9, on=on, **choice), run, store, 4)[:1]
     assert (more.first, more.end) == (4, 8)
@@ -155,11 +155,11 @@ def test_a_run_is_one_processs_at_a_time(
 ) -> None:
     call = ("run", "table1", "--methods", "own", "--method", method_file(), "--groups", 1, "--out", "out")
     assert command_line(*call).exit_code == 0
-    with Run.open(tmp_path / "out").alone():
+    with Run.open(tmp_path / "out").exclusive():
         refused = command_line(*call)
         assert refused.exit_code == 2
         assert "out is in use by process" in refused.output
-        with pytest.raises(StoreError, match="in use by process"), Run.open(tmp_path / "out").alone():
+        with pytest.raises(StoreError, match="in use by process"), Run.open(tmp_path / "out").exclusive():
             pass
     assert command_line(*call).exit_code == 0
 

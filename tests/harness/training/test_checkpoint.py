@@ -20,7 +20,7 @@ from pudnet_bench.harness.training.artifacts import Trained
 from pudnet_bench.harness.training.checkpoint import CheckpointFolder, CheckpointSchedule
 from pudnet_bench.harness.training.meta_train import Training, TrainingJob, meta_train
 from pudnet_bench.methods.base import Budget, Checkpoint
-from pudnet_bench.results.store.files import locked
+from pudnet_bench.results.store.files import try_lock
 from pudnet_bench.suites.groups import FamilyImages
 
 TRAINING = Training(0, Budget(6, 2, 2), 1)
@@ -144,7 +144,7 @@ def test_a_killed_owner_leaves_no_lock(tmp_path: Path) -> None:
         assert owner.stdout is not None
         assert owner.stdout.readline() == b"held\n"
         with (tmp_path / "a.lock").open("a") as file:
-            assert not locked(file)
+            assert not try_lock(file)
         waited: list[str] = []
 
         def waiting() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import wilcoxon
 
-from pudnet_bench.results.analysis.comparison import compare, ranks, text
+from pudnet_bench.results.analysis.comparison import compare, ranks
 from pudnet_bench.results.analysis.statistics import holm, paired, smallest_p_value, wilcoxon_p_value
 
 MakeRow = Callable[..., dict[str, Any]]
@@ -148,17 +148,11 @@ def test_only_groups_that_both_measured_are_compared(measured: Callable[..., pd.
     assert compare(a, b.assign(method="other")).empty
 
 
-def test_the_comparison_as_text(measured: Callable[..., pd.DataFrame], typeset: Callable[..., list[Any]]) -> None:
-    table = compare(measured(**{"a_b": [0.9] * 8, "c": [0.5]}), measured(**{"a_b": [0.8] * 8, "c": [0.5]}))
-    runs = {"A": "runs/a_1: cpu", "B": "runs/b|2: cuda"}
-    lines = text(table, runs, "markdown").splitlines()
-    assert lines[0] == "A: runs/a\\_1: cpu  "
-    assert lines[1] == "B: runs/b\\|2: cuda  "
-    assert lines[5].startswith("| a\\_b | fashion | convnet3 | 8 | 90.00 | 80.00 | -10.00 (-10.00 to -10.00) | ")
-    assert " | worse | " in lines[5]
-    assert len({line.replace("\\|", "").count("|") for line in lines[3:]}) == 1
-    assert text(table, runs, "csv").splitlines()[0].startswith("method,snapshot,family,target,n,accuracy_a")
-    (page,) = typeset(text(table, runs, "latex"))
-    assert page.block[0] - 1 <= page.ink[0] < page.ink[1] <= page.block[1] + 1
-    assert "A: runs/a 1: cpu. B: runs/b|2: cuda." in page.text
-    assert "-10.00 (-10.00 to -10.00)" in page.text
+def test_times_of_two_thread_counts_never_enter_one_median(measured: Callable[..., pd.DataFrame]) -> None:
+    a, b = measured({"seconds": 2.0}, own=[0.9] * 4), measured({"seconds": 1.0}, own=[0.9] * 4)
+    (row,) = compare(a, b).to_dict("records")
+    assert (row["threads_a"], row["threads_b"], row["same_threads"]) == (2, 2, True)
+    a.loc[1:, ["threads", "seconds"]] = [8, 4.0]
+    (row,) = compare(a, b).to_dict("records")
+    assert (row["seconds_a"], row["ratio"]) == (4.0, 0.25)
+    assert (row["threads_a"], row["threads_b"], row["same_threads"]) == (8, 2, False)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.image import imread
 
 from pudnet_bench.results.analysis.correlation import (
     COLUMNS,
-    _figure,
     canonical_correlations,
     correlation_table,
-    draw,
     held_out_correlations,
 )
 
@@ -163,39 +158,3 @@ def test_what_cannot_be_computed_is_refused() -> None:
         canonical_correlations(x, np.where(y == y.max(), np.nan, y), 2)
     with pytest.raises(ValueError, match="fewer than 3 directions"):
         canonical_correlations(x, y[:, :2] @ np.ones((2, 9)), 3)
-    with pytest.raises(ValueError, match="no family"):
-        draw({}, "png")
-
-
-def test_figure_1_has_a_panel_per_family(table: pd.DataFrame, unrelated: pd.DataFrame) -> None:
-    figure = _figure({"Fashion-set": table, "CIFAR100-set": unrelated})
-    assert [axes.get_title() for axes in figure.axes] == ["Fashion-set (n = 200)", "CIFAR100-set (n = 200)"]
-    for axes, shown in zip(figure.axes, (table, unrelated), strict=True):
-        lines = {line.get_label(): line for line in axes.get_lines()}
-        for label, column in (
-            ("learned", "learned"),
-            ("random", "random_mean"),
-            ("learned, held out", "learned_held_out"),
-            ("random, held out", "random_held_out_mean"),
-        ):
-            assert (
-                np.asarray(lines[label].get_xydata()).tolist() == shown[["pair", column]].to_numpy(dtype=float).tolist()
-            )
-        assert lines["learned"].get_linestyle() == "-"
-        assert lines["random"].get_linestyle() == "--"
-        assert lines["learned"].get_linewidth() > lines["learned, held out"].get_linewidth()
-        assert len(axes.collections) == 2  # the bands of random
-        low, high = axes.get_ylim()
-        assert low < min(shown["random_held_out_low"].min(), 0) and high > 1  # noqa: PT018
-    assert len(figure.legends) == 1
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(lines)
-
-
-def test_the_same_table_gives_the_same_picture(table: pd.DataFrame) -> None:
-    for format, begins in (("pdf", b"%PDF-"), ("png", b"\x89PNG")):
-        drawn = draw({"Fashion-set": table}, format)
-        assert drawn.startswith(begins)
-        assert drawn == draw({"Fashion-set": table}, format)
-        assert b"CreationDate" not in drawn
-    pixels = imread(io.BytesIO(draw({"Fashion-set": table}, "png")))
-    assert pixels.std() > 0.05

@@ -1,5 +1,3 @@
-import csv
-import io
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +11,6 @@ from pudnet_bench.results.analysis.costs import (
     DIFFERENCES,
     METHOD_COSTS,
     break_evens,
-    csv_text,
-    markdown_text,
     method_costs,
     paired_differences,
 )
@@ -71,32 +67,8 @@ def test_what_is_known_of_some_groups_is_their_mean(frame: pd.DataFrame) -> None
     assert (row["n"], row["energy_joules"], row["fit_flops"]) == (8, 20, 2e9)
 
 
-def test_costs_in_units_for_people_and_in_full(frame: pd.DataFrame) -> None:
-    costs = {
-        "seconds": 0.00318, "evaluation_seconds": 0.0207, "data_seconds": 1e-5, "meta_train_seconds": 1234.5,
-        "peak_memory_bytes": 1_234_567_890, "parameters": 351_471.0, "fit_flops": 4.447002e7, "test_flops": 1_548_544.0,
-        "energy_joules": 0.25,
-    }  # fmt: skip
-    table = method_costs(frame.query("method == 'pudnet'").assign(**costs))
-    head, _, line = markdown_text(table).splitlines()
-    names = [name.strip() for name in head.strip("|").split("|")]
-    shown = dict(zip(names, (value.strip() for value in line.strip("|").split("|")), strict=True))
-    assert list(shown.values())[6:] == [
-        "1230 s", "3.18 ms", "20.7 ms", "0.0100 ms", "1,235", "0.351", "0.0445", "1.55", "0.25",
-    ]  # fmt: skip
-    assert names[6:] == [
-        "meta-training", "fit", "evaluation", "data", "peak memory (MB)", "parameters (million)", "fit (GFLOPs)",
-        "test image (MFLOPs)", "energy (J)",
-    ]  # fmt: skip
-    (row,) = csv.DictReader(io.StringIO(csv_text(table)))
-    kept = {"fit_seconds": costs.pop("seconds"), **costs}
-    assert {name: float(row[name]) for name in kept} == pytest.approx(kept, rel=1e-12)
-    unknown = method_costs(frame.assign(fit_flops=math.nan, test_flops=math.nan))
-    assert markdown_text(unknown).count(" — |") == 3 * 3 + 2  # of Adam, meta-training too
-
-
 def test_break_evens_by_hand(frame: pd.DataFrame) -> None:
-    table = break_evens(frame)
+    table = break_evens(frame, "pudnet")
     assert tuple(table.columns) == BREAK_EVENS
     assert table["snapshot"].tolist() == ["1 epochs", "3 epochs"]
     assert table["n"].tolist() == [2, 2]
@@ -110,7 +82,7 @@ def test_break_evens_by_hand(frame: pd.DataFrame) -> None:
 def test_break_evens_use_the_groups_both_measured(frame: pd.DataFrame) -> None:
     elsewhere = (frame["method"] == "pudnet") & ~((frame["seed"] == 0) & (frame["group"] < 2))
     frame.loc[elsewhere, ["accuracy", "seconds"]] = [0.1, 1000.0]
-    table = break_evens(frame)
+    table = break_evens(frame, "pudnet")
     assert table["reference_accuracy"].tolist() == pytest.approx([0.8, 0.8])
     assert table["reference_fit_seconds"].tolist() == pytest.approx([0.5, 0.5])
 
@@ -118,18 +90,18 @@ def test_break_evens_use_the_groups_both_measured(frame: pd.DataFrame) -> None:
 def test_never_and_nothing_to_pay(frame: pd.DataFrame) -> None:
     ours = frame["method"] == "pudnet"
     never = break_evens(
-        frame.assign(accuracy=frame["accuracy"].mask(ours, 1.0), seconds=frame["seconds"].mask(ours, 9))
+        frame.assign(accuracy=frame["accuracy"].mask(ours, 1.0), seconds=frame["seconds"].mask(ours, 9)), "pudnet"
     )
     assert never["break_even_epoch"].isna().all()
     assert never["break_even_count"].isna().all()
-    free = break_evens(frame.assign(meta_train_seconds=math.nan))
+    free = break_evens(frame.assign(meta_train_seconds=math.nan), "pudnet")
     assert free["break_even_count"].tolist() == [0, 0]
 
 
 def test_devices_are_never_combined(frame: pd.DataFrame) -> None:
     frame.loc[frame["method"] == "adam", "device"] = "cuda"
-    assert break_evens(frame).empty
-    assert paired_differences(frame).empty
+    assert break_evens(frame, "pudnet").empty
+    assert paired_differences(frame, "pudnet").empty
     assert method_costs(frame)["device"].tolist() == ["cpu", "cuda", "cuda"]
 
 
@@ -137,7 +109,7 @@ def test_an_unknown_reference_gives_empty_tables_with_columns(frame: pd.DataFram
     assert tuple(break_evens(frame, "nobody").columns) == BREAK_EVENS
     assert tuple(paired_differences(frame, "nobody").columns) == DIFFERENCES
     assert break_evens(frame, "nobody").empty
-    assert paired_differences(frame.head(0)).empty
+    assert paired_differences(frame.head(0), "pudnet").empty
     assert method_costs(frame.head(0)).empty
 
 
@@ -149,7 +121,7 @@ def test_paired_differences_are_paired_by_seed_and_group(make_row: MakeRow) -> N
     rows = [make_row(seed=s, group=g, accuracy=a) for (s, g), a in ours.items()]
     rows += [make_row(method="gc", snapshot="30 epochs", seed=s, group=g, accuracy=a) for (s, g), a in theirs.items()]
     generator.shuffle(rows)
-    table = paired_differences(pd.DataFrame(rows))
+    table = paired_differences(pd.DataFrame(rows), "pudnet")
     assert tuple(table.columns) == DIFFERENCES
     (row,) = table.to_dict("records")
     expected = paired([100 * a for a in theirs.values()], [100 * ours[key] for key in theirs])
@@ -167,16 +139,22 @@ def test_a_reference_with_several_snapshots_counts_with_its_last(frame: pd.DataF
     assert row["difference"] == pytest.approx(100 * (0.8 - 0.905))
 
 
-def test_both_texts_hold_every_value(frame: pd.DataFrame) -> None:
-    frame.loc[frame["method"] == "adam", "method"] = "a|b\nc"
-    table = break_evens(frame)
-    table.loc[0, "break_even_count"] = pd.NA
-    rows = list(csv.DictReader(io.StringIO(csv_text(table))))
-    assert rows[1]["method"] == "a|b\nc"
-    assert float(rows[1]["accuracy"]) == table["accuracy"][1]
-    assert [row["break_even_count"] for row in rows] == ["", "32"]
-    lines = markdown_text(table).splitlines()
-    assert len(lines) == 4
-    assert (
-        lines[2] == "| fashion | convnet3 | cpu | a\\|b c | 1 epochs | pudnet | 2 | 0.605 | 0.8 | 1.5 | 0.5 | 2.3 | — |"
-    )
+def test_times_of_two_thread_counts_never_enter_one_mean(frame: pd.DataFrame) -> None:
+    ours, adam = frame["method"] == "pudnet", frame["method"] == "adam"
+    other = (ours & (frame["seed"] == 1)) | (adam & (frame["group"] == 1))
+    frame.loc[other, ["threads", "seconds", "evaluation_seconds"]] = [8, 1000.0, 1000.0]
+    rows = {(row["method"], row["snapshot"]): row for row in method_costs(frame).to_dict("records")}
+    pudnet, adam_3 = rows["pudnet", ""], rows["adam", "3 epochs"]
+    # Four groups of each: the larger thread count.
+    assert (pudnet["fit_seconds"], pudnet["evaluation_seconds"]) == (1000, 1000)
+    assert (pudnet["threads"], pudnet["n_timed"], pudnet["n"]) == (8, 4, 8)
+    assert (adam_3["fit_seconds"], adam_3["threads"], adam_3["n_timed"], adam_3["n"]) == (1000, 8, 1, 2)
+    # Both fitted group 0 with two threads, and group 1 with different ones.
+    table = break_evens(frame, "pudnet")
+    assert table["n"].tolist() == [2, 2]
+    assert (table["fit_seconds"].tolist(), table["reference_fit_seconds"].tolist()) == ([1.0, 3.0], [0.5, 0.5])
+    assert (table["threads"].tolist(), table["n_timed"].tolist()) == ([2, 2], [1, 1])
+    apart = break_evens(frame.assign(threads=frame["threads"].mask(ours, 4)), "pudnet")
+    assert apart["fit_seconds"].isna().all()
+    assert apart["break_even_count"].isna().all()
+    assert apart["break_even_epoch"].tolist() == table["break_even_epoch"].tolist()  # accuracies know no threads

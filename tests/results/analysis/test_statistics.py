@@ -12,7 +12,6 @@ from pudnet_bench.results.analysis.statistics import (
     break_even_count,
     break_even_epoch,
     mean_ci,
-    mean_ci_per_seed,
     paired,
 )
 
@@ -42,13 +41,6 @@ def test_mean_ci_of_one_value_and_of_none() -> None:
     assert none.n == 0
     assert math.isnan(none.mean)
     assert math.isnan(none.half_width)
-
-
-def test_mean_ci_per_seed() -> None:
-    result = mean_ci_per_seed([1, 10, 3, 30, 5], [0, 7, 0, 7, 0])
-    assert result == {0: mean_ci([1, 3, 5]), 7: mean_ci([10, 30])}
-    with pytest.raises(ValueError, match="2 values but 1 seeds"):
-        mean_ci_per_seed([1, 2], [0])
 
 
 def test_paired_against_scipy() -> None:

@@ -20,9 +20,11 @@ from hypothesis import strategies as st
 
 from pudnet_bench.results import paper
 from pudnet_bench.results.analysis import costs
-from pudnet_bench.results.rendering.charts import Level, Point, Series, chart, pareto_front
-from pudnet_bench.results.rendering.report import LearningCurve, ReportedRun, page
+from pudnet_bench.results.rendering.charts import Level, Point, Series, chart
+from pudnet_bench.results.rendering.report.model import LearningCurve, ReportedRun
+from pudnet_bench.results.rendering.report.page import page
 from pudnet_bench.results.rendering.tables import TableLayout, TableRow, format_accuracy, format_seconds, summarise
+from pudnet_bench.results.store.run_record import Invocation, PlannedCell, PlannedVariant, PlanRecord, RunRecord
 
 HOSTILE = (
     "</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>", '" onclick="alert(1)', "' onfocus='alert(1)",
@@ -71,43 +73,42 @@ class Parsed(HTMLParser):
         return json.loads(text)
 
 
-def manifest_of(layout: TableLayout, frame: pd.DataFrame, **changes: Any) -> dict[str, Any]:
-    """What a run's manifest says, for the rows of a layout."""
+def record_of(layout: TableLayout, frame: pd.DataFrame, **changes: Any) -> RunRecord:
+    """The record of a run, for the rows of a layout."""
     cells = frame.groupby("cell")[["method", "family", "target", "seed"]].first().reset_index()
-    call = {"command": "python -m harness run table1", "started": "2026-01-01T00:00:00+00:00", "git_commit": "abc123"}
-    return {
-        "suite": layout.name,
-        "profile": "standard",
-        "device": "cpu",
-        **call,
-        "versions": {"python": "3.11", "torch": "2.14"},
-        "precision": "fp32",
-        "threads": 2,
-        "driver": "",
-        "platform": "Linux",
-        "invocations": [call, {**call, "git_commit": "def456", "command": "python -m harness run table1 --seeds 1"}],
-        "plan": {
-            "title": layout.title,
-            "figure": "",
-            "targets": [layout.target],
-            "families": [list(column) for column in layout.columns],
-            "variants": [
-                {"name": method, "label": method, "snapshots": [], "curve": "", "x": 0.0, "row": ""}
+    call = Invocation(
+        command="python -m harness run table1", started="2026-01-01T00:00:00+00:00", commit="abc123", device="cpu",
+        versions={"python": "3.11", "torch": "2.14"}, precision="fp32", threads=2, platform="Linux",
+    )  # fmt: skip
+    record = RunRecord(
+        suite=layout.name,
+        profile="standard",
+        device="cpu",
+        precision="fp32",
+        plan=PlanRecord(
+            title=layout.title,
+            reference="pudnet",
+            targets=(layout.target,),
+            families=layout.columns,
+            variants=tuple(
+                PlannedVariant(name=method, label=LABELS.get(method, method))
                 for method in dict.fromkeys(row.method for row in layout.rows)
-            ],
-            "cells": [
-                {**cell, "key": cell.pop("cell"), "groups": 4, "artifact": ""} for cell in cells.to_dict("records")
-            ],
-        },
-        **changes,
-    }
+            ),
+            cells=tuple(PlannedCell(key=cell.pop("cell"), groups=4, **cell) for cell in cells.to_dict("records")),
+        ),
+        invocations=(call, replace(call, commit="def456", command="python -m harness run table1 --seeds 1")),
+    )
+    return replace(record, **changes)
+
+
+LABELS = {"pudnet": "PudNet"}
 
 
 @pytest.fixture
 def run(golden_frame: pd.DataFrame, layout: TableLayout) -> ReportedRun:
     frame = golden_frame.assign(artifact="")
     return ReportedRun(
-        "runs/one", manifest_of(layout, frame), frame, [layout], paper.load("table1"), {"convnet3": "ConvNet-3"}
+        "runs/one", record_of(layout, frame), frame, [layout], paper.load("table1"), {"convnet3": "ConvNet-3"}
     )
 
 
@@ -178,7 +179,7 @@ def test_costs_and_break_evens_are_those_of_costs(run: ReportedRun) -> None:
     assert len(tables) == 1
     values = [float(own["data-value"] or "nan") for tag, own, _ in parsed.elements if tag == "td" and "data-value" in own
               and re.fullmatch(r"[\d.e+-]*", str(own["data-value"]))]  # fmt: skip
-    for row in costs.break_evens(run.frame).to_dict("records"):
+    for row in costs.break_evens(run.frame, "pudnet").to_dict("records"):
         for name in ("fit_seconds", "reference_accuracy"):
             assert row[name] in values
         if not math.isnan(row["break_even_epoch"]):
@@ -186,6 +187,30 @@ def test_costs_and_break_evens_are_those_of_costs(run: ReportedRun) -> None:
     for row in costs.method_costs(run.frame).to_dict("records"):
         for name in ("fit_seconds", "evaluation_seconds", "peak_memory_bytes", "fit_flops", "test_flops", "parameters"):
             assert row[name] in values
+
+
+def test_the_reference_is_called_by_its_label(run: ReportedRun) -> None:
+    plan = run.record.plan
+    text = page([replace(run, record=replace(run.record, plan=replace(plan, reference="protonet")))])
+    names = [text for text in Parsed(text).texts("caption") if text.startswith("Break-even")]
+    assert names == ["Break-even with protonet"]
+    text = page([replace(run, record=replace(run.record, plan=replace(plan, reference="")))])
+    assert "Break-even" not in text
+
+
+def test_times_of_two_thread_counts_are_marked(run: ReportedRun) -> None:
+    assert "(t=" not in page([run])
+    ours = run.frame.index[(run.frame["method"] == "pudnet") & (run.frame["family"] == "fashion")]
+    mixed = run.frame.copy()
+    mixed.loc[ours[0], ["threads", "seconds"]] = [8, 1000.0]
+    parsed = Parsed(page([replace(run, frame=mixed)]))
+    mean = mixed.loc[ours[1:], "seconds"].mean()
+    assert f"{format_seconds(mean)} (t=2)" in parsed.texts("td")
+    assert any("others had another thread count" in text for text in parsed.texts("p"))
+    assert f"{len(ours)} ({len(ours) - 1} with 2 threads)" in parsed.texts("td")  # of the costs
+    (facts,) = [dict(number["facts"]) for number in parsed.data()["numbers"].values() if "threads" in str(number["facts"])
+                and dict(number["facts"])["threads"] == "2, 8"]  # fmt: skip
+    assert facts["time"].endswith(f"over the {len(ours) - 1} groups with 2 threads")
 
 
 def cost_table(run: ReportedRun) -> tuple[list[str], str]:
@@ -230,7 +255,7 @@ def test_accuracy_against_flops_where_they_are_known(run: ReportedRun) -> None:
 def test_hostile_names_are_text(run: ReportedRun, make_row: Callable[..., dict[str, Any]]) -> None:
     plain = [own.keys() | {tag} for tag, own, _ in Parsed(page([run])).elements]
     for name in HOSTILE:
-        kept = name.encode(errors="replace").decode()  # a column of text takes no half of a character, a manifest does
+        kept = name.encode(errors="replace").decode()  # a column of text takes no half of a character, a record does
         rows = [
             make_row(
                 cell="c", method=method, snapshot=kept, family=kept, target=kept, device=kept, group=group,
@@ -244,8 +269,10 @@ def test_hostile_names_are_text(run: ReportedRun, make_row: Callable[..., dict[s
         printed = pd.DataFrame([{**words, "value": 1.0, "ci": 0.1, "seconds": 2.0}])
         points = pd.DataFrame([{"curve": kept, "column": kept, "target": kept, "x": 3.0, "value": 1.0, "ci": 0.1}])
         hostile = ReportedRun(
-            name, manifest_of(layout, frame, device=name, platform=name, command=name, versions={name: name},
-                              invocations=[{"command": name, "started": name, "git_commit": name}]),
+            name,
+            record_of(layout, frame, device=name, invocations=(
+                Invocation(command=name, started=name, commit=name, platform=name, versions={name: name}, driver=name),
+            )),
             frame, [layout], printed, {kept: name},
             LearningCurve(name, True, {kept: (kept, 1.0), "pudnet": (kept, 2.0)}, points),
             losses().assign(family_label=kept, target_label=kept), {name: correlations()},
@@ -423,7 +450,7 @@ def test_five_hundred_groups_of_twenty_rows_are_small(make_row: Callable[..., di
                 part.assign(group=range(500), accuracy=noise[0], seconds=noise[1], epochs=epochs, finished=True)
             )
     frame = pd.concat(parts, ignore_index=True)
-    run = ReportedRun("runs/large", manifest_of(layout, frame), frame, [layout], paper.load("table1"))
+    run = ReportedRun("runs/large", record_of(layout, frame), frame, [layout], paper.load("table1"))
     started = time.perf_counter()
     text = page([run])
     seconds = time.perf_counter() - started
@@ -432,25 +459,6 @@ def test_five_hundred_groups_of_twenty_rows_are_small(make_row: Callable[..., di
 
 
 # --- Charts -------------------------------------------------------------------------------------------------------
-
-
-def test_pareto_front_by_hand() -> None:
-    points = [(3.0, 90.0), (1.0, 80.0), (2.0, 70.0), (2.5, 90.0), (9.0, 95.0), (1.0, 80.0), (1.0, 60.0), (9.0, 95.0)]
-    assert sorted(pareto_front(points)) == [1, 3, 4, 5, 7]
-    assert [points[place] for place in pareto_front(points)] == sorted(points[place] for place in (1, 3, 4, 5, 7))
-    assert pareto_front([]) == []
-
-
-PAIRS = st.lists(st.tuples(st.integers(0, 6).map(float), st.integers(0, 6).map(float)), max_size=12)
-
-
-@given(PAIRS)
-def test_pareto_front_is_what_nothing_beats(points: list[tuple[float, float]]) -> None:
-    def beats(a: tuple[float, float], b: tuple[float, float]) -> bool:
-        return a != b and a[0] <= b[0] and a[1] >= b[1]
-
-    expected = [place for place, point in enumerate(points) if not any(beats(other, point) for other in points)]
-    assert sorted(pareto_front(points)) == expected
 
 
 NUMBERS = st.floats(1e-6, 1e6)

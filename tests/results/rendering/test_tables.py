@@ -106,6 +106,37 @@ def test_cells_over_fewer_groups_carry_their_n(make_row: MakeRow, layout: TableL
     assert "(n=" not in render(pd.DataFrame(full), layout, "markdown")
 
 
+@pytest.mark.parametrize("format", get_args(Format))
+def test_times_of_two_thread_counts_never_enter_one_mean(
+    make_row: MakeRow, layout: TableLayout, format: Format
+) -> None:
+    rows = [make_row(group=group, seconds=1.25) for group in range(4)]
+    rows[0] |= {"threads": 8, "seconds": 1000.0}
+    rows += [make_row(method="protonet", group=group, seconds=0.5) for group in range(4)]
+    frame = pd.DataFrame(rows)
+    text = render(frame, layout, format)
+    if format == "csv":
+        found = {row["row"]: row for row in csv.DictReader(io.StringIO(text)) if row["n"] == "4"}
+        assert [found["pudnet"][name] for name in ("seconds_mean", "seconds_median", "threads")] == [
+            "1.25",
+            "1.25",
+            "2",
+        ]
+        return
+    assert "251" not in text
+    assert "1.25" in text
+    if format == "latex":
+        assert "Marked a: time over the 3 groups with 2 threads." in text
+        assert text.count(r"\rlap{$^{a}$}") == 1
+    else:
+        assert "| 1.25 (t=2) |" in text
+        assert "| 0.500 |" in text
+        assert "others had another thread count" in text
+    pure = render(frame.assign(threads=1), layout, format)
+    assert "thread" not in pure
+    assert "(t=" not in pure
+
+
 def test_the_best_of_a_column_is_bold_and_ties_are_too(make_row: MakeRow, layout: TableLayout) -> None:
     frame = pd.DataFrame(
         [

@@ -7,6 +7,7 @@ import sys
 import uuid
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +20,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pudnet_bench.results.store.files import StoreError, write_atomically
-from pudnet_bench.results.store.run import ROW_SCHEMA, Run
+from pudnet_bench.results.store.rows import ROW_SCHEMA
+from pudnet_bench.results.store.run import Run
+from pudnet_bench.results.store.run_record import Invocation, PlannedCell, PlanRecord, RunRecord
 
 KEY = "pudnet-fashion"
-MANIFEST = {
-    "suite": "table1",
-    "profile": "quick",
-    "device": "cpu",
-    "command": "python -m harness run table1",
-    "git_commit": "abc",
-    "versions": {"numpy": "2"},
-    "started": "2025-01-01T00:00:00",
-}
+CALL = Invocation(
+    command="python -m harness run table1", started="2025-01-01T00:00:00", commit="abc", versions={"numpy": "2"},
+    precision="fp32", threads=2, load_start=(0.5, 1.0, 0.25),
+)  # fmt: skip
+RECORD = RunRecord(
+    suite="table1", profile="quick", device="cpu", precision="fp32", plan=PlanRecord(title="A table"), invocations=(CALL,),
+)  # fmt: skip
 MakeRow = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    return Run.create_or_open(tmp_path / "run", MANIFEST)
+    return Run.create_or_open(tmp_path / "run", RECORD)
 
 
 def names(run: Run) -> list[str]:
@@ -48,40 +49,53 @@ def measured(run: Run) -> list[tuple[int, str]]:
     return list(zip(frame["group"].tolist(), frame["snapshot"].tolist(), strict=True))
 
 
-# --- the run's folder and its manifest
+# --- the run's folder and its record
 
 
-def test_a_second_call_keeps_the_start_and_adds_an_invocation(run: Run) -> None:
-    again = Run.create_or_open(run.folder, MANIFEST | {"started": "later", "command": "again", "git_commit": "def"})
-    manifest = json.loads((run.folder / "manifest.json").read_text())
-    del manifest["checksum"]
-    assert manifest == again.manifest == Run.open(run.folder).manifest
-    assert manifest["started"] == "2025-01-01T00:00:00"
-    assert manifest["versions"] == {"numpy": "2"}
-    assert manifest["invocations"] == [
-        {"command": "python -m harness run table1", "started": "2025-01-01T00:00:00", "git_commit": "abc"},
-        {"command": "again", "started": "later", "git_commit": "def"},
-    ]
+def test_a_second_call_keeps_the_first_and_adds_an_invocation(run: Run) -> None:
+    later = replace(CALL, command="again", started="later", commit="def")
+    again = Run.create_or_open(run.folder, replace(RECORD, invocations=(later,)))
+    assert again.record == Run.open(run.folder).record == replace(RECORD, invocations=(CALL, later))
 
 
-@pytest.mark.parametrize(("field", "other"), [("suite", "table2"), ("profile", "paper"), ("device", "cuda")])
+def test_a_second_plan_is_merged(run: Run) -> None:
+    cell = PlannedCell(key="a", method="a", family="digits", target="convnet3", seed=0, groups=3)
+    plan = PlanRecord(title="A newer title", cells=(cell,))
+    again = Run.create_or_open(run.folder, replace(RECORD, plan=plan))
+    assert again.record.plan == plan
+    fewer = replace(plan, title="The newest", cells=(replace(cell, groups=2), replace(cell, key="b", seed=1)))
+    merged = Run.create_or_open(run.folder, replace(RECORD, plan=fewer)).record.plan
+    assert merged == replace(plan, title="The newest", cells=(cell, replace(cell, key="b", seed=1)))
+
+
+def test_an_invocation_ends(run: Run) -> None:
+    later = replace(CALL, started="later")
+    again = Run.create_or_open(run.folder, replace(RECORD, invocations=(later,)))
+    run.end_invocation(CALL, "now", (1.0, 2.0, 3.0))  # of what another process wrote meanwhile nothing is lost
+    ended = replace(CALL, ended="now", load_end=(1.0, 2.0, 3.0))
+    assert Run.open(again.folder).record.invocations == (ended, later)
+
+
+@pytest.mark.parametrize(
+    ("field", "other"), [("suite", "table2"), ("profile", "paper"), ("device", "cuda"), ("precision", "bf16")]
+)
 def test_a_run_of_something_else_is_refused_and_left_alone(run: Run, field: str, other: str) -> None:
-    before = (run.folder / "manifest.json").read_bytes()
+    before = (run.folder / "record.json").read_bytes()
     with pytest.raises(StoreError) as error:
-        Run.create_or_open(run.folder, MANIFEST | {field: other})
+        Run.create_or_open(run.folder, replace(RECORD, **{field: other}))
     message = str(error.value)
-    assert repr(MANIFEST[field]) in message
+    assert repr(getattr(RECORD, field)) in message
     assert repr(other) in message
     assert "--out" in message
-    assert (run.folder / "manifest.json").read_bytes() == before
+    assert (run.folder / "record.json").read_bytes() == before
 
 
 def test_folders_that_are_not_runs_are_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(StoreError, match="not empty"):
-        Run.create_or_open(tmp_path, MANIFEST)
+        Run.create_or_open(tmp_path, RECORD)
     with pytest.raises(StoreError, match="is a file"):
-        Run.create_or_open(tmp_path / "thesis.txt", MANIFEST)
+        Run.create_or_open(tmp_path / "thesis.txt", RECORD)
     for folder in (tmp_path, tmp_path / "missing", tmp_path / "thesis.txt"):
         with pytest.raises(StoreError, match="no run in"):
             Run.open(folder)
@@ -89,28 +103,28 @@ def test_folders_that_are_not_runs_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"suite": "table1"}', '{"format": 99}', "\xff"])
-def test_an_unreadable_manifest_is_named_and_kept(run: Run, text: str) -> None:
-    path = run.folder / "manifest.json"
+def test_an_unreadable_record_is_named_and_kept(run: Run, text: str) -> None:
+    path = run.folder / "record.json"
     path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(StoreError, match=r"manifest\.json cannot be read .*give the `run` command again"):
+    with pytest.raises(StoreError, match=r"record\.json cannot be read .*repeat the `run` command"):
         Run.open(run.folder)
     assert path.read_bytes() == text.encode("latin-1")
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"suite": "table1"}', "\xff"])
-def test_a_damaged_manifest_is_begun_again_and_the_cells_are_kept(run: Run, make_row: MakeRow, text: str) -> None:
+def test_a_damaged_record_is_replaced_and_the_cells_are_kept(run: Run, make_row: MakeRow, text: str) -> None:
     run.write_shard(KEY, [make_row(group=0)])
-    path = run.folder / "manifest.json"
+    path = run.folder / "record.json"
     path.write_bytes(text.encode("latin-1"))
-    with pytest.warns(UserWarning, match=r"manifest\.json is damaged .*set aside as manifest\.json\.corrupt"):
-        again = Run.create_or_open(run.folder, MANIFEST)
+    with pytest.warns(UserWarning, match=r"record\.json is damaged .*set aside as record\.json\.corrupt"):
+        again = Run.create_or_open(run.folder, RECORD)
     assert again.groups_done(KEY) == {0}
-    assert again.manifest == Run.open(run.folder).manifest == run.manifest
-    assert path.with_name("manifest.json.corrupt").read_bytes() == text.encode("latin-1")
+    assert again.record == Run.open(run.folder).record == run.record
+    assert path.with_name("record.json.corrupt").read_bytes() == text.encode("latin-1")
 
 
-def test_a_changed_character_of_a_manifest_is_found(run: Run) -> None:
-    path = run.folder / "manifest.json"
+def test_a_changed_character_of_a_record_is_found(run: Run) -> None:
+    path = run.folder / "record.json"
     path.write_text(path.read_text().replace('"quick"', '"quack"'))
     with pytest.raises(StoreError, match="its checksum does not match"):
         Run.open(run.folder)
@@ -119,26 +133,13 @@ def test_a_changed_character_of_a_manifest_is_found(run: Run) -> None:
 def test_a_manifest_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"name": "an app"}')
     with pytest.raises(StoreError, match=r"manifest\.json cannot be read \(it has no checksum\)"):
-        Run.create_or_open(tmp_path, MANIFEST)
+        Run.create_or_open(tmp_path, RECORD)
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 
 
-def test_a_run_killed_while_its_manifest_was_written_can_start_again(tmp_path: Path) -> None:
-    (tmp_path / ".manifest.json.0123.tmp").write_text('{"suite')
-    assert Run.create_or_open(tmp_path, MANIFEST).manifest["suite"] == "table1"
-
-
-def test_a_manifest_must_say_how_the_run_was_made(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="lacks git_commit, versions"):
-        Run.create_or_open(tmp_path, {k: v for k, v in MANIFEST.items() if k not in ("git_commit", "versions")})
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_update_manifest_keeps_what_others_wrote(run: Run) -> None:
-    Run.open(run.folder).update_manifest(seeds=[0, 1])
-    run.update_manifest(ended="now")
-    manifest = Run.open(run.folder).manifest
-    assert (manifest["seeds"], manifest["ended"], manifest["suite"]) == ([0, 1], "now", "table1")
+def test_a_run_killed_while_its_record_was_written_can_start_again(tmp_path: Path) -> None:
+    (tmp_path / ".record.json.0123.tmp").write_text('{"suite')
+    assert Run.create_or_open(tmp_path, RECORD).record == RECORD
 
 
 # --- shards, finished cells and the frame
@@ -173,7 +174,7 @@ def test_an_interrupted_cell_ends_as_an_uninterrupted_one(run: Run, tmp_path: Pa
     assert run.groups_done(KEY) == {0, 1, 2, 10}
     assert names(run) == [f"{KEY}.parquet"]
 
-    other = Run.create_or_open(tmp_path / "other", MANIFEST)
+    other = Run.create_or_open(tmp_path / "other", RECORD)
     other.write_shard(KEY, [row for index in (0, 1, 2, 10) for row in group(index)])
     other.finish(KEY)
     file = f"cells/{KEY}.parquet"
@@ -252,7 +253,7 @@ def test_missing_and_unknown_columns_are_named(run: Run, make_row: MakeRow) -> N
 
 # --- files from before columns were added
 
-LATER = ["fit_flops", "test_flops", "parameters", "energy_joules"]
+LATER = ["fit_flops", "test_flops", "parameters", "energy_joules", "precision", "threads"]
 
 
 def write_as_before(path: Path, rows: list[dict[str, Any]], columns: list[str]) -> None:
@@ -272,11 +273,13 @@ def test_a_file_from_before_columns_were_added_is_read_and_gone_on_with(run: Run
     assert run.finished(KEY)
     frame = run.frame()
     assert frame["accuracy"].tolist() == [0.25]
-    assert frame[LATER].isna().all(axis=None)
+    assert frame[LATER[:4]].isna().all(axis=None)
+    assert (frame["precision"].tolist(), frame["threads"].tolist()) == ([""], [0])
     run.write_shard(KEY, [make_row(group=1)])
     run.finish(KEY)
     frame = run.frame()
     assert frame["fit_flops"].isna().tolist() == [True, False]
+    assert (frame["precision"].tolist(), frame["threads"].tolist()) == (["", "fp32"], [0, 2])
     assert pq.read_schema(run.folder / "cells" / f"{KEY}.parquet").equals(ROW_SCHEMA)
 
 
@@ -385,7 +388,7 @@ def test_a_failed_write_leaves_nothing_under_a_final_name(
     run: Run, make_row: MakeRow, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     run.write_shard(KEY, [make_row(group=0)])
-    manifest = (run.folder / "manifest.json").read_bytes()
+    record = (run.folder / "record.json").read_bytes()
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -395,14 +398,14 @@ def test_a_failed_write_leaves_nothing_under_a_final_name(
         for write in (
             lambda: run.write_shard(KEY, [make_row(group=1)]),
             lambda: run.finish(KEY),
-            lambda: run.update_manifest(ended="now"),
-            lambda: write_atomically(run.folder / "manifest.json", b"{}"),
+            lambda: run.end_invocation(CALL, "now", ()),
+            lambda: write_atomically(run.folder / "record.json", b"{}"),
         ):
             with pytest.raises(OSError, match="No space left"):
                 write()
     assert names(run) == [f"{KEY}.0-0.parquet"]
-    assert sorted(path.name for path in run.folder.iterdir()) == [".lock", "cells", "manifest.json"]
-    assert (run.folder / "manifest.json").read_bytes() == manifest
+    assert sorted(path.name for path in run.folder.iterdir()) == [".lock", "cells", "record.json"]
+    assert (run.folder / "record.json").read_bytes() == record
     assert measured(run) == [(0, "")]
 
 
@@ -489,7 +492,7 @@ def test_a_parquet_file_of_other_columns_is_set_aside(run: Run) -> None:
 @given(where=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
 @pytest.mark.filterwarnings("ignore:.*is damaged")
 def test_any_changed_byte_is_found_or_harmless(tmp_path: Path, make_row: MakeRow, where: float, flip: int) -> None:
-    run = Run.create_or_open(tmp_path / "flipped", MANIFEST)
+    run = Run.create_or_open(tmp_path / "flipped", RECORD)
     run.write_shard(KEY, [make_row(group=0, accuracy=1 / 3)])
     before = run.frame()
     shard = run.folder / "cells" / f"{KEY}.0-0.parquet"
@@ -520,7 +523,7 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(
 
 def test_a_curve_comes_back_as_it_was_kept(run: Run) -> None:
     curve = pd.DataFrame({"phase": ["final", "final"], "groups": [10, 20], "loss": [0.5, float("nan")]})
-    run.keep_curve("a", curve)
+    run.save_curve("a", curve)
     found = run.curve("a")
     assert found is not None
     pd.testing.assert_frame_equal(found, curve)
@@ -530,7 +533,7 @@ def test_a_curve_comes_back_as_it_was_kept(run: Run) -> None:
 def test_what_was_derived_is_kept_by_name(run: Run) -> None:
     table = pd.DataFrame({"pair": [1, 2], "learned": [0.5, float("nan")]})
     assert run.derived("a", "correlations-1") is None
-    run.keep_derived("a", "correlations-1", table)
+    run.save_derived("a", "correlations-1", table)
     found = run.derived("a", "correlations-1")
     assert found is not None
     pd.testing.assert_frame_equal(found, table)
@@ -543,15 +546,15 @@ def test_what_was_derived_is_kept_by_name(run: Run) -> None:
 
 def test_parameters_come_back_stacked_in_the_order_asked_for(run: Run) -> None:
     for group in range(3):
-        run.keep_parameters("a", group, {"w": np.full(4, group, np.float32), "mean_image": np.arange(2.0)})
+        run.save_parameters("a", group, {"w": np.full(4, group, np.float32), "mean_image": np.arange(2.0)})
     found = run.parameters("a", [2, 0])
     assert found["w"].tolist() == [[2.0] * 4, [0.0] * 4]
     assert found["mean_image"].shape == (2, 2)
     assert run.parameters("a", []) == {}
-    with pytest.raises(StoreError, match=r"3\.safetensors.* is not there, and its group is measured"):
+    with pytest.raises(StoreError, match=r"3\.safetensors.* is missing, and its group is measured"):
         run.parameters("a", [0, 3])
     with pytest.raises(StoreError, match="cannot name a cell"):
-        run.keep_parameters("../a", 0, {"w": np.zeros(1)})
+        run.save_parameters("../a", 0, {"w": np.zeros(1)})
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -559,10 +562,10 @@ def test_parameters_come_back_stacked_in_the_order_asked_for(run: Run) -> None:
 def test_a_damaged_curve_or_network_is_never_taken_for_what_was_kept(
     tmp_path: Path, where: float, flip: int, cut: bool
 ) -> None:
-    run = Run.create_or_open(tmp_path / uuid.uuid4().hex, MANIFEST)
+    run = Run.create_or_open(tmp_path / uuid.uuid4().hex, RECORD)
     curve = pd.DataFrame({"phase": ["search 1", "final"], "groups": [10, 20], "loss": [0.5, float("nan")]})
-    run.keep_curve("a", curve)
-    run.keep_parameters("a", 0, {"w": np.arange(20, dtype=np.float32)})
+    run.save_curve("a", curve)
+    run.save_parameters("a", 0, {"w": np.arange(20, dtype=np.float32)})
     for path in (run.folder / "curves" / "a.parquet", run.folder / "parameters" / "a" / "0.safetensors.sealed"):
         data = bytearray(path.read_bytes())
         place = int(where * len(data))
@@ -570,7 +573,7 @@ def test_a_damaged_curve_or_network_is_never_taken_for_what_was_kept(
         path.write_bytes(bytes(data[:place]) if cut else bytes(data))
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        found, kept = run.curve("a"), run.keeps_parameters("a", 0)
+        found, kept = run.curve("a"), run.has_parameters("a", 0)
     if found is not None:  # a byte that no value depends on
         pd.testing.assert_frame_equal(found, curve)
     assert not kept
@@ -579,9 +582,9 @@ def test_a_damaged_curve_or_network_is_never_taken_for_what_was_kept(
 
 def test_importing_the_room_is_instant_and_without_torch() -> None:
     code = (
-        "import sys, results, results.rendering.tables, results.paper\n"
+        "import sys, pudnet_bench.results.rendering.tables, pudnet_bench.results.paper\n"
         "assert not {'pandas', 'pyarrow', 'scipy', 'torch'} & set(sys.modules)\n"
-        "import pudnet_bench.results.analysis.costs, results.store.run, results.analysis.statistics\n"
+        "import pudnet_bench.results.analysis.costs, pudnet_bench.results.store.run, pudnet_bench.results.analysis.statistics\n"
         "assert not {'torch', 'scipy.stats', 'methods', 'suites', 'harness', 'slurm'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,162 @@
+"""Plots of a report page's results: accuracy against time, FLOPs, epochs and what a figure varies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pudnet_bench.results.analysis import costs, curves
+from pudnet_bench.results.analysis.comparison import PAIR
+from pudnet_bench.results.analysis.pareto import pareto_front
+from pudnet_bench.results.analysis.statistics import mean_ci
+from pudnet_bench.results.analysis.timing import of_one_thread_count
+from pudnet_bench.results.rendering.charts import Level, Point, Series, chart
+from pudnet_bench.results.rendering.report.model import Plot, ReportedRun, labels_by_column, row_label
+from pudnet_bench.results.rendering.tables import TableCell, TableLayout, format_accuracy, format_seconds
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ACCURACY = "accuracy on unseen classes (%)"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """A quantity that accuracy is plotted against: a column of rows, in units of `unit`, its name, axis and format."""
+
+    column: str
+    unit: float
+    name: str
+    axis: str
+    text: Callable[[float], str]
+
+
+TIME = Effort(
+    "seconds", 1.0, "time", "time until a classifier is ready (s)", lambda seconds: f"{format_seconds(seconds)} s"
+)
+FLOPS = Effort("fit_flops", 1e9, "FLOPs", "GFLOPs until a classifier is ready", lambda giga: f"{giga:.3g} GFLOPs")
+
+
+def effort_plots(
+    cells: Sequence[TableCell], layout: TableLayout, frame: pd.DataFrame, styles: Mapping[str, int], effort: Effort
+) -> list[Plot]:
+    """Accuracy against time or FLOPs, a plot for each family."""
+    labels = labels_by_column(cells, layout)
+    means = {
+        tuple(map(str, where)): mean_ci(_of_effort(rows, effort).dropna().to_numpy() / effort.unit)
+        for where, rows in frame.groupby(["method", "snapshot", "family"], sort=False)
+    }
+    names = _method_labels(cells)
+    plots = []
+    for family, label in labels.items():
+        measured = [
+            (cell, means[cell.row.method, cell.row.snapshot, family])
+            for cell in cells
+            if cell.column == family and cell.n
+        ]
+        # What is not known, or none at all, has no place on a logarithmic axis.
+        shown = [(cell, x) for cell, x in measured if x.mean > 0]
+        if len(shown) < 2:  # nothing to compare it with
+            continue
+        pairs = [(x.mean, cell.accuracy_mean) for cell, x in shown]
+        front = pareto_front(pairs)
+        points: dict[str, list[Point]] = {}
+        for place, (cell, x) in enumerate(shown):
+            points.setdefault(cell.row.method, []).append(
+                Point(
+                    x.mean, cell.accuracy_mean, cell.accuracy_ci, x.half_width,
+                    f"{row_label(cell.row)}: {format_accuracy(cell.accuracy_mean, cell.accuracy_ci, '±')} % in "
+                    f"{effort.text(x.mean)} (n = {cell.n})",
+                    ringed=place in front,
+                )
+            )  # fmt: skip
+        series = [Series(names[method], tuple(p), styles[method]) for method, p in points.items()]
+        title = f"Accuracy against {effort.name}, {label}"
+        drawing = chart(title, series, effort.axis, ACCURACY, log_x=True, front=[pairs[place] for place in front])
+        note = "Means with 95% intervals; snapshots of one training are joined. Ringed: on the Pareto front."
+        plots.append(Plot(title, drawing, note))
+    return plots
+
+
+def _of_effort(rows: pd.DataFrame, effort: Effort) -> pd.Series:
+    return (of_one_thread_count(rows)[0] if effort is TIME else rows)[effort.column]
+
+
+def _method_labels(cells: Sequence[TableCell]) -> dict[str, str]:
+    """The label of each method: that of its block, where it has one."""
+    return {cell.row.method: cell.row.group_label or cell.row.label for cell in reversed(cells)}
+
+
+def epoch_plots(
+    cells: Sequence[TableCell], layout: TableLayout, frame: pd.DataFrame, styles: Mapping[str, int], reference: str
+) -> list[Plot]:
+    """Accuracy against epochs of what trains from scratch, with the level of `reference` on the same groups."""
+    labels = labels_by_column(cells, layout)
+    names = _method_labels(cells)
+    plots = []
+    for family, label in labels.items():
+        here = frame[frame["family"] == family]
+        trained = here[np.isfinite(here["epochs"].to_numpy()) & (here["method"] != reference).to_numpy()]
+        if len(here[["method", "snapshot"]].drop_duplicates()) < 2 or trained.empty:
+            continue
+        series = []
+        for method, rows in trained.groupby("method", sort=False):
+            points = []
+            for epochs in sorted(rows["epochs"].unique()):
+                some = rows[rows["epochs"] == epochs]
+                mean = mean_ci(100 * some["accuracy"].to_numpy())
+                told = f"{names[str(method)]}, epoch {epochs:g}: {format_accuracy(mean.mean, mean.half_width, '±')} %"
+                points.append(Point(float(epochs), mean.mean, mean.half_width, title=f"{told} (n = {mean.n})"))
+            series.append(Series(names[str(method)], tuple(points), styles[str(method)]))
+        ours = costs.last_snapshots(here[here["method"] == reference]).merge(trained[PAIR].drop_duplicates(), on=PAIR)
+        levels = []
+        if len(ours):
+            level = mean_ci(100 * ours["accuracy"].to_numpy())
+            told = f"{names[reference]}: {format_accuracy(level.mean, level.half_width, '±')} % (n = {level.n})"
+            levels.append(Level(told, level.mean, level.half_width, styles[reference]))
+        title = f"Accuracy against epochs, {label}"
+        note = "Means with 95% intervals."
+        if levels:
+            note += f" {names[reference]}'s level is over the groups that were also trained on."
+        plots.append(Plot(title, chart(title, series, "epochs", ACCURACY, whole_x=True, levels=levels), note))
+    return plots
+
+
+def learning_plots(run: ReportedRun) -> list[Plot]:
+    """Accuracy against the number that a run varies: a plot for each target, family and device."""
+    curve = run.curve
+    if curve is None or not len(run.frame):
+        return []
+    points = curves.points(run.frame, curve.places)
+    order = {name: place for place, name in enumerate(dict.fromkeys(name for name, _ in curve.places.values()))}
+    plots = []
+    for where, rows in points.groupby(["target", "family", "device"], sort=False):
+        target, family, device = map(str, where)
+        printed = curve.printed[(curve.printed["target"] == target) & (curve.printed["column"] == family)]
+        series = []
+        for name, line in rows.groupby("curve", sort=False):
+            series.append(Series(str(name), _line_points(line, "accuracy_mean", "accuracy_ci"), order[str(name)]))
+        for name, line in printed.dropna(subset=["x", "value"]).groupby("curve", sort=False):
+            style = order.setdefault(str(name), len(order))
+            told = _line_points(line, "value", "ci")
+            series.append(Series(f"{name}, the paper", told, style, "paper"))
+        x = [point.x for one in series for point in one.points]
+        title = f"{run.family_label(family)}, {run.target_label(target)}"
+        drawing = chart(title, series, curve.x_label, ACCURACY, log_x=curve.log_x and min(x) > 0)
+        note = f"Means with 95% intervals over groups, on {device}."
+        plots.append(Plot(title, drawing, note, with_paper=any(one.look == "paper" for one in series)))
+    return plots
+
+
+def _line_points(line: pd.DataFrame, mean: str, half: str) -> tuple[Point, ...]:
+    return tuple(
+        Point(
+            float(row["x"]), float(row[mean]), float(row[half]),
+            title=f"{row['curve']} at {row['x']:,g}: {format_accuracy(row[mean], row[half], '±')} %"
+            + (f" (n = {row['n']})" if "n" in row else ""),
+        )
+        for row in line.sort_values("x").to_dict("records")
+    )  # fmt: skip

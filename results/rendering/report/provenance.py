@@ -1,0 +1,103 @@
+"""Provenance on a report page: the facts of a run, of each number, and of each cell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pudnet_bench.results.analysis.statistics import mean_ci
+from pudnet_bench.results.analysis.timing import of_one_thread_count
+from pudnet_bench.results.rendering.report.model import Entry, Head, PageTable, Place, ReportedRun, words
+from pudnet_bench.results.rendering.tables import format_accuracy, format_seconds
+
+
+def run_facts(run: ReportedRun) -> list[tuple[str, str]]:
+    """What all numbers of a run have in common; the rows do not say which of several invocations measured them."""
+    record, calls = run.record, run.record.invocations
+
+    def fact(name: str, values: list[str]) -> tuple[str, str]:
+        different = list(dict.fromkeys(values))
+        return f"{name}{', one of' if len(different) > 1 else ''}", "; ".join(different)
+
+    facts = [
+        ("run", run.name),
+        ("suite", record.suite),
+        ("profile", record.profile),
+        fact("commit", [call.commit or "none" for call in calls]),
+        fact("command", [call.command or "none" for call in calls]),
+        ("device of the run", record.device),
+        ("precision", record.precision),
+        fact("threads", [str(call.threads) for call in calls]),
+        fact("driver", [call.driver for call in calls]),
+        fact("platform", [call.platform for call in calls]),
+        fact("versions", [", ".join(f"{name} {version}" for name, version in call.versions.items()) for call in calls]),
+        fact("prototypes classified by", [call.prototype_classifier for call in calls]),
+        ("started", calls[0].started),
+        ("ended", calls[-1].ended),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def number_facts(number: int, run: ReportedRun, numbers: dict[str, Any]) -> dict[Place, str]:
+    """A key for every measured place of run `number`; adds what is known of each to `numbers`."""
+    keys: dict[Place, str] = {}
+    for where, rows in run.frame.groupby(["device", "target", "method", "snapshot", "family"], sort=False):
+        device, target, method, snapshot, family = map(str, where)
+        key = f"n{number}-{len(keys)}"
+        keys[device, target, method, snapshot, family] = key
+        accuracy = mean_ci(100 * rows["accuracy"].to_numpy())
+        timed, threads = of_one_thread_count(rows)
+        seconds, mixed = timed["seconds"], len(timed) < len(rows)
+        over = f", over the {len(timed)} groups with {threads} threads" if mixed else ""
+        artifacts = [str(artifact) for artifact in rows["artifact"].unique() if artifact]
+        facts = [
+            ("accuracy", f"{format_accuracy(accuracy.mean, accuracy.half_width, '±')} % (95% t interval)"),
+            ("time", f"{format_seconds(seconds.mean())} s mean, {format_seconds(seconds.median())} s median{over}"),
+            ("threads", ", ".join(str(count) for count in sorted(rows["threads"].unique()))),
+            ("groups", str(len(rows))),
+            ("seeds", ", ".join(str(seed) for seed in sorted(rows["seed"].unique()))),
+            ("device", device),
+            ("target", run.target_label(target)),
+            ("file", ", ".join(_file(cell, bool(part["finished"].all())) for cell, part in rows.groupby("cell"))),
+            *([("weights", ", ".join(artifacts))] if artifacts else []),
+        ]
+        title = f"{run.row_name(method, snapshot)}, {run.family_label(family)}"
+        numbers[key] = {"run": number, "title": title, "facts": facts}
+    return keys
+
+
+def _file(cell: Any, finished: bool) -> str:
+    return f"cells/{cell}.parquet" if finished else f"cells/{cell}.*.parquet (not finished)"
+
+
+def invocation_table(run: ReportedRun) -> PageTable:
+    """The invocations of the run."""
+    heads = tuple(Head(label, numeric=False) for label in ("Started", "Commit", "Command"))
+    rows = [(call.started, call.commit, call.command) for call in run.record.invocations]
+    return PageTable(
+        "Commands that made this run", "", heads, tuple(tuple(words(v or "none") for v in row) for row in rows)
+    )
+
+
+def cell_table(run: ReportedRun) -> PageTable:
+    """The cells of the plan, with the file of each."""
+    labels = run.record.plan.variant_labels
+    measured = {str(key): rows for key, rows in run.frame.groupby("cell")}
+    rows = []
+    for cell in run.record.plan.cells:
+        own = measured.get(cell.key)
+        done = 0 if own is None else own["group"].nunique()
+        file = "none yet" if own is None else _file(cell.key, bool(own["finished"].all()))
+        rows.append(
+            (
+                words(labels.get(cell.method, cell.method)),
+                words(run.family_label(cell.family)),
+                words(run.target_label(cell.target)),
+                Entry(str(cell.seed), cell.seed),
+                Entry(f"{done} of {cell.groups}", done),
+                words(file),
+                words(cell.artifact or "none"),
+            )
+        )
+    texts = [Head(label, numeric=False) for label in ("Method", "Family", "Target")]
+    heads = (*texts, Head("Seed"), Head("Groups"), Head("File", numeric=False), Head("Weights", numeric=False))
+    return PageTable("Cells", "", heads, tuple(rows))

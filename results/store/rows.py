@@ -1,0 +1,153 @@
+"""Tables of measured rows: their schema, their checksum, and how several are merged."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pudnet_bench.results.store.files import write_atomically
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ROW_SCHEMA = pa.schema(
+    [
+        pa.field(name, kind, nullable=False)
+        for name, kind in [
+            ("cell", pa.string()),  # the cell's key
+            ("suite", pa.string()),
+            ("method", pa.string()),  # name of the variant
+            ("family", pa.string()),
+            ("target", pa.string()),
+            ("seed", pa.int64()),
+            ("group", pa.int64()),
+            ("snapshot", pa.string()),  # "" when a method yields only one
+            ("accuracy", pa.float64()),  # fraction, 0 to 1
+            ("seconds", pa.float64()),  # fit time until this snapshot, by the device's clock
+            ("wall_seconds", pa.float64()),
+            ("evaluation_seconds", pa.float64()),
+            ("data_seconds", pa.float64()),
+            ("peak_memory_bytes", pa.int64()),
+            ("n_fit", pa.int64()),  # images
+            ("n_test", pa.int64()),  # images
+            ("n_classes", pa.int64()),
+            ("device", pa.string()),
+            ("artifact", pa.string()),  # "" if none
+            ("meta_train_seconds", pa.float64()),  # NaN if none
+            ("training_groups", pa.float64()),  # that meta-training used; NaN if none
+            ("epochs", pa.float64()),  # NaN when the snapshot is not one of an iterative training
+            ("fit_flops", pa.float64()),  # of fit until this snapshot; NaN if unknown
+            ("test_flops", pa.float64()),  # of the classifier, per test image; NaN if unknown
+            ("parameters", pa.float64()),  # learned before any unseen group, BatchNorm statistics included; 0 if none
+            ("energy_joules", pa.float64()),  # of fit until this snapshot; NaN where the device does not report it
+            ("precision", pa.string()),  # "" if unknown
+            ("threads", pa.int64()),  # of torch; 0 if unknown
+        ]
+    ]
+)
+"""The columns of a row: one (group, snapshot) of a cell. A cell has one seed, so its groups are unique in it.
+
+Columns are only ever added at the end; `complete_columns` fills those that an older file lacks.
+"""
+
+_FIRST_COLUMNS = 22  # of the oldest files that are read
+_CHECKSUM = b"pudnet-bench.sha256"
+
+
+def table_of(key: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """`rows` of the cell `key` as a table. Raises ValueError if they do not fit `ROW_SCHEMA`."""
+    if not rows:
+        raise ValueError(f"no rows given for the cell {key}")
+    expected = set(ROW_SCHEMA.names)
+    for row in rows:
+        if row.keys() != expected:
+            wrong = ", ".join(sorted(row.keys() ^ expected))
+            raise ValueError(f"a row of the cell {key} lacks or adds columns: {wrong}")
+        if row["cell"] != key:
+            raise ValueError(f"a row of the cell {row['cell']} was given for the cell {key}")
+    try:
+        table = pa.Table.from_pylist([dict(row) for row in rows], schema=ROW_SCHEMA)
+    except (pa.ArrowException, TypeError) as error:
+        raise ValueError(f"a row of the cell {key} does not fit the columns: {error}") from error
+    empty = [name for name in ROW_SCHEMA.names if table[name].null_count]
+    if empty:
+        raise ValueError(f"a row of the cell {key} has no value (None) in: {', '.join(empty)}")
+    return table
+
+
+def merged(tables: Sequence[pa.Table]) -> pa.Table:
+    """One table ordered by group; a group that is in several tables counts once, from the first of them."""
+    joined = pa.concat_tables([ROW_SCHEMA.empty_table(), *tables])
+    groups = joined["group"].to_numpy()
+    order = np.argsort(groups, kind="stable")  # the rows of a group: those of its first table first
+    table = np.repeat(np.arange(len(tables)), [part.num_rows for part in tables])[order]
+    begins = np.ones(len(order), dtype=bool)
+    begins[1:] = groups[order[1:]] != groups[order[:-1]]
+    first = table[begins][np.cumsum(begins) - 1]
+    return joined.take(order[table == first])
+
+
+def complete_columns(table: pa.Table, precision: str, threads: int) -> pa.Table:
+    """`table` with the columns that were added after it was written: these precision and threads, else NaN."""
+    known: dict[str, Any] = {"precision": precision, "threads": threads}
+    for column in list(ROW_SCHEMA)[table.num_columns :]:
+        values = [known.get(column.name, float("nan"))] * table.num_rows
+        table = table.append_column(column, pa.array(values, column.type))
+    return table
+
+
+def write_frame(path: Path, frame: pd.DataFrame) -> None:
+    """Write a frame of any columns as a checksummed Parquet file, creating its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Column by column: from_pandas would turn NaN into null, whose bytes are not defined.
+    write_table(path, pa.table({name: pa.array(column.to_numpy()) for name, column in frame.items()}))
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a table as a checksummed Parquet file."""
+    sink = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata({_CHECKSUM: _checksum(table)}), sink)
+    write_atomically(path, sink.getvalue())
+
+
+def read_table(data: bytes, *, of_rows: bool) -> pa.Table:
+    """The table in the content of a checksummed Parquet file, of rows or of any columns.
+
+    Raises:
+        ValueError, pyarrow.ArrowException, OSError: The content is damaged, or not of rows where it should be.
+    """
+    table = pq.ParquetFile(io.BytesIO(data)).read(use_threads=False)  # a third of the time of pq.read_table
+    if of_rows and not table.schema.equals(pa.schema(_row_fields(table.column_names))):
+        raise ValueError("its columns are not those of a row")
+    if (table.schema.metadata or {}).get(_CHECKSUM) != _checksum(table):
+        raise ValueError("its checksum does not match")
+    return table.replace_schema_metadata(None)
+
+
+def _row_fields(names: Sequence[str]) -> list[pa.Field]:
+    """The fields of a file of rows with the columns `names`, which may be of an earlier version; else none."""
+    fields = list(ROW_SCHEMA)[: len(names)]
+    return fields if len(names) >= _FIRST_COLUMNS and [column.name for column in fields] == list(names) else []
+
+
+def _checksum(table: pa.Table) -> bytes:
+    """SHA-256 over the values, in hex: the footer's own checks do not cover the pages.
+
+    Over the names of the columns too where they are not those of a row.
+    """
+    digest = hashlib.sha256()
+    if not _row_fields(table.column_names):
+        digest.update(json.dumps(table.column_names).encode())
+    for name in table.column_names:
+        column = table[name]
+        text = pa.types.is_string(column.type)
+        digest.update(json.dumps(column.to_pylist()).encode() if text else column.to_numpy().tobytes())
+    return digest.hexdigest().encode()

@@ -1,0 +1,252 @@
+"""The typed record of a run: what was planned, and with what it was measured.
+
+History of the format on disk:
+
+| format | file | change |
+|---|---|---|
+| 1 | `manifest.json` | plain JSON without a checksum; no longer read |
+| 2 | `manifest.json` | a checksum; an invocation has a command, a start and a commit, all else is said once for the run |
+| 3 | `record.json` | each invocation has its own environment; the plan names the reference; rows have precision and threads |
+
+A field that is added, renamed or changes its meaning raises `FORMAT`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pudnet_bench.results.store.files import checksummed_json, read_checksummed_json
+
+FORMAT = 3
+RECORD = "record.json"
+MANIFEST = "manifest.json"  # of format 2
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Invocation:
+    """One call of `run` or `resume`, with the environment it measured in.
+
+    Attributes:
+        started: UTC, ISO 8601; so is `ended`, which is "" while the call runs or if it was killed.
+        commit: Commit of the checkout, "" outside one.
+        version: Version of pudnet-bench.
+        versions: Version of Python and of each installed distribution.
+        load_start: Load averages of the machine over 1, 5 and 15 minutes; empty if unknown.
+        prototype_classifier: What prototypes are classified with, "learn2learn" or "methods.metric"; "" if unknown.
+    """
+
+    command: str
+    started: str
+    ended: str = ""
+    commit: str = ""
+    version: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    device: str = ""
+    driver: str = ""
+    platform: str = ""
+    precision: str = ""
+    threads: int = 0
+    load_start: tuple[float, ...] = ()
+    load_end: tuple[float, ...] = ()
+    prototype_classifier: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedVariant:
+    """A method variant: a row of the table for each of `snapshots`, which are (snapshot name, row label).
+
+    `figure_line` and `figure_x` place it in the suite's figure. `derived_from` is the variant that it is a milestone or
+    another clock of.
+    """
+
+    name: str
+    label: str
+    snapshots: tuple[tuple[str, str], ...] = (("", ""),)
+    figure_line: str = ""
+    figure_x: float = 0.0
+    derived_from: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedCell:
+    """A cell: `groups` unseen groups of a family, measured with one variant, target and seed."""
+
+    key: str
+    method: str
+    family: str
+    target: str
+    seed: int
+    groups: int
+    artifact: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRecord:
+    """What was planned, as far as reading a table or a status needs it.
+
+    Attributes:
+        figure: What is drawn beside the table (`suites.declaration.FIGURES`).
+        reference: The variant that the others are compared with, "" for none.
+        paper_groups: Groups that the paper meta-trains on, by family.
+        families: (name, label) of each.
+    """
+
+    title: str
+    figure: str = ""
+    reference: str = ""
+    paper_groups: Mapping[str, int] = field(default_factory=dict)
+    targets: tuple[str, ...] = ()
+    families: tuple[tuple[str, str], ...] = ()
+    variants: tuple[PlannedVariant, ...] = ()
+    cells: tuple[PlannedCell, ...] = ()
+
+    @property
+    def family_labels(self) -> dict[str, str]:
+        return dict(self.families)
+
+    @property
+    def variant_labels(self) -> dict[str, str]:
+        return {variant.name: variant.label for variant in self.variants}
+
+    @property
+    def figure_places(self) -> dict[str, tuple[str, float]]:
+        """(line, x) of each variant that is a point of the figure."""
+        return {v.name: (v.figure_line, v.figure_x) for v in self.variants if v.figure_line}
+
+    def merged(self, newer: PlanRecord) -> PlanRecord:
+        """This plan and a newer one of the same run; a cell that was planned anew replaces its predecessor."""
+
+        def place(cell: PlannedCell) -> tuple[str, str, str, int]:
+            return cell.method, cell.family, cell.target, cell.seed
+
+        cells = {place(cell): cell for cell in self.cells}
+        for cell in newer.cells:
+            earlier = cells.get(place(cell))
+            groups = max(cell.groups, earlier.groups) if earlier and earlier.key == cell.key else cell.groups
+            cells[place(cell)] = replace(cell, groups=groups)
+        return replace(
+            newer,
+            paper_groups={**self.paper_groups, **newer.paper_groups},
+            targets=tuple(dict.fromkeys((*self.targets, *newer.targets))),
+            families=tuple(dict.fromkeys((*self.families, *newer.families))),
+            variants=tuple(dict.fromkeys((*self.variants, *newer.variants))),
+            cells=tuple(cells.values()),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """The record of a run. A run has one suite, profile, device and precision, and grows by plans and invocations.
+
+    `unrecorded_precision` and `unrecorded_threads` hold for rows from before format 3, which do not say their own.
+    """
+
+    format: int = FORMAT
+    suite: str
+    profile: str
+    device: str
+    precision: str
+    plan: PlanRecord
+    invocations: tuple[Invocation, ...]
+    unrecorded_precision: str = ""
+    unrecorded_threads: int = 0
+
+
+def encode(record: RunRecord) -> bytes:
+    """The content of `record.json`."""
+    return checksummed_json(dataclasses.asdict(record))
+
+
+def decode(data: bytes) -> RunRecord:
+    """The record in the content of a `record.json`. Raises ValueError if it is damaged or of another format."""
+    values = read_checksummed_json(data)
+    if values.get("format") != FORMAT:
+        raise ValueError(
+            f"it is of format {values.get('format')}, and this version of pudnet-bench reads 2 and {FORMAT}"
+        )
+    return _decoded(RunRecord, values, "the record")
+
+
+def decode_format_2(data: bytes) -> RunRecord:
+    """The record in the content of a `manifest.json`, with what format 2 did not say filled in where it is known.
+
+    Raises ValueError if it is damaged or of another format.
+    """
+    values = read_checksummed_json(data)
+    if values.get("format") != 2:
+        raise ValueError(
+            f"it is of format {values.get('format')}, and this version of pudnet-bench reads 2 and {FORMAT}"
+        )
+    try:
+        return _from_format_2(values)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"a field of format 2 is missing or damaged: {error}") from error
+
+
+def _from_format_2(values: Mapping[str, Any]) -> RunRecord:
+    constants = json.loads((Path(__file__).parent / "format_2.json").read_text())
+    plan = values["plan"]
+    variants = [
+        {
+            **{name: variant[name] for name in ("name", "label", "snapshots")},
+            "figure_line": variant["curve"], "figure_x": variant["x"], "derived_from": variant["row"],
+        }
+        for variant in plan["variants"]
+    ]  # fmt: skip
+    common = {name: values[name] for name in ("device", "versions", "driver", "platform", "precision", "threads")}
+    invocations = [
+        {
+            **common, "command": call["command"], "started": call["started"], "ended": "", "commit": call["git_commit"],
+            "version": values["versions"].get("pudnet-bench", ""), "load_start": [], "load_end": [],
+            "prototype_classifier": constants["prototype_classifier"],
+        }
+        for call in values["invocations"]
+    ]  # fmt: skip
+    invocations[0]["load_start"] = values.get("load", [])
+    invocations[-1]["ended"] = values.get("ended", "")
+    record = {
+        **{name: values[name] for name in ("suite", "profile", "device", "precision")},
+        "format": FORMAT,
+        "plan": {**plan, "variants": variants, "reference": constants["reference"]},
+        "invocations": invocations,
+        "unrecorded_precision": values["precision"],
+        "unrecorded_threads": values["threads"],
+    }
+    return _decoded(RunRecord, record, "the manifest")
+
+
+def _decoded(kind: type[T], value: Any, where: str) -> T:
+    """`value`, as JSON has it, as a `kind`; strict: every field is there, none is unknown, each of its type."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    found: Any = value
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        hints = _hints(kind)
+        if wrong := sorted(hints.keys() ^ value.keys()):
+            unknown = "lacks" if wrong[0] in hints else "has an unknown field"
+            raise ValueError(f"{where} {unknown} '{wrong[0]}'")
+        found = kind(**{name: _decoded(hints[name], value[name], f"{where}.{name}") for name in hints})
+    elif origin is tuple and isinstance(value, list):
+        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
+        if len(kinds) != len(value):
+            raise ValueError(f"{where} has {len(value)} items, not {len(kinds)}")
+        found = tuple(_decoded(k, item, f"{where}[{n}]") for n, (k, item) in enumerate(zip(kinds, value, strict=True)))
+    elif origin is not None and issubclass(origin, Mapping) and isinstance(value, dict):
+        found = {name: _decoded(arguments[1], item, f"{where}.{name}") for name, item in value.items()}
+    elif kind is float and isinstance(value, int) and not isinstance(value, bool):
+        found = float(value)
+    elif not (kind in (str, int, float) and type(value) is kind):
+        raise ValueError(f"{where} is damaged: {json.dumps(value)[:40]}")
+    return typing.cast(T, found)
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
