@@ -2,8 +2,8 @@
 
 An image is represented by the Brownian distance covariance (BDC) matrix of its last feature map instead of by pooled
 features; the network is pretrained as a classifier of these and then meta-trained like ProtoNet. The official code is
-github.com/Fei-Long121/DeepBDC (``methods/bdc_module.py``, ``methods/meta_deepbdc.py``, ``methods/template.py``,
-``pretrain.py``, ``meta_train.py`` and ``scripts``). As there: the map may be reduced by a 1x1 convolution, BatchNorm and
+github.com/Fei-Long121/DeepBDC (`methods/bdc_module.py`, `methods/meta_deepbdc.py`, `methods/template.py`,
+`pretrain.py`, `meta_train.py` and `scripts`). As there: the map may be reduced by a 1x1 convolution, BatchNorm and
 ReLU; the temperature is learned, as its logarithm, and starts at 1/(2hw); dropout acts on the BDC vectors of
 pretraining only; prototypes are means of BDC vectors; the logits are negative squared Euclidean distances, unscaled;
 a new optimizer starts the second stage, and the classification head is dropped.
@@ -14,21 +14,21 @@ map is at least 4x4: ConvNet-3 loses its last max-pool at 28x28 (map 7x7) and it
 (4x4), one at 84x84 with the ImageNet stem (6x6; the official ResNet-18 has stride 1 in its last stage, too). Parameters
 and their shapes stay those of the target; its time per image does not.
 
-Reduction. Maps of more than ``reduce_dim`` = 256 channels are reduced to 256, as in the official scripts for ResNet-18
+Reduction. Maps of more than `reduce_dim` = 256 channels are reduced to 256, as in the official scripts for ResNet-18
 (CUB); ConvNet-3's 64 channels are not reduced.
 
 Stages and budget. Each stage sees half of the budget's groups, with equally many images per step. (The official recipe
 for miniImageNet shows the two stages nearly equally many images, too: 170 epochs of 38,400 images, then 60,000 episodes
 of 105.) With validation groups, the first stage ends where validation is best, as official pretraining does, and the
-second is then given exactly as many steps, so that one number says everything: ``chosen_groups`` is twice the first
-stage's length, and a run with ``max_groups=chosen_groups`` and no validation repeats the schedule. Validation accuracy
+second is then given exactly as many steps, so that one number says everything: `chosen_groups` is twice the first
+stage's length, and a run with `max_groups=chosen_groups` and no validation repeats the schedule. Validation accuracy
 during the second stage is recorded and does not shorten it; where a search ends, the second stage's best state is
 the one left in place.
 
 Departures from Xie et al.: Adam at the benchmark's 1e-3 in both stages, without weight decay or decay of the rate (they:
 SGD, 0.05 and then 1e-3 to 5e-5, the temperature with a rate of its own in pretraining), so that all methods share one
 schedule; no augmentation; the benchmark's ways, support and queries in training as in testing; the second stage's
-length is not chosen for itself (``meta_train.py`` saves the epoch best on validation); dropout of 0.5, their default
+length is not chosen for itself (`meta_train.py` saves the epoch best on validation); dropout of 0.5, their default
 (their scripts: 0.6 to 0.8); their 1-shot metric, an inner product, is left out, since support is larger here. That 1e-3
 does not undo the first stage was checked on Fashion-set's training classes (three held-out pairs, ConvNet-3, 150 groups):
 best validation 62.0, 100.0 and 99.4%, against 62.5, 100.0 and 99.5% with 1e-4.
@@ -61,14 +61,14 @@ CHUNK = 256  # images whose BDC matrices are held at once
 def brownian_covariance(feature_maps: Tensor, log_temperature: Tensor) -> Tensor:
     """BDC matrices of feature maps, as vectors: float [n, c, h, w] and scalar (or one-element) -> [n, c(c+1)/2].
 
-    With x_k in R^{hw} the k-th channel of an image (``BDCovpool`` and ``Triuvec`` of the official
-    ``methods/bdc_module.py``; the channels are the observations, the positions their coordinates):
+    With x_k in R^{hw} the k-th channel of an image (`BDCovpool` and `Triuvec` of the official
+    `methods/bdc_module.py`; the channels are the observations, the positions their coordinates):
     d_kl = |x_k - x_l|^2, a_kl = sqrt(exp(log_temperature) max(d_kl, 0) + 1e-5),
     r_kl = a_kl - mean_m a_km - mean_m a_ml + mean_mn a_mn, and the vector holds r_kl for k <= l, row by row.
 
     Computed in float32, whatever autocast says, and in float64 for float64 maps. Departures from the official code: none in
     value; means replace its products with matrices of ones, and a batch of one image keeps its first dimension (there
-    ``squeeze`` removes it).
+    `squeeze` removes it).
     """
     n, channels = feature_maps.shape[:2]
     with torch.autocast(feature_maps.device.type, enabled=False):
@@ -150,7 +150,7 @@ class MapNetwork(nn.Module):
 
 
 class BDCNetwork(nn.Module):
-    """Images [n, c, h, w] to BDC vectors [n, c(c+1)/2], in float32: ``maps`` and their covariance, in one module."""
+    """Images [n, c, h, w] to BDC vectors [n, c(c+1)/2], in float32: `maps` and their covariance, in one module."""
 
     def __init__(self, maps: MapNetwork) -> None:
         super().__init__()
@@ -214,7 +214,7 @@ class MetaDeepBDC(FeatureLearner):
         return lambda query: euclidean_logits(query, centroids)
 
     def features(self, images: Tensor) -> Tensor:
-        """BDC vectors [n, c(c+1)/2] of ``images`` [n, c, h, w], in float32."""
+        """BDC vectors [n, c(c+1)/2] of `images` [n, c, h, w], in float32."""
         with self.autocast():
             maps: Tensor = self.module(images)
         parts = [brownian_covariance(part, self.module.log_temperature) for part in maps.split(CHUNK)]

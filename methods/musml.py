@@ -15,15 +15,15 @@ are the benchmark's reading of it, and these points are choices of ours:
 - The bases are free parameters, neither orthogonal nor normalised. Each column starts as a network initialised on its
   own, and v_0 = (1/m, ..., 1/m), which starts BatchNorm's gains at one; the kernels start smaller than usual, which BatchNorm
   undoes.
-- The head takes cosines to the support's class means (``head="prototype"``), has no parameters, and works for any number
-  of classes. ``head="linear"`` puts a linear layer inside the subspaces, as the design reads the method; but a group's
+- The head takes cosines to the support's class means (`head="prototype"`), has no parameters, and works for any number
+  of classes. `head="linear"` puts a linear layer inside the subspaces, as the design reads the method; but a group's
   labels are in random order (5 classes: 120 orders), a basis knows none of them, and m coordinates would have to say
   which label is which before they say anything about the images. It gets harder with more classes: on a few unseen
   groups of Fashion-set (2 ways) accuracy was 61% untrained and 88% after 60 groups, on those of CIFAR100-set (5 ways,
   K = 1) 29% after 20, where the class means of an untrained network had 96% and 55%.
-- The gradient goes through the soft choice as well. With ``first_order=True``, the default, it takes the inner gradients
+- The gradient goes through the soft choice as well. With `first_order=True`, the default, it takes the inner gradients
   for constants.
-- The temperature falls linearly over the first ``anneal_groups`` groups: an absolute number, so that a search for the
+- The temperature falls linearly over the first `anneal_groups` groups: an absolute number, so that a search for the
   best length and the training of that length follow one schedule.
 - BatchNorm normalises by the images at hand while training (the support images in inner steps, support and query
   images together for the meta loss), as MAML implementations do. At test time it uses, in the chosen network, the
@@ -53,12 +53,12 @@ TEMPERATURE = 10.0  # of the cosines, with head="prototype"; PudNet's, section A
 
 
 def subspace_parameters(basis: Tensor, coordinates: Tensor) -> Tensor:
-    """w = S_k v. ``basis`` [m, d] holds the columns of S_k as rows, ``coordinates`` v [m]; returns w [d]."""
+    """w = S_k v. `basis` [m, d] holds the columns of S_k as rows, `coordinates` v [m]; returns w [d]."""
     return coordinates @ basis
 
 
 def named_parameters(vector: Tensor, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
-    """``vector`` [d] cut into tensors of ``shapes``, in their order; d is the sum of their sizes. Views, no copies."""
+    """`vector` [d] cut into tensors of `shapes`, in their order; d is the sum of their sizes. Views, no copies."""
     pieces = vector.split([shape.numel() for shape in shapes.values()])
     return {name: piece.view(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
 
@@ -71,10 +71,10 @@ def adapt(
     alpha: float,
     first_order: bool = False,
 ) -> Tensor:
-    """Coordinates after ``steps`` gradient steps v <- v - alpha * grad_v support_loss(S_k v) from ``start``.
+    """Coordinates after `steps` gradient steps v <- v - alpha * grad_v support_loss(S_k v) from `start`.
 
-    ``support_loss`` maps w [d] to a scalar; ``basis`` [m, d]; ``start`` [m]; returns [m]. The result is a function of
-    ``basis`` through the inner gradients too, unless ``first_order``, where those count as constants. Needs gradients
+    `support_loss` maps w [d] to a scalar; `basis` [m, d]; `start` [m]; returns [m]. The result is a function of
+    `basis` through the inner gradients too, unless `first_order`, where those count as constants. Needs gradients
     to be enabled.
     """
     coordinates = start if start.requires_grad else start.detach().requires_grad_()
@@ -88,22 +88,22 @@ def adapt(
 
 
 def soft_choice(support_losses: Tensor, temperature: float) -> Tensor:
-    """Weights o = softmax(-losses / temperature) of the subspaces: ``support_losses`` [K] -> [K], summing to one."""
+    """Weights o = softmax(-losses / temperature) of the subspaces: `support_losses` [K] -> [K], summing to one."""
     return torch.softmax(-support_losses / temperature, 0)
 
 
 def hard_choice(training_losses: Tensor) -> int:
-    """The subspace with the smallest training loss, of ``training_losses`` [K]; the limit of ``soft_choice`` at zero."""
+    """The subspace with the smallest training loss, of `training_losses` [K]; the limit of `soft_choice` at zero."""
     return int(training_losses.argmin())
 
 
 def meta_loss(support_losses: Tensor, query_losses: Tensor, temperature: float) -> Tensor:
-    """sum_k o_k * L_Q,k, with o the soft choice: ``support_losses`` [K], ``query_losses`` [K] -> scalar."""
+    """sum_k o_k * L_Q,k, with o the soft choice: `support_losses` [K], `query_losses` [K] -> scalar."""
     return soft_choice(support_losses, temperature) @ query_losses
 
 
 def temperature_at(groups_seen: int, initial: float, final: float, anneal_groups: int) -> float:
-    """gamma after ``groups_seen`` groups: linear from ``initial`` to ``final`` over ``anneal_groups``, then ``final``."""
+    """gamma after `groups_seen` groups: linear from `initial` to `final` over `anneal_groups`, then `final`."""
     share = min(groups_seen / anneal_groups, 1.0)
     return initial + (final - initial) * share
 
@@ -119,18 +119,18 @@ class Subspaces(nn.Module):
 class MUSML(Method):
     """The target's parameters in one of K learned subspaces; fitting moves m coordinates.
 
-    ``n_subspaces`` K = 3 and ``subspace_dim`` m = 4: the bases hold K * m * d numbers, which with gradients and Adam's
+    `n_subspaces` K = 3 and `subspace_dim` m = 4: the bases hold K * m * d numbers, which with gradients and Adam's
     moments are 15 MB for ConvNet-3 (d = 76 thousand), 2.1 GB for ResNet-18 (11.2 million) and 4.1 GB for ResNet-34.
-    ``inner_steps`` T = 5 of size ``alpha``: as in MAML's usual setting, as many in testing as in training.
-    ``gamma``: temperature of the soft choice at first and at last, 0.5 (losses start near log 2 or log 5, so that
-    every subspace learns at first) to 0.01 (practically the hard choice), over ``anneal_groups`` groups.
-    ``first_order`` True: a step on Fashion-set with ConvNet-3 takes 0.6 s of one core against 1.9 s in second order, which
-    was no better on Digits-set after 60 groups at this ``alpha``; and for the ResNets the graphs of all inner steps of all
+    `inner_steps` T = 5 of size `alpha`: as in MAML's usual setting, as many in testing as in training.
+    `gamma`: temperature of the soft choice at first and at last, 0.5 (losses start near log 2 or log 5, so that
+    every subspace learns at first) to 0.01 (practically the hard choice), over `anneal_groups` groups.
+    `first_order` True: a step on Fashion-set with ConvNet-3 takes 0.6 s of one core against 1.9 s in second order, which
+    was no better on Digits-set after 60 groups at this `alpha`; and for the ResNets the graphs of all inner steps of all
     subspaces would hardly fit 8 GB. In first order the activations kept are those of support and query images, K times: for
     ResNet-18 on CIFAR100-set 4.7 MB an image, 150 images, 2.1 GB in all, beside the 2.1 GB above; ResNet-34: 3.6 and 4.1 GB.
-    ``adapt_on``: "support" fits the coordinates to ``support_per_class`` images per class, as in meta-training; "fit" to
+    `adapt_on`: "support" fits the coordinates to `support_per_class` images per class, as in meta-training; "fit" to
     all fit images.
-    ``head``: "linear" or "prototype", see above. A linear head has as many outputs as the groups of meta-training have
+    `head`: "linear" or "prototype", see above. A linear head has as many outputs as the groups of meta-training have
     classes; a group with another number is a MethodError.
     """
 
@@ -183,14 +183,14 @@ class MUSML(Method):
             self.subspaces.to(device)
 
     def shapes(self, ways: int) -> dict[str, torch.Size]:
-        """Names and shapes of what a vector of d parameters holds, in order, for groups of ``ways`` classes."""
+        """Names and shapes of what a vector of d parameters holds, in order, for groups of `ways` classes."""
         shapes = {name: parameter.shape for name, parameter in self.network.named_parameters()}
         if self.head == "linear":
             shapes |= {"head.weight": torch.Size((ways, self.n_features)), "head.bias": torch.Size((ways,))}
         return shapes
 
     def _subspaces_for(self, ways: int) -> Subspaces:
-        """The bases for groups of ``ways`` classes, made on first use."""
+        """The bases for groups of `ways` classes, made on first use."""
         if self.subspaces is None:
             self.ways = ways
             self.subspaces = Subspaces([self._fresh_basis(ways) for _ in range(self.n_subspaces)]).to(self.device)
@@ -232,20 +232,20 @@ class MUSML(Method):
         return torch.full((self.subspace_dim,), 1 / self.subspace_dim, device=self.device)
 
     def features(self, parameters: dict[str, Tensor], images: Tensor) -> Tensor:
-        """The target with these ``parameters`` (and buffers) on ``images`` [n, c, h, w]: float32 [n, n_features]."""
+        """The target with these `parameters` (and buffers) on `images` [n, c, h, w]: float32 [n, n_features]."""
         own = {name: value for name, value in parameters.items() if not name.startswith("head.")}
         with self.autocast():
             features: Tensor = functional_call(self.network, own, (images,))
         return features.float()
 
     def logits(self, parameters: dict[str, Tensor], features: Tensor, support: tuple[Tensor, Tensor], n: int) -> Tensor:
-        """The head on ``features`` [q, f] -> [q, n]. ``support``: features [s, f] and labels [s], of the ``n`` classes."""
+        """The head on `features` [q, f] -> [q, n]. `support`: features [s, f] and labels [s], of the `n` classes."""
         if self.head == "linear":
             return F.linear(features, parameters["head.weight"], parameters["head.bias"])
         return cosine_logits(features, prototypes(*support, n), TEMPERATURE)
 
     def support_loss(self, shapes: Mapping[str, torch.Size], support: Dataset) -> Callable[[Tensor], Tensor]:
-        """w [d] -> cross-entropy of ``support`` under the network of parameters w, in BatchNorm's training mode."""
+        """w [d] -> cross-entropy of `support` under the network of parameters w, in BatchNorm's training mode."""
 
         def loss(vector: Tensor) -> Tensor:
             parameters = named_parameters(vector, shapes)

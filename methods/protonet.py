@@ -1,9 +1,8 @@
 """ProtoNet (Snell et al. 2017, "Prototypical Networks for Few-shot Learning").
 
-Features of the target network, class means of the support images, negative squared Euclidean distance. The classifier
-is learn2learn's ``PrototypicalClassifier``. Departures from Snell et al.: episodes have the benchmark's ways and support
-in training as in testing (they train with more ways), and Adam keeps the benchmark's 1e-3 without their halving schedule,
-so that all methods share one schedule.
+Logits are negative squared Euclidean distances of the target network's features to the class means of the support images, as
+in learn2learn's `PrototypicalClassifier`. Departures from Snell et al., so that all methods share one schedule: training
+episodes have the ways and support of testing (they train with more ways), and Adam stays at 1e-3 (they halve the rate).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from pudnet_bench.methods.feature_learner import FeatureLearner, Logits, prototy
 
 
 class ProtoNet(FeatureLearner):
-    """The target network meta-trained so that class means of its features classify."""
+    """The target network, meta-trained for classification by the nearest class mean."""
 
     name: ClassVar[str] = "protonet"
 

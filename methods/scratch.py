@@ -25,16 +25,16 @@ WORKERS = 2  # processes of the plain script's DataLoader
 class Scratch(Method):
     """The target network with a linear head, trained by cross-entropy on the group's fit images.
 
-    One training gives a snapshot at each of ``epochs``. The paper states Adam at 1e-3 (section 4.3) and neither batch
-    size nor augmentation: here batches of 32 and none. With ``initial_seed`` every group begins with the same target, so
+    One training gives a snapshot at each of `epochs`. The paper states Adam at 1e-3 (section 4.3) and neither batch
+    size nor augmentation: here batches of 32 and none. With `initial_seed` every group begins with the same target, so
     that trained parameters of different groups can be compared (Figure 1); without, with one of its own.
 
-    ``loop="device"`` is training at its best: images stay on the device, the precision is the harness's, the optimiser one
-    fused kernel. ``loop="dataloader"`` is a plain script, as the paper's times suggest it had: torch's DataLoader with
-    ``WORKERS`` processes begun anew for each epoch, eager float32 in contiguous memory, the optimiser as torch defaults it.
-    ``loop="graph"`` is training at its best with each step replayed as a CUDA graph. The first fit records it, which is the
+    `loop="device"` is training at its best: images stay on the device, the precision is the harness's, the optimiser one
+    fused kernel. `loop="dataloader"` is a plain script, as the paper's times suggest it had: torch's DataLoader with
+    `WORKERS` processes begun anew for each epoch, eager float32 in contiguous memory, the optimiser as torch defaults it.
+    `loop="graph"` is training at its best with each step replayed as a CUDA graph. The first fit records it, which is the
     one that warms up, not timed, as compiling is not; a fit that finds another shape of dataset records again, and its time
-    has that in it. A fit ends the snapshots of the one before. Raises MethodError for another loop, and ``fit`` does
+    has that in it. A fit ends the snapshots of the one before. Raises MethodError for another loop, and `fit` does
     where "graph" finds a CPU or an optimiser that it cannot record.
     """
 
@@ -92,7 +92,7 @@ class Scratch(Method):
                 yield Snapshot(partial(self._classify, network), f"{epoch} epochs", epoch, network[0])
 
     def _epochs(self, network: nn.Module, dataset: Dataset) -> Iterator[None]:
-        """Trains ``network`` for one epoch after the other."""
+        """Trains `network` for one epoch after the other."""
         batches = self._loaded(dataset) if self.plain else self._gathered(dataset)
         if self.plain:
             network.to(memory_format=torch.contiguous_format)
@@ -110,7 +110,7 @@ class Scratch(Method):
             yield
 
     def _recorded_for(self, dataset: Dataset, network: nn.Sequential) -> StaticTraining:
-        """The training that replays recorded steps, begun with the state of ``network``."""
+        """The training that replays recorded steps, begun with the state of `network`."""
         if self.recorded is None or not self.recorded.suits(dataset):
             self.recorded = None  # its memory is free before other steps are recorded
             own = copy.deepcopy(network)

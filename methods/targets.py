@@ -22,7 +22,7 @@ SMALL_IMAGE = 64  # pixels; larger images get the ImageNet stem
 
 
 class ConvNet3(nn.Sequential):
-    """``[n, c, h, w] -> [n, width * (h // 8) * (w // 8)]``; convolutions have no bias (BatchNorm follows)."""
+    """`[n, c, h, w] -> [n, width * (h // 8) * (w // 8)]`; convolutions have no bias (BatchNorm follows)."""
 
     def __init__(self, channels: int, width: int = 64) -> None:
         layers: list[nn.Module] = []
@@ -37,7 +37,7 @@ class ConvNet3(nn.Sequential):
 
 
 def resnet(name: str, channels: int, small_stem: bool) -> nn.Module:
-    """timm's ResNet without its final layer: ``[n, c, h, w] -> [n, 512]``.
+    """timm's ResNet without its final layer: `[n, c, h, w] -> [n, 512]`.
 
     The last BatchNorm of a block starts at one, as in He et al. 2016, and not at timm's zero: at zero the residual
     branches are off, and predicted kernels inside them would have no effect and no gradient.
@@ -55,9 +55,9 @@ def resnet(name: str, channels: int, small_stem: bool) -> nn.Module:
 
 
 def build(spec: TargetSpec) -> nn.Module:
-    """A freshly initialised target network for ``spec``, its kernels in channels-last memory.
+    """A freshly initialised target network for `spec`, its kernels in channels-last memory.
 
-    Options: ``width`` (ConvNet-3), ``stem="imagenet" | "cifar"`` (ResNets). Raises MethodError on an unknown name or
+    Options: `width` (ConvNet-3), `stem="imagenet" | "cifar"` (ResNets). Raises MethodError on an unknown name or
     option, and on images under 8 pixels.
     """
     channels, height, width = spec.image_shape
@@ -88,7 +88,7 @@ def feature_count(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
 def convolutions(network: nn.Module) -> list[tuple[str, nn.Conv2d]]:
     """Every convolution of the network, stem and downsampling included, with its dotted name, in forward order.
 
-    timm and ``nn.Sequential`` register modules in the order in which they run, except that a block's downsampling
+    timm and `nn.Sequential` register modules in the order in which they run, except that a block's downsampling
     convolution comes after its two others, which is where it is predicted too.
     """
     return [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class ContextGRU(nn.Module):
-    """The paper's recurrent cell, stacked ``layers`` times: the same weights at every step, that is for every target layer.
+    """The paper's recurrent cell, stacked `layers` times: the same weights at every step, that is for every target layer.
 
     Per step and layer, with [.,.] for concatenation and * for the elementwise product::
 
@@ -16,9 +16,9 @@ class ContextGRU(nn.Module):
         c = tanh(W_h [r * h, a])
         h' = (1 - z) * h + z * c
 
-    and, after the last layer, ``a' = sigmoid(W_o h')``. No biases, as printed. ``torch.nn.GRUCell`` is not this cell:
+    and, after the last layer, `a' = sigmoid(W_o h')`. No biases, as printed. `torch.nn.GRUCell` is not this cell:
     it swaps z and 1 - z and resets after the matrix product. In a stack, layer k > 1 takes the new hidden state of
-    layer k - 1 in the place of ``a``; the paper does not say, and this is how stacked GRUs are built.
+    layer k - 1 in the place of `a`; the paper does not say, and this is how stacked GRUs are built.
     """
 
     def __init__(self, dim: int, layers: int = 1) -> None:
@@ -28,7 +28,7 @@ class ContextGRU(nn.Module):
         self.output = nn.Linear(dim, dim, bias=False)  # W_o
 
     def forward(self, hidden: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """One step: ``hidden`` [layers, dim] and ``context`` a_{t-1} [dim] -> new hidden [layers, dim] and a_t [dim]."""
+        """One step: `hidden` [layers, dim] and `context` a_{t-1} [dim] -> new hidden [layers, dim] and a_t [dim]."""
         below, states = context, []
         for gates, candidates, h in zip(self.gates, self.candidates, hidden.unbind(0), strict=True):
             reset, update = torch.sigmoid(gates(torch.cat((h, below), -1))).chunk(2, -1)

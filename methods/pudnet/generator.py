@@ -14,9 +14,9 @@ class WeightGenerator(nn.Module):
 
     One Linear and two 1x1 convolutions, as in Figure 4: Linear(d_a -> hidden*f*f), GELU, view [hidden, f, f],
     1x1 (hidden -> 2*hidden), GELU, 1x1 (2*hidden -> d_out*d_in), view [d_out, d_in, f, f]. The activations and
-    ``hidden=8`` are the design's: 64 would need 181 million parameters for a ResNet-18.
+    `hidden=8` are the design's: 64 would need 181 million parameters for a ResNet-18.
 
-    ``kernel_norm`` scales the kernel to the root mean square sqrt(2 / fan_in) that Kaiming initialisation has, so that
+    `kernel_norm` scales the kernel to the root mean square sqrt(2 / fan_in) that Kaiming initialisation has, so that
     activations keep their magnitude from dataset to dataset, which running BatchNorm statistics rely on.
     """
 
@@ -40,7 +40,7 @@ class WeightGenerator(nn.Module):
             nn.init.zeros_(bias)
 
     def forward(self, context: Tensor) -> Tensor:
-        """``context`` float [d_a] -> kernel float [d_out, d_in, f, f], in channels-last memory."""
+        """`context` float [d_a] -> kernel float [d_out, d_in, f, f], in channels-last memory."""
         d_out, d_in, f, _ = self.shape
         grid = F.gelu(self.linear(context)).view(1, self.hidden, f, f)
         mixed = F.gelu(self.mix(grid)).flatten(2).mT

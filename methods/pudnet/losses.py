@@ -34,7 +34,7 @@ def full_loss(full_logits: Tensor, global_labels: Tensor) -> Tensor:
 def pad_logits(logits: Tensor, classes: Tensor, n_training_classes: int) -> Tensor:
     """The group's logits [n, k] at its classes' places among all training classes, zero elsewhere: [n, C] (A.2).
 
-    ``classes`` int64 [k]. Logits are padded, as A.2 says; section 3.5 pads probabilities, which makes equation 9 infinite.
+    `classes` int64 [k]. Logits are padded, as A.2 says; section 3.5 pads probabilities, which makes equation 9 infinite.
     """
     return logits.new_zeros(len(logits), n_training_classes).index_copy(1, classes, logits)
 
@@ -42,7 +42,7 @@ def pad_logits(logits: Tensor, classes: Tensor, n_training_classes: int) -> Tens
 def consistency_loss(logits: Tensor, full_logits: Tensor, classes: Tensor, *, into_metric: bool = True) -> Tensor:
     """Equation 9: KL(q || p) with q from the full head [n, C] and p from the padded metric logits; mean over images.
 
-    Without ``into_metric`` p is a fixed target. While q is still near uniform, the gradient into p asks for cosines of
+    Without `into_metric` p is a fixed target. While q is still near uniform, the gradient into p asks for cosines of
     zero with every centroid, against equation 7; the paper does not say where the gradient goes.
     """
     log_p = F.log_softmax(pad_logits(logits if into_metric else logits.detach(), classes, full_logits.shape[1]), -1)

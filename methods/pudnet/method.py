@@ -31,11 +31,11 @@ LOSS_TERMS: dict[str, Callable[[Losses], Tensor]] = {
 class Hypernetwork(nn.Module):
     """H_theta: a dataset's images -> the kernels of every convolution of the target.
 
-    ``eta`` is the share of the sketch in the initial residual (equation 4); with stacked layers the residual takes the
+    `eta` is the share of the sketch in the initial residual (equation 4); with stacked layers the residual takes the
     mean of the sketch's rows. A LayerNorm follows it: the sketch is unbounded and the context lies in (0, 1).
 
-    Ablations of section 4.4: ``use_context=False`` gives every generator the sketch itself ("w.o. context"),
-    ``initial_hidden="random"`` starts the GRU from a fresh normal draw ("random"), ``eta=0`` is "w.o. initial residual".
+    Ablations of section 4.4: `use_context=False` gives every generator the sketch itself ("w.o. context"),
+    `initial_hidden="random"` starts the GRU from a fresh normal draw ("random"), `eta=0` is "w.o. initial residual".
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Hypernetwork(nn.Module):
         )
 
     def kernels(self, sketch: Tensor) -> dict[str, Tensor]:
-        """``sketch`` float [layers, dim] -> kernel by parameter name, in the target's forward order."""
+        """`sketch` float [layers, dim] -> kernel by parameter name, in the target's forward order."""
         hidden = torch.randn_like(sketch) if self.initial_hidden == "random" else sketch
         context = self.first_context
         residual = sketch.mean(0)
@@ -86,7 +86,7 @@ class Hypernetwork(nn.Module):
         return predicted
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """``images`` float [n, c, h, w] of one dataset -> its kernels."""
+        """`images` float [n, c, h, w] of one dataset -> its kernels."""
         return self.kernels(self.sketch(images) if self.training else self.sketch.stream(images))
 
 
@@ -95,12 +95,12 @@ class PudNet(Method):
 
     The target's BatchNorm scale and shift are learned with the hypernetwork and shared by all datasets; its running
     statistics serve in evaluation, so that an image's logits do not depend on the images it is tested with.
-    ``bn_mode="fit"`` takes BatchNorm statistics from the dataset's own fit images instead.
+    `bn_mode="fit"` takes BatchNorm statistics from the dataset's own fit images instead.
 
     The full head reads the features over the square root of their number. A group has few of the training classes, so
     on unscaled features one step of Adam moves every absent class's logit by about 1e-3 times that number, and the
-    head's swings from group to group drown the metric loss. ``consistency_into_metric`` lets the gradient of equation 9
-    reach the metric logits too. ``loss_terms`` leaves losses out: "metric" and "no-kl" are ablations of section 4.4.
+    head's swings from group to group drown the metric loss. `consistency_into_metric` lets the gradient of equation 9
+    reach the metric logits too. `loss_terms` leaves losses out: "metric" and "no-kl" are ablations of section 4.4.
     """
 
     name: ClassVar[str] = "pudnet"
@@ -170,7 +170,7 @@ class PudNet(Method):
         self.modules.load_state_dict(state)
 
     def features(self, kernels: dict[str, Tensor], images: Tensor) -> Tensor:
-        """f(x; Omega): the target with these kernels on ``images`` [n, c, h, w] -> [n, d]."""
+        """f(x; Omega): the target with these kernels on `images` [n, c, h, w] -> [n, d]."""
         with self.autocast():
             features: Tensor = functional_call(self.network, kernels, (images,))
         return features.float()
@@ -219,14 +219,14 @@ class PudNet(Method):
 
     @torch.no_grad()
     def fitted_network(self, dataset: Dataset) -> nn.Module:
-        """The target with the kernels predicted for ``dataset`` and the BatchNorm that all datasets share."""
+        """The target with the kernels predicted for `dataset` and the BatchNorm that all datasets share."""
         kernels = self.predicted(dataset)
         network = targets.build(self.target).to(dataset.images.device)
         network.load_state_dict({**self.network.state_dict(), **kernels})
         return network
 
     def predicted(self, dataset: Dataset) -> dict[str, Tensor]:
-        """What is particular to ``dataset``, by name: the kernels and, with ``bn_mode="fit"``, BatchNorm's statistics."""
+        """What is particular to `dataset`, by name: the kernels and, with `bn_mode="fit"`, BatchNorm's statistics."""
         self.modules.eval()
         kernels: dict[str, Tensor] = self.hypernetwork(dataset.images)
         return (

@@ -18,15 +18,15 @@ EMBEDDINGS = ("mean", "sum", "geometric-mean", "mean+variance")  # Table 9
 
 
 class DatasetSketch(nn.Module):
-    """Images of one dataset -> its sketch ``s`` [layers, dim] (equation 3).
+    """Images of one dataset -> its sketch `s` [layers, dim] (equation 3).
 
-    ``extractor`` "3conv-1linear" is three blocks of [5x5 convolution, LeakyReLU, BatchNorm] (A.1), average-pooled to a
+    `extractor` "3conv-1linear" is three blocks of [5x5 convolution, LeakyReLU, BatchNorm] (A.1), average-pooled to a
     4x4 grid and flattened, then one Linear; "3conv" has no Linear, and its last block is as wide as the sketch needs
     (Table 12). The mean over images is taken before the Linear, which commutes with it and so costs one row instead of
     n. A block has stride 2 while its input is larger than two grids: A.1 gives neither stride nor width, and full
     resolution would cost more than the ResNet-18 whose kernels are wanted.
 
-    ``embedding`` is how images become one vector (Table 9), over the flattened grids: the mean; the sum; the geometric
+    `embedding` is how images become one vector (Table 9), over the flattened grids: the mean; the sum; the geometric
     mean, of magnitudes, since features have signs; mean and (population) variance side by side. Raises MethodError on
     an unknown extractor or embedding.
     """
@@ -65,14 +65,14 @@ class DatasetSketch(nn.Module):
         self.shape = (layers, dim)
 
     def forward(self, images: Tensor) -> Tensor:
-        """``images`` float [n, c, h, w] -> sketch float [layers, dim]."""
+        """`images` float [n, c, h, w] -> sketch float [layers, dim]."""
         return self._sketch(self._addends(images), len(images))
 
     @torch.no_grad()
     def stream(self, images: Tensor, chunk: int | None = None) -> Tensor:
-        """The same sketch, ``chunk`` images at a time, so that memory does not grow with the dataset.
+        """The same sketch, `chunk` images at a time, so that memory does not grow with the dataset.
 
-        Equal to ``forward`` only in evaluation mode, where BatchNorm does not depend on the batch.
+        Equal to `forward` only in evaluation mode, where BatchNorm does not depend on the batch.
         """
         first, *rest = images.split(chunk or max(1, STREAM_PIXELS[images.device.type] // images[0, 0].numel()))
         total = self._addends(first)
