@@ -1,37 +1,36 @@
 """Meta-DeepBDC (Xie et al. 2022, "Joint Distribution Matters: Deep Brownian Distance Covariance for Few-Shot Classification").
 
-An image is represented by the Brownian distance covariance (BDC) matrix of its last feature map instead of by pooled
-features; the network is pretrained as a classifier of these and then meta-trained like ProtoNet. The official code is
-github.com/Fei-Long121/DeepBDC (``methods/bdc_module.py``, ``methods/meta_deepbdc.py``, ``methods/template.py``,
-``pretrain.py``, ``meta_train.py`` and ``scripts``). As there: the map may be reduced by a 1x1 convolution, BatchNorm and
-ReLU; the temperature is learned, as its logarithm, and starts at 1/(2hw); dropout acts on the BDC vectors of
-pretraining only; prototypes are means of BDC vectors; the logits are negative squared Euclidean distances, unscaled;
-a new optimizer starts the second stage, and the classification head is dropped.
+An image is represented by the Brownian distance covariance (BDC) matrix of its last feature map instead of pooled
+features; the network is pretrained as a classifier of these and then meta-trained like ProtoNet. Official code:
+github.com/Fei-Long121/DeepBDC (`methods/bdc_module.py`, `methods/meta_deepbdc.py`, `methods/template.py`, `pretrain.py`,
+`meta_train.py` and `scripts`). As there, the map may be reduced by a 1x1 convolution, BatchNorm and ReLU; the temperature
+is learned as its logarithm and starts at 1/(2hw); dropout acts on the BDC vectors in pretraining only; prototypes are
+means of BDC vectors; logits are negative squared Euclidean distances, unscaled; the second stage starts with a new
+optimizer and without the classification head.
 
-Maps. BDC degenerates on a 1x1 map and is poor on few positions, so the target's last halvings are left out until the
-map is at least 4x4: ConvNet-3 loses its last max-pool at 28x28 (map 7x7) and its last two at 8x8 (4x4), and none at
-32x32 (4x4) or 84x84 (10x10); a ResNet's last stages get stride 1 where needed: none at 28x28 and 32x32 (4x4), two at 8x8
-(4x4), one at 84x84 with the ImageNet stem (6x6; the official ResNet-18 has stride 1 in its last stage, too). Parameters
-and their shapes stay those of the target; its time per image does not.
+Maps. BDC degenerates on a 1x1 map and is poor on few positions, so the target's last halvings are removed until the map
+is at least 4x4. ConvNet-3 loses its last max-pool at 28x28 (map 7x7) and its last two at 8x8 (4x4), and none at 32x32 (4x4)
+or 84x84 (10x10). A ResNet's last stages get stride 1: none at 28x28 and 32x32 (4x4), two at 8x8 (4x4), one at 84x84 with
+the ImageNet stem (6x6; the official ResNet-18 has stride 1 in its last stage, too). Parameters keep the target's shapes;
+the time per image changes.
 
-Reduction. Maps of more than ``reduce_dim`` = 256 channels are reduced to 256, as in the official scripts for ResNet-18
+Reduction. Maps of more than `reduce_dim` = 256 channels are reduced to 256, as in the official scripts for ResNet-18
 (CUB); ConvNet-3's 64 channels are not reduced.
 
-Stages and budget. Each stage sees half of the budget's groups, with equally many images per step. (The official recipe
+Stages and budget. Each stage takes half of the budget's groups, with equally many images per step. (The official schedule
 for miniImageNet shows the two stages nearly equally many images, too: 170 epochs of 38,400 images, then 60,000 episodes
-of 105.) With validation groups, the first stage ends where validation is best, as official pretraining does, and the
-second is then given exactly as many steps, so that one number says everything: ``chosen_groups`` is twice the first
-stage's length, and a run with ``max_groups=chosen_groups`` and no validation repeats the schedule. Validation accuracy
-during the second stage is recorded and does not shorten it; where a search ends, the second stage's best state is
-the one left in place.
+of 105.) With validation groups, the first stage ends where validation is best, like official pretraining, and the second
+gets exactly as many steps. One number then describes the schedule: `chosen_groups` is twice the length of the first
+stage, and a run with `max_groups=chosen_groups` and no validation repeats it. Validation accuracy during the second stage
+is recorded but does not shorten it; a search ends with the best state of the second stage.
 
-Departures from Xie et al.: Adam at the benchmark's 1e-3 in both stages, without weight decay or decay of the rate (they:
-SGD, 0.05 and then 1e-3 to 5e-5, the temperature with a rate of its own in pretraining), so that all methods share one
-schedule; no augmentation; the benchmark's ways, support and queries in training as in testing; the second stage's
-length is not chosen for itself (``meta_train.py`` saves the epoch best on validation); dropout of 0.5, their default
-(their scripts: 0.6 to 0.8); their 1-shot metric, an inner product, is left out, since support is larger here. That 1e-3
-does not undo the first stage was checked on Fashion-set's training classes (three held-out pairs, ConvNet-3, 150 groups):
-best validation 62.0, 100.0 and 99.4%, against 62.5, 100.0 and 99.5% with 1e-4.
+Departures from Xie et al.: Adam at the benchmark's 1e-3 in both stages, without weight decay or learning-rate decay (they:
+SGD at 0.05, then 1e-3 to 5e-5, and a separate rate for the temperature in pretraining), so that all methods share one
+schedule; no augmentation; ways, support and queries of the benchmark, in training as in testing; the length of the second
+stage is not chosen separately (`meta_train.py` saves the epoch that validates best); dropout of 0.5, their default (their
+scripts: 0.6 to 0.8); no 1-shot metric (their inner product), since support is larger here. On Fashion-set's training
+classes (three held-out pairs, ConvNet-3, 150 groups), 1e-3 in the second stage did not undo the first: best validation
+62.0, 100.0 and 99.4%, against 62.5, 100.0 and 99.5% with 1e-4.
 """
 
 from __future__ import annotations
@@ -54,21 +53,21 @@ from pudnet_bench.methods.metric import SUPPORT_PER_CLASS, euclidean_logits, pro
 
 REDUCE_DIM = 256
 DROPOUT = 0.5
-SMALLEST_MAP = 4  # positions per side
-CHUNK = 256  # images whose BDC matrices are held at once
+SMALLEST_MAP = 4  # positions a side
+CHUNK = 256  # images whose BDC matrices are in memory at once
 
 
 def brownian_covariance(feature_maps: Tensor, log_temperature: Tensor) -> Tensor:
-    """BDC matrices of feature maps, as vectors: float [n, c, h, w] and scalar (or one-element) -> [n, c(c+1)/2].
+    """Return the BDC matrices of feature maps as vectors: float [n, c, h, w] and a scalar -> [n, c(c+1)/2].
 
-    With x_k in R^{hw} the k-th channel of an image (``BDCovpool`` and ``Triuvec`` of the official
-    ``methods/bdc_module.py``; the channels are the observations, the positions their coordinates):
+    With x_k in R^{hw} the k-th channel of an image (`BDCovpool` and `Triuvec` of the official
+    `methods/bdc_module.py`; the channels are the observations, the positions their coordinates):
     d_kl = |x_k - x_l|^2, a_kl = sqrt(exp(log_temperature) max(d_kl, 0) + 1e-5),
     r_kl = a_kl - mean_m a_km - mean_m a_ml + mean_mn a_mn, and the vector holds r_kl for k <= l, row by row.
 
-    Computed in float32, whatever autocast says, and in float64 for float64 maps. Departures from the official code: none in
-    value; means replace its products with matrices of ones, and a batch of one image keeps its first dimension (there
-    ``squeeze`` removes it).
+    Computed in float32 regardless of autocast, and in float64 for float64 maps. Values equal the official code's; means
+    replace its products with matrices of ones, and a batch of one image keeps its first dimension, which its `squeeze`
+    removes.
     """
     n, channels = feature_maps.shape[:2]
     with torch.autocast(feature_maps.device.type, enabled=False):
@@ -85,7 +84,7 @@ def brownian_covariance(feature_maps: Tensor, log_temperature: Tensor) -> Tensor
 
 
 def _map_shape(network: nn.Module, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    """(channels, height, width) of the network's last feature map; the network's state is left as it was."""
+    """Return (channels, height, width) of the last feature map; the network's state is left as it was."""
     training = network.training
     network.eval()
     with torch.no_grad():
@@ -100,7 +99,7 @@ def _feature_maps(network: nn.Module, images: Tensor) -> Tensor:
 
 
 def _without_last_halving(network: nn.Module) -> bool:
-    """Leave out the network's last halving of the map; False when there is none left."""
+    """Remove the network's last halving of the map; return False when there is none left."""
     if isinstance(network, nn.Sequential):
         pools = [i for i, layer in enumerate(network) if isinstance(layer, nn.MaxPool2d)]
         if pools:
@@ -120,7 +119,7 @@ def _without_last_halving(network: nn.Module) -> bool:
 
 
 def map_network(target: TargetSpec) -> tuple[nn.Module, tuple[int, int, int]]:
-    """The target network up to its last feature map, of at least 4x4 positions, and that map's (channels, height, width)."""
+    """Return the target network up to a last feature map of at least 4x4, and that map's (channels, height, width)."""
     network = targets.build(target)
     if isinstance(network, nn.Sequential):
         network = nn.Sequential(*list(network)[:-1])  # without Flatten
@@ -131,7 +130,7 @@ def map_network(target: TargetSpec) -> tuple[nn.Module, tuple[int, int, int]]:
 
 
 class MapNetwork(nn.Module):
-    """Images [n, c, h, w] to the maps whose BDC is taken, and the logarithm of BDC's temperature."""
+    """Images [n, c, h, w] -> the feature maps whose BDC is taken; holds the logarithm of BDC's temperature, too."""
 
     def __init__(self, target: TargetSpec, reduce_dim: int) -> None:
         super().__init__()
@@ -150,7 +149,7 @@ class MapNetwork(nn.Module):
 
 
 class BDCNetwork(nn.Module):
-    """Images [n, c, h, w] to BDC vectors [n, c(c+1)/2], in float32: ``maps`` and their covariance, in one module."""
+    """Images [n, c, h, w] -> BDC vectors float32 [n, c(c+1)/2]."""
 
     def __init__(self, maps: MapNetwork) -> None:
         super().__init__()
@@ -188,7 +187,13 @@ class Stage(Session):
 
 
 class MetaDeepBDC(FeatureLearner):
-    """The target network's feature maps, compared through their Brownian distance covariance."""
+    """The target network's feature maps, compared by their Brownian distance covariance.
+
+    Args:
+        reduce_dim: channels to which wider maps are reduced; at least 2.
+        dropout: probability in pretraining.
+        support_per_class: images per class that define a prototype.
+    """
 
     name: ClassVar[str] = "meta-deepbdc"
 
@@ -202,7 +207,7 @@ class MetaDeepBDC(FeatureLearner):
         support_per_class: int = SUPPORT_PER_CLASS,
     ) -> None:
         if reduce_dim < 2:
-            raise MethodError(f"reduce_dim is {reduce_dim}, and the BDC matrix of one channel is zero: use 2 or more")
+            raise MethodError(f"reduce_dim is {reduce_dim}, but the BDC matrix of one channel is zero; use 2 or more")
         if not 0 <= dropout < 1:
             raise MethodError(f"dropout is {dropout}; it must be at least 0 and under 1")
         self.dropout = dropout
@@ -214,7 +219,7 @@ class MetaDeepBDC(FeatureLearner):
         return lambda query: euclidean_logits(query, centroids)
 
     def features(self, images: Tensor) -> Tensor:
-        """BDC vectors [n, c(c+1)/2] of ``images`` [n, c, h, w], in float32."""
+        """Return the BDC vectors float32 [n, c(c+1)/2] of `images` [n, c, h, w]."""
         with self.autocast():
             maps: Tensor = self.module(images)
         parts = [brownian_covariance(part, self.module.log_temperature) for part in maps.split(CHUNK)]
@@ -232,7 +237,7 @@ class MetaDeepBDC(FeatureLearner):
         else:
             self._pretrain(groups, first)
         length = first.chosen_groups
-        # Without a choice, an odd group goes to the second stage. Its patience has no end: its length is given.
+        # Without validation an odd group goes to the second stage, which never stops early: its length is given.
         chosen = length < first.budget.max_groups
         rest = length if chosen else budget.max_groups - length
         second = Stage(session, replace(budget, max_groups=rest, patience=rest + 1), first.groups_seen, length)
@@ -240,7 +245,7 @@ class MetaDeepBDC(FeatureLearner):
         session.chosen_groups = length + rest
 
     def _pretrain(self, groups: GroupStream, session: Session) -> None:
-        """Stage 1: cross-entropy over all training classes, a linear head on the BDC vectors."""
+        """Run stage 1: cross-entropy over all training classes, with a linear head on the BDC vectors."""
         d = self.module.channels * (self.module.channels + 1) // 2
         head = nn.Linear(d, self.n_training_classes, device=self.module.log_temperature.device)
         nn.init.zeros_(head.bias)

@@ -1,7 +1,7 @@
-"""The base class of metric learners: the target network as a feature extractor, a classifier from support features.
+"""Base class of the metric learners: the target network as feature extractor, a classifier built from support features.
 
-A subclass defines how support features classify (`classifier`); by default it meta-trains on episodes with that same
-classifier and cross-entropy, on the schedule shared by all methods (Adam, 1e-3).
+A subclass defines `classifier`, and by default meta-trains on episodes with that classifier and cross-entropy, with the
+schedule shared by all methods (Adam, 1e-3).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pudnet_bench.methods.metric import (
 )
 
 Logits = Callable[[Tensor], Tensor]
-"""Query features [n, d] -> logits [n, n_classes]."""
+"""Maps query features [n, d] to logits [n, n_classes]."""
 
 Distance = Literal["euclidean", "cosine"]
 
@@ -84,9 +84,11 @@ def nearest_prototype(distance: Distance, features: Tensor, labels: Tensor, n_cl
 
 
 class FeatureLearner(Method):
-    """The target network, learned once, then frozen: an unseen group only adds the classifier on its support.
+    """The target network, learned once and then frozen; fitting a group only builds a classifier on its support.
 
-    `network` replaces the plain target network, for a subclass that builds its own.
+    Args:
+        support_per_class: images per class that define the classifier.
+        network: feature extractor of a subclass that builds its own; by default the target network.
     """
 
     def __init__(
@@ -103,10 +105,10 @@ class FeatureLearner(Method):
 
     @abstractmethod
     def classifier(self, features: Tensor, labels: Tensor, n_classes: int) -> Logits:
-        """The classifier given by support `features` float [n, d] and `labels` int64 [n] in 0..n_classes-1."""
+        """Return the classifier defined by support `features` float [n, d] and `labels` int64 [n] in 0..n_classes-1."""
 
     def features(self, images: Tensor) -> Tensor:
-        """The network's features float32 [n, d] of `images` [n, c, h, w]."""
+        """Return the features float32 [n, d] of `images` [n, c, h, w]."""
         with self.autocast():
             features: Tensor = self.modules["network"](images)
         return features.float()

@@ -1,9 +1,9 @@
-"""Fine-tuning: the network that another method has for a group, with a linear head, trained on the group (Table 5).
+"""Fine-tuning of the network that another method provides for a group, with a linear head (paper, Table 5).
 
-Section 4.4 of the PudNet paper adds a linear layer to a network that was predicted, pretrained or meta-trained and
-trains for 50 epochs on 10,000 images; "from scratch" is the same training of a freshly initialised target. The paper says
-neither which parameters move nor at which rate: here all of them, the head's included, at the schedule of training from
-scratch (Adam, 1e-3, batches of 32), so that rows differ in nothing but where training begins.
+Section 4.4 of the PudNet paper adds a linear layer to a predicted, pretrained or meta-trained network and trains for 50
+epochs on 10,000 images; "from scratch" is the same training of a freshly initialised target. The paper states neither
+which parameters are trained nor the learning rate. Here all of them are, including the head, with the schedule of
+training from scratch (Adam, 1e-3, batches of 32), so that rows differ only in where training starts.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pudnet_bench.methods.scratch import Adam
 
 
 class Finetune(Adam):
-    """Training that begins with the network of ``base``, any method that has a ``fitted_network``.
+    """Training that starts from the network of `base`, any method with a `fitted_network`.
 
-    ``base_options`` are options of that method. What ``base`` learned in meta-training is its own artifact, shared with
-    its own rows. The time of ``fit`` counts what ``base`` does for the group too (PudNet's prediction, say).
+    `base_options` are options of that method, whose artifact is shared with its own rows. The time of `fit` includes
+    what `base` does for the group, such as PudNet's prediction.
     """
 
     name: ClassVar[str] = "finetune"
@@ -55,5 +55,5 @@ class Finetune(Adam):
 
     def fitted_network(self, dataset: Dataset) -> nn.Module:
         if self.base is None:
-            raise MethodError("finetune was given no method to begin with; call start_from before fit")
+            raise MethodError("finetune has no base method to start from; call start_from before fit")
         return self.base.fitted_network(dataset)

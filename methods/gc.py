@@ -1,7 +1,8 @@
-"""Gradient centralization (Yong et al. 2020, "Gradient Centralization: A New Optimization Technique for DNNs").
+"""Training from scratch with gradient centralization (Yong et al. 2020).
 
-Official code: Yonghongwei/Gradient-Centralization, ``algorithm/GC_code``. ``centralize`` is its ``centralized_gradient``
-and ``AdamGC`` its Adam with the options ``gc_conv_only`` and ``gc_loc``.
+"Gradient Centralization: A New Optimization Technique for Deep Neural Networks". Official code:
+github.com/Yonghongwei/Gradient-Centralization, `algorithm/GC_code`: `centralize` is its `centralized_gradient`, and
+`AdamGC` its Adam with the options `gc_conv_only` and `gc_loc`.
 """
 
 from __future__ import annotations
@@ -15,10 +16,14 @@ from pudnet_bench.methods.scratch import Scratch
 
 
 def centralize(grad: Tensor, conv_only: bool = False) -> Tensor:
-    """``grad`` minus its mean over all dimensions but the first, for tensors of more than one dimension (equation 1).
+    """Subtract the mean over all dimensions but the first, for tensors of more than one dimension (equation 1).
 
-    With ``conv_only`` only tensors of more than three dimensions are centred. Returns a new tensor of the same shape,
-    or ``grad`` itself where nothing is centred; never changes ``grad``.
+    Args:
+        grad: any shape; not modified.
+        conv_only: centre only tensors of more than three dimensions.
+
+    Returns:
+        A new tensor of the same shape, or `grad` itself where nothing is centred.
     """
     if grad.dim() <= (3 if conv_only else 1):
         return grad
@@ -26,10 +31,15 @@ def centralize(grad: Tensor, conv_only: bool = False) -> Tensor:
 
 
 class AdamGC(torch.optim.Adam):
-    """Adam with gradient centralization, on top of torch's Adam, ``fused`` or as torch defaults it.
+    """torch's Adam with gradient centralization.
 
-    ``gc_loc=True`` centres the gradient, after weight decay has been added to it; ``False`` centres the final update.
-    The parameters' ``.grad`` are as the caller left them after ``step``.
+    Args:
+        params, lr, betas, eps, fused: as in `torch.optim.Adam`.
+        weight_decay: L2 penalty, added to the gradient before it is centred.
+        gc_conv_only: centre only the gradients of convolutions.
+        gc_loc: centre the gradient; if False, centre the final update.
+
+    `step` leaves the parameters' `.grad` unchanged.
     """
 
     def __init__(
@@ -50,7 +60,7 @@ class AdamGC(torch.optim.Adam):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update; ``closure`` as in torch's optimizers."""
+        """Perform one update; `closure` as in `torch.optim.Optimizer.step`."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -64,7 +74,7 @@ class AdamGC(torch.optim.Adam):
         super().step()
         if before is not None:
             for p, old in zip(parameters, before, strict=True):
-                # Centring is linear, so the centred update is what remains of the plain one.
+                # Centring is linear: the centred update is the centred difference of the plain one.
                 p.copy_(old + centralize(p - old, self.gc_conv_only))
         for p, gradient in zip(parameters, gradients, strict=True):
             p.grad = gradient
@@ -72,7 +82,7 @@ class AdamGC(torch.optim.Adam):
 
 
 class GC(Scratch):
-    """Training from scratch by Adam with gradient centralization, the paper's accelerated baseline."""
+    """Training from scratch with Adam and gradient centralization, the paper's accelerated baseline."""
 
     name = "gc"
 

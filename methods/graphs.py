@@ -1,7 +1,7 @@
-"""Training steps as CUDA graphs: all kernels of a step are launched by one call, as they were recorded, and not one by one.
+"""Training steps as CUDA graphs: one call launches all kernels of a recorded step.
 
-On batches of 32 small images a step is dozens of kernels of microseconds each, about what the host takes to launch one. A
-graph repeats the same kernels on the same memory, so everything that a step touches has a fixed place.
+On batches of 32 small images a step is dozens of kernels of a few microseconds each, about the time the host needs to
+launch one. A graph replays the same kernels on the same memory, so everything that a step touches has a fixed address.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from torch import Tensor, nn
 
 from pudnet_bench.methods.base import Dataset, MethodError
 
-WARM_UPS = 3  # steps before a recording, in which libraries choose their kernels and optimisers make their state
+WARM_UPS = 3  # steps before a recording, in which libraries choose kernels and the optimiser creates its state
 Recorder = Callable[[Callable[[], None], torch.optim.Optimizer], Callable[[], object]]
-"""``record(step, optimizer)`` gives what repeats ``step``, which uses ``optimizer``."""
+"""`record(step, optimizer)` returns a callable that repeats `step`, which uses `optimizer`."""
 
 
 def recorded(step: Callable[[], None], optimizer: torch.optim.Optimizer) -> Callable[[], object]:
-    """``step`` as a CUDA graph; what is returned replays it on the current stream.
+    """Record `step` as a CUDA graph and return a callable that replays it on the current stream.
 
-    ``step`` runs a few times first, on a stream of its own as torch asks of what is captured, and changes what it changes.
-    Raises MethodError on a CPU, and for an optimiser whose step cannot be captured whole.
+    `step` runs a few times before the recording, on a side stream as CUDA graphs require; its effects remain.
+
+    Raises:
+        MethodError: on a CPU, and for an optimiser other than fused Adam, whose step cannot be captured.
     """
     if not (isinstance(optimizer, torch.optim.Adam) and all(group["fused"] for group in optimizer.param_groups)):
         raise MethodError(
             f"loop='graph' records steps of torch's Adam with fused=True, not of {type(optimizer).__name__}; use loop='device'"
         )
     if any(p.device.type != "cuda" for group in optimizer.param_groups for p in group["params"]):
-        raise MethodError(
-            "loop='graph' replays CUDA graphs, and this device is a CPU; use loop='device', or --device cuda"
-        )
+        raise MethodError("loop='graph' needs a CUDA device, and this is a CPU; use loop='device', or --device cuda")
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -43,7 +43,7 @@ def recorded(step: Callable[[], None], optimizer: torch.optim.Optimizer) -> Call
             step()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    _set_capturable(optimizer, True)  # torch asks for it while it captures, and warns of it at any other time
+    _set_capturable(optimizer, True)  # required by torch during capture, and a warning at any other time
     try:
         with torch.cuda.graph(graph):
             step()
@@ -58,11 +58,10 @@ def _set_capturable(optimizer: torch.optim.Optimizer, value: bool) -> None:
 
 
 class StaticTraining:
-    """Training of ``network`` by cross-entropy on datasets of one shape, each step of which is recorded once.
+    """Cross-entropy training of `network` on datasets of one shape, whose steps are recorded once and replayed.
 
-    ``begin`` makes it the training of another freshly initialised network on another dataset, in place: what classified
-    before does not any more. An epoch draws the order that the loop of ``methods.scratch`` draws, and skips, as it does, a
-    batch of one image.
+    `begin` turns it into the training of a freshly initialised network on another dataset, in place, which invalidates
+    earlier classifiers. Epochs use the order of images that `methods.scratch` draws and skip batches of one image, too.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class StaticTraining:
         self.steps = {size: record(partial(self._step, places), optimizer) for size, places in self.places.items()}
 
     def suits(self, dataset: Dataset) -> bool:
-        """Whether ``dataset`` has the shape, layout, device and classes that were recorded."""
+        """Return whether `dataset` has the shape, memory layout, device and classes that were recorded."""
         mine, other = self.images, dataset.images
         return (mine.shape, mine.stride(), mine.dtype, mine.device, self.n_classes) == (
             other.shape, other.stride(), other.dtype, other.device, dataset.n_classes,
@@ -90,16 +89,16 @@ class StaticTraining:
 
     @torch.no_grad()
     def begin(self, fresh: nn.Module, dataset: Dataset) -> None:
-        """From now on the training of a network with the state of ``fresh`` on ``dataset``, which ``suits``."""
+        """Start over with the parameters of `fresh` on `dataset`, which `suits`."""
         self.images.copy_(dataset.images)
         self.labels.copy_(dataset.labels)
         self.network.load_state_dict(fresh.state_dict())
         for state in self.optimizer.state.values():
-            for value in state.values():  # Adam's steps and moments begin at zero
+            for value in state.values():  # Adam's step count and moments start at zero
                 value.zero_()
 
     def epoch(self) -> None:
-        """One pass over the images in a random order."""
+        """Train for one pass over the images in random order."""
         order = torch.randperm(len(self.labels), device=self.labels.device)
         for batch in order.split(self.batch_size):
             if len(batch) > 1:
@@ -107,9 +106,9 @@ class StaticTraining:
                 self.steps[len(batch)]()
 
     def _step(self, places: Tensor) -> None:
-        with self.autocast():  # opened and closed inside the graph: no cast of a weight outlives the step that made it
+        with self.autocast():  # inside the graph, so that no cast weight outlives its step
             logits = self.network(self.images[places])
         loss = F.cross_entropy(logits.float(), self.labels[places])
-        self.optimizer.zero_grad(set_to_none=True)  # so that a replay writes gradients and does not add to them
+        self.optimizer.zero_grad(set_to_none=True)  # so that a replay overwrites gradients instead of adding to them
         loss.backward()
         self.optimizer.step()

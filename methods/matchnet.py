@@ -1,9 +1,9 @@
 """MatchNet (Vinyals et al. 2016, "Matching Networks for One Shot Learning").
 
-A query's class probabilities are an attention over the support samples, by cosine similarity (section 2.1, equation 1),
-summed per class. Departures: the cosine is multiplied by 100 before the softmax, as implementations do, since cosines
-within [-1, 1] cannot make it sharp; the full-context embeddings of section 2.1.2 are an option, off by default, since
-with 10 images per class and features as wide as the target's they add more parameters than the target has.
+Class probabilities of a query are attention weights over the support samples, by cosine similarity (section 2.1,
+equation 1), summed per class. Departures: the cosine is multiplied by 100 before the softmax, as implementations do,
+since cosines in [-1, 1] cannot make it sharp; the full-context embeddings of section 2.1.2 are an option, off by default,
+since with features as wide as the target's they add more parameters than the target has.
 """
 
 from __future__ import annotations
@@ -23,10 +23,17 @@ READS = 5  # processing steps of the query's attention LSTM; Vinyals et al. give
 
 
 def attention_log_probs(query: Tensor, support: Tensor, labels: Tensor, n_classes: int, scale: float = 100.0) -> Tensor:
-    """Log of the summed attention per class (Vinyals et al. 2016, equation 1 with the cosine kernel times ``scale``).
+    """Return log class probabilities by attention (Vinyals et al. 2016, equation 1, with the cosine kernel times `scale`).
 
-    ``query`` float [n, d], ``support`` float [s, d], ``labels`` int64 [s] in 0..n_classes-1, every class present;
-    returns [n, n_classes], whose exponentials sum to one.
+    Args:
+        query: features float [n, d].
+        support: features float [s, d].
+        labels: int64 [s] in 0..n_classes-1; every class occurs.
+        n_classes: number of classes.
+        scale: factor of the cosine.
+
+    Returns:
+        float [n, n_classes], whose exponentials sum to one.
     """
     similarity = scale * (F.normalize(query, dim=-1) @ F.normalize(support, dim=-1).T)
     attention = F.log_softmax(similarity, -1)
@@ -35,10 +42,10 @@ def attention_log_probs(query: Tensor, support: Tensor, labels: Tensor, n_classe
 
 
 class FullContext(nn.Module):
-    """Full-context embeddings (section 2.1.2 and appendix A.1, A.2), for features of width ``dim``.
+    """Full-context embeddings of features of width `dim` (section 2.1.2, appendices A.1 and A.2).
 
-    The support's embedding adds a bidirectional LSTM over the samples in their order, g(x) + forward + backward; the
-    query's is an LSTM that reads the support by attention ``reads`` times: equations 3 to 6.
+    The support embedding adds a bidirectional LSTM over the samples in order: g(x) + forward + backward. The query
+    embedding is an LSTM that reads the support by attention `reads` times (equations 3 to 6).
     """
 
     def __init__(self, dim: int, reads: int = READS) -> None:
@@ -49,13 +56,14 @@ class FullContext(nn.Module):
         self.dim = dim
 
     def support(self, features: Tensor) -> Tensor:
-        """Support features [s, d] -> [s, d]."""
+        """Embed support features [s, d] -> [s, d]."""
         forward, backward = self.support_lstm(features)[0].split(self.dim, -1)
-        return features + forward + backward
+        embedded: Tensor = features + forward + backward
+        return embedded
 
     def query(self, features: Tensor, support: Tensor) -> Tensor:
-        """Query features [n, d] -> [n, d], each query by itself; ``support`` [s, d] already embedded."""
-        hidden = features.new_zeros(len(features), 2 * self.dim)  # [h, r]: the state and what it read
+        """Embed query features [n, d] -> [n, d], each independently, given embedded `support` [s, d]."""
+        hidden = features.new_zeros(len(features), 2 * self.dim)  # [h, r]: state and read vector
         cell = features.new_zeros(len(features), 2 * self.dim)
         h = features
         for _ in range(self.reads):
@@ -67,7 +75,7 @@ class FullContext(nn.Module):
 
 
 class MatchNet(FeatureLearner):
-    """The target network meta-trained so that attention over support samples classifies."""
+    """The target network meta-trained for classification by attention over support samples."""
 
     name: ClassVar[str] = "matchnet"
 

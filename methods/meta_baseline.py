@@ -1,9 +1,9 @@
 """Meta-Baseline (Chen et al. 2021, "Meta-Baseline: Exploring Simple Meta-Learning for Few-Shot Learning").
 
-Official code: yinboc/few-shot-meta-baseline. The classification stage is this benchmark's Pretrained, whose artifact is
-shared; the meta stage then trains the same network on episodes with cosine to class centroids times a learnable
-temperature that starts at 10. Centroids are means of raw features, normalised afterwards. Departures: the benchmark's
-ways, support and Adam at 1e-3 in place of SGD at 1e-3 with momentum.
+Official code: github.com/yinboc/few-shot-meta-baseline. The classification stage is the `pretrained` method, whose artifact
+is shared; the meta stage trains the same network on episodes, with cosine to class centroids times a learnable
+temperature that starts at 10. Centroids are means of raw features, normalised afterwards. Departures: the ways and support
+of the benchmark, and Adam at 1e-3 instead of SGD at 1e-3 with momentum.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TEMPERATURE = 10.0  # section 3.2; its initial value here
 
 
 class MetaBaseline(FeatureLearner):
-    """Pretrained features meta-trained so that cosine to class centroids classifies."""
+    """Pretrained features, meta-trained for classification by cosine to class centroids."""
 
     name: ClassVar[str] = "meta-baseline"
 

@@ -1,9 +1,8 @@
-"""Pretrained: ordinary supervised training on all training classes, then frozen features and class centroids.
+"""Pretrained: supervised training on all training classes, then frozen features and class centroids.
 
-The paper names the baseline without describing it (section 4.2). Here: cross-entropy over all training classes on
-batches drawn from all of them, with as many images per step as the episodic methods see per group, Adam at the paper's
-1e-3; for an unseen group the features are frozen and classify by cosine to the centroids of 10 images per class, the
-classifier of Chen et al. 2021 (Meta-Baseline), section 3.1.
+The paper names this baseline without describing it (section 4.2). Here: cross-entropy over all training classes, on batches
+with as many images as the episodic methods see per group, with Adam at the paper's 1e-3. For an unseen group the frozen
+features classify by cosine to the centroids of 10 images per class (Chen et al. 2021, Meta-Baseline, section 3.1).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Pretrained on ImageNet: timm's published weights of the target network, frozen, and class centroids.
+"""Pretrained on ImageNet: timm's published weights of the target network, frozen, with class centroids.
 
-No meta-training: the weights come from the hub through timm, or from a local safetensors file. Departures from how such
-weights are used elsewhere: images keep the family's normalisation (zero mean, unit deviation over the training classes)
-in place of ImageNet's, and are enlarged to 224 pixels, at which the weights were trained.
+There is no meta-training: timm downloads the weights, or reads a local safetensors file. Departures from common use: images
+have the family's normalisation (zero mean, unit deviation over the training classes) instead of ImageNet's, and are
+enlarged to 224 pixels, the size at which the weights were trained.
 """
 
 from __future__ import annotations
@@ -22,10 +22,17 @@ from pudnet_bench.methods.pretrained import TEMPERATURE
 
 
 class PretrainedImageNet(FeatureLearner):
-    """timm's ResNet with ImageNet weights; ``weights`` is a safetensors file with timm's parameter names.
+    """timm's ResNet with ImageNet weights.
 
-    ``weights_sha256``, if given, must be that file's. Raises MethodError for a target that timm has no weights for,
-    where the hub cannot be reached, and for a file that is damaged or of another network.
+    Args:
+        weights: safetensors file with timm's parameter names; by default the weights are downloaded.
+        weights_sha256: expected checksum of that file.
+        image_size: side in pixels to which images are resized.
+        support_per_class: images per class that define a centroid.
+
+    Raises:
+        MethodError: for a target without published weights, if the download fails, and for a file that is damaged or
+            belongs to another network.
     """
 
     name: ClassVar[str] = "pretrained-imagenet"
@@ -77,7 +84,7 @@ def _timm_network(target: TargetSpec, weights: str | None, checksum: str | None)
         options["pretrained_cfg_overlay"] = {"file": str(path)}
     try:
         network: nn.Module = timm.create_model(target.name, **options)
-    except Exception as error:  # the hub, the file and timm fail in many ways; the cause is named
+    except Exception as error:  # download, file and timm can fail in many ways; the message names the cause
         where = f"from '{weights}'" if weights else "from the hub"
         raise MethodError(
             f"ImageNet weights of {target.name} cannot be loaded {where} ({type(error).__name__}: {str(error).splitlines()[0]}); "

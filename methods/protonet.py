@@ -16,7 +16,7 @@ from pudnet_bench.methods.feature_learner import FeatureLearner, Logits, nearest
 
 
 class ProtoNet(FeatureLearner):
-    """The target network meta-trained so that class means of its features classify."""
+    """The target network, meta-trained for classification by the nearest class mean."""
 
     name: ClassVar[str] = "protonet"
 

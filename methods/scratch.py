@@ -1,4 +1,4 @@
-"""Training the target network from scratch on one group: what predicting its parameters competes with."""
+"""Training the target network from scratch on one group, the baseline that parameter prediction competes with."""
 
 from __future__ import annotations
 
@@ -19,23 +19,30 @@ from pudnet_bench.methods.base import Dataset, ImagePasses, Method, MethodError,
 from pudnet_bench.methods.graphs import StaticTraining, recorded
 
 LOOPS = ("device", "dataloader", "graph")
-WORKERS = 2  # processes of the plain script's DataLoader
+WORKERS = 2  # DataLoader processes of the plain script
 
 
 class Scratch(Method):
     """The target network with a linear head, trained by cross-entropy on the group's fit images.
 
-    One training gives a snapshot at each of ``epochs``. The paper states Adam at 1e-3 (section 4.3) and neither batch
-    size nor augmentation: here batches of 32 and none. With ``initial_seed`` every group begins with the same target, so
-    that trained parameters of different groups can be compared (Figure 1); without, with one of its own.
+    The paper states Adam at 1e-3 (section 4.3) but neither batch size nor augmentation: here batches of 32 and none.
 
-    ``loop="device"`` is training at its best: images stay on the device, the precision is the harness's, the optimiser one
-    fused kernel. ``loop="dataloader"`` is a plain script, as the paper's times suggest it had: torch's DataLoader with
-    ``WORKERS`` processes begun anew for each epoch, eager float32 in contiguous memory, the optimiser as torch defaults it.
-    ``loop="graph"`` is training at its best with each step replayed as a CUDA graph. The first fit records it, which is the
-    one that warms up, not timed, as compiling is not; a fit that finds another shape of dataset records again, and its time
-    has that in it. A fit ends the snapshots of the one before. Raises MethodError for another loop, and ``fit`` does
-    where "graph" finds a CPU or an optimiser that it cannot record.
+    Args:
+        epochs: numbers of epochs at which one training yields a snapshot.
+        batch_size: images of a step; a last batch of one image is skipped.
+        lr: learning rate.
+        initial_seed: starts every group from the same target, so that trained parameters of different groups can be
+            compared (Figure 1); by default each starts from its own.
+        loop: how training runs.
+            "device": as fast as possible; images on the device, the harness's precision, a fused optimiser.
+            "dataloader": like the plain script that the paper's times suggest; torch's DataLoader with `WORKERS`
+            processes started anew for each epoch, eager float32 in contiguous memory, torch's default optimiser.
+            "graph": like "device", with each step replayed as a CUDA graph. The first fit, which warms up and is not
+            timed, records it; a fit of another dataset shape records again, within its time. A fit invalidates the
+            snapshots of the previous one.
+
+    Raises:
+        MethodError: for another loop, and from `fit` where "graph" finds a CPU or an optimiser that cannot be recorded.
     """
 
     iterative: ClassVar[bool] = True
@@ -65,13 +72,13 @@ class Scratch(Method):
 
     @abstractmethod
     def optimizer(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-        """The optimiser under test, for a freshly initialised network."""
+        """Return the optimiser under test for the parameters of a freshly initialised network."""
 
     def fit_passes(self, images: int, support: int) -> ImagePasses:
         return ImagePasses(images * max(self.epochs, default=0))
 
     def fitted_network(self, dataset: Dataset) -> nn.Module:
-        """The freshly initialised target, on the device."""
+        """Return the freshly initialised target, on the device."""
         if self.initial_seed is None:
             return targets.build(self.target).to(dataset.images.device)
         with torch.random.fork_rng():
@@ -95,7 +102,7 @@ class Scratch(Method):
                 yield Snapshot(partial(self._classify, network), f"{epoch} epochs", epoch, network[0])
 
     def _epochs(self, network: nn.Module, dataset: Dataset) -> Iterator[None]:
-        """Trains ``network`` for one epoch after the other."""
+        """Train `network` for one epoch per item."""
         batches = self._loaded(dataset) if self.plain else self._gathered(dataset)
         if self.plain:
             network.to(memory_format=torch.contiguous_format)
@@ -113,9 +120,9 @@ class Scratch(Method):
             yield
 
     def _recorded_for(self, dataset: Dataset, network: nn.Sequential) -> StaticTraining:
-        """The training that replays recorded steps, begun with the state of ``network``."""
+        """Return the training that replays recorded steps, started from the parameters of `network`."""
         if self.recorded is None or not self.recorded.suits(dataset):
-            self.recorded = None  # its memory is free before other steps are recorded
+            self.recorded = None  # frees its memory before other steps are recorded
             own = copy.deepcopy(network)
             optimizer = self.optimizer(own.parameters())
             self.recorded = StaticTraining(own, optimizer, dataset, self.batch_size, self._precision, recorded)
@@ -123,13 +130,13 @@ class Scratch(Method):
         return self.recorded
 
     def _gathered(self, dataset: Dataset) -> Iterator[Iterable[tuple[Tensor, Tensor]]]:
-        """Epoch after epoch its batches, gathered on the device."""
+        """Yield each epoch's batches, gathered on the device."""
         while True:
             order = torch.randperm(len(dataset), device=dataset.labels.device)
             yield ((dataset.images[batch], dataset.labels[batch]) for batch in order.split(self.batch_size))
 
     def _loaded(self, dataset: Dataset) -> Iterator[Iterable[tuple[Tensor, Tensor]]]:
-        """Epoch after epoch its batches, image by image through the processes of a DataLoader."""
+        """Yield each epoch's batches, loaded image by image by the processes of a DataLoader."""
         device = dataset.labels.device
         loader = DataLoader(
             TensorDataset(dataset.images.cpu().contiguous(), dataset.labels.cpu()),
@@ -152,7 +159,7 @@ class Scratch(Method):
 
 
 class Adam(Scratch):
-    """Training from scratch by Adam (Kingma & Ba 2015)."""
+    """Training from scratch with Adam (Kingma & Ba 2015)."""
 
     name: ClassVar[str] = "adam"
 

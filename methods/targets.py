@@ -1,8 +1,8 @@
 """The target networks: feature extractors without a final layer, the same for every method.
 
-ConvNet-3 is the paper's Figure 5 as the design reads it: three blocks of 3x3 convolution, BatchNorm, ReLU and 2x2
-max-pooling, flattened. ResNet-18 and ResNet-34 come from timm without their final layer; up to 64 pixels they get the
-stem that is usual for CIFAR (3x3, stride 1, no max-pooling).
+ConvNet-3 follows the paper's Figure 5: three blocks of 3x3 convolution (64 channels, our choice), BatchNorm, ReLU and 2x2
+max-pooling, flattened. ResNet-18 and ResNet-34 are timm's without their final layer; for images up to 64 pixels they have
+the usual CIFAR stem (3x3, stride 1, no max-pooling).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SMALL_IMAGE = 64  # pixels; larger images get the ImageNet stem
 
 
 class ConvNet3(nn.Sequential):
-    """``[n, c, h, w] -> [n, width * (h // 8) * (w // 8)]``; convolutions have no bias (BatchNorm follows)."""
+    """Images [n, c, h, w] -> [n, width * (h // 8) * (w // 8)]; convolutions have no bias, since BatchNorm follows."""
 
     def __init__(self, channels: int, width: int = 64) -> None:
         layers: list[nn.Module] = []
@@ -30,17 +30,17 @@ class ConvNet3(nn.Sequential):
             layers += [
                 nn.Conv2d(fan_in, width, 3, padding=1, bias=False),
                 nn.BatchNorm2d(width),
-                nn.MaxPool2d(2),  # before the ReLU, with which it commutes: a quarter of the values
+                nn.MaxPool2d(2),  # commutes with the ReLU, which then has a quarter of the values
                 nn.ReLU(),
             ]
         super().__init__(*layers, nn.Flatten())
 
 
 def resnet(name: str, channels: int, small_stem: bool) -> nn.Module:
-    """timm's ResNet without its final layer: ``[n, c, h, w] -> [n, 512]``.
+    """Return timm's ResNet without its final layer: images [n, c, h, w] -> [n, 512].
 
-    The last BatchNorm of a block starts at one, as in He et al. 2016, and not at timm's zero: at zero the residual
-    branches are off, and predicted kernels inside them would have no effect and no gradient.
+    The last BatchNorm of a block starts at one, as in He et al. 2016, instead of timm's zero, which switches the residual
+    branches off: predicted kernels inside them would have neither effect nor gradient.
     """
     import timm
 
@@ -55,10 +55,13 @@ def resnet(name: str, channels: int, small_stem: bool) -> nn.Module:
 
 
 def build(spec: TargetSpec) -> nn.Module:
-    """A freshly initialised target network for ``spec``, its kernels in channels-last memory.
+    """Return a freshly initialised target network, its kernels in channels-last memory.
 
-    Options: ``width`` (ConvNet-3), ``stem="imagenet" | "cifar"`` (ResNets). Raises MethodError on an unknown name or
-    option, and on images under 8 pixels.
+    Args:
+        spec: options are `width` (ConvNet-3) and `stem`, "imagenet" or "cifar" (ResNets).
+
+    Raises:
+        MethodError: for an unknown name or option, and for images smaller than 8 pixels.
     """
     channels, height, width = spec.image_shape
     options = dict(spec.options)
@@ -76,7 +79,7 @@ def build(spec: TargetSpec) -> nn.Module:
 
 
 def feature_count(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
-    """Length of the feature vector for one image; the network's state is left as it was."""
+    """Return the length of an image's feature vector; the network's state is left as it was."""
     training = network.training
     network.eval()
     with torch.no_grad():
@@ -86,9 +89,9 @@ def feature_count(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
 
 
 def convolutions(network: nn.Module) -> list[tuple[str, nn.Conv2d]]:
-    """Every convolution of the network, stem and downsampling included, with its dotted name, in forward order.
+    """Return every convolution, including stem and downsampling, with its dotted name, in forward order.
 
-    timm and ``nn.Sequential`` register modules in the order in which they run, except that a block's downsampling
-    convolution comes after its two others, which is where it is predicted too.
+    timm and `nn.Sequential` register modules in the order in which they run, except that a block's downsampling
+    convolution follows its two others; kernels are predicted in that order, too.
     """
     return [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]

@@ -13,11 +13,11 @@ class WeightGenerator(nn.Module):
     """A context vector -> one convolution's kernel.
 
     One Linear and two 1x1 convolutions, as in Figure 4: Linear(d_a -> hidden*f*f), GELU, view [hidden, f, f],
-    1x1 (hidden -> 2*hidden), GELU, 1x1 (2*hidden -> d_out*d_in), view [d_out, d_in, f, f]. The activations and
-    ``hidden=8`` are the design's: 64 would need 181 million parameters for a ResNet-18.
+    1x1 (hidden -> 2*hidden), GELU, 1x1 (2*hidden -> d_out*d_in), view [d_out, d_in, f, f]. The activations and `hidden=8`
+    are our choice: 64 would need 181 million parameters for a ResNet-18.
 
-    ``kernel_norm`` scales the kernel to the root mean square sqrt(2 / fan_in) that Kaiming initialisation has, so that
-    activations keep their magnitude from dataset to dataset, which running BatchNorm statistics rely on.
+    `kernel_norm` scales the kernel to Kaiming initialisation's root mean square sqrt(2 / fan_in), so that activations have
+    the same magnitude for every dataset, as running BatchNorm statistics require.
     """
 
     def __init__(
@@ -30,8 +30,8 @@ class WeightGenerator(nn.Module):
         self.mix = nn.Conv2d(hidden, 2 * hidden, 1)
         self.expand = nn.Conv2d(2 * hidden, d_out * d_in, 1)
         self.kernel_norm = kernel_norm
-        # Unit-variance activations inside, and a kernel of Kaiming magnitude outside: so a step of the optimiser changes
-        # a predicted kernel by as large a share as it would change a kernel of its own (Chang et al. 2020, hyperfan-in).
+        # Activations of unit variance inside and a kernel of Kaiming magnitude outside, so that an optimiser step changes
+        # a predicted kernel in the same proportion as a learned one (Chang et al. 2020, hyperfan-in).
         nn.init.normal_(self.linear.weight, std=d_a**-0.5)
         nn.init.normal_(self.mix.weight, std=(2 / hidden) ** 0.5)
         nn.init.normal_(self.expand.weight, std=(2 / (2 * hidden) * 2 / (d_in * kernel_size**2)) ** 0.5)
@@ -40,12 +40,12 @@ class WeightGenerator(nn.Module):
             nn.init.zeros_(bias)
 
     def forward(self, context: Tensor) -> Tensor:
-        """``context`` float [d_a] -> kernel float [d_out, d_in, f, f], in channels-last memory."""
+        """Generate a kernel float [d_out, d_in, f, f], in channels-last memory, from `context` float [d_a]."""
         d_out, d_in, f, _ = self.shape
         grid = F.gelu(self.linear(context)).view(1, self.hidden, f, f)
         mixed = F.gelu(self.mix(grid)).flatten(2).mT
-        # The last 1x1 convolution as one matrix product for each output channel: the kernel comes out in the memory format
-        # that the target wants, and a convolution over nine pixels with 262,144 channels is slow.
+        # The last 1x1 convolution as a matrix product per output channel, which gives the kernel in the target's memory
+        # format; a convolution of nine pixels to 262,144 channels is slow.
         weight = self.expand.weight.view(d_out, d_in, 2 * self.hidden).mT
         assert self.expand.bias is not None
         kernel = torch.baddbmm(self.expand.bias.view(d_out, 1, d_in), mixed.expand(d_out, -1, -1), weight)

@@ -1,4 +1,4 @@
-"""PudNet as a method: Algorithm 1 for meta-training, one forward pass for an unseen dataset."""
+"""PudNet: meta-training by Algorithm 1 of the paper, and prediction in one forward pass for an unseen dataset."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pudnet_bench.methods.pudnet.paper_settings import paper_settings
 from pudnet_bench.methods.pudnet.sketch import DatasetSketch
 
 TEMPERATURE = 10.0  # A.2
-STATISTICS_IMAGES = 2_000  # with bn_mode="fit" they pass through the target at once
+STATISTICS_IMAGES = 2_000  # that estimate BatchNorm statistics with bn_mode="fit", in one pass
 LOSS_TERMS: dict[str, Callable[[Losses], Tensor]] = {
     "all": lambda parts: parts.total,
     "no-kl": lambda parts: parts.metric + parts.full,
@@ -30,13 +30,13 @@ LOSS_TERMS: dict[str, Callable[[Losses], Tensor]] = {
 
 
 class Hypernetwork(nn.Module):
-    """H_theta: a dataset's images -> the kernels of every convolution of the target.
+    """H_theta: images of a dataset -> kernels of every convolution of the target.
 
-    ``eta`` is the share of the sketch in the initial residual (equation 4); with stacked layers the residual takes the
-    mean of the sketch's rows. A LayerNorm follows it: the sketch is unbounded and the context lies in (0, 1).
+    `eta` is the share of the sketch in the initial residual (equation 4); with stacked layers the residual is the mean of
+    the sketch's rows. A LayerNorm follows, since the sketch is unbounded and the context lies in (0, 1).
 
-    Ablations of section 4.4: ``use_context=False`` gives every generator the sketch itself ("w.o. context"),
-    ``initial_hidden="random"`` starts the GRU from a fresh normal draw ("random"), ``eta=0`` is "w.o. initial residual".
+    Ablations of section 4.4: `use_context=False` gives every generator the sketch ("w.o. context"),
+    `initial_hidden="random"` starts the GRU from a normal draw ("random"), `eta=0` is "w.o. initial residual".
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Hypernetwork(nn.Module):
         )
 
     def kernels(self, sketch: Tensor) -> dict[str, Tensor]:
-        """``sketch`` float [layers, dim] -> kernel by parameter name, in the target's forward order."""
+        """Predict kernels by parameter name, in the target's forward order, from `sketch` float [layers, dim]."""
         hidden = torch.randn_like(sketch) if self.initial_hidden == "random" else sketch
         context = self.first_context
         residual = sketch.mean(0)
@@ -87,21 +87,35 @@ class Hypernetwork(nn.Module):
         return predicted
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """``images`` float [n, c, h, w] of one dataset -> its kernels."""
+        """Predict the kernels for a dataset with `images` float [n, c, h, w]."""
         return self.kernels(self.sketch(images) if self.training else self.sketch.stream(images))
 
 
 class PudNet(Method):
-    """Predicts all convolution kernels of the target from the dataset, then classifies by cosine to class centroids.
+    """Predicts all convolution kernels of the target from the dataset, and classifies by cosine to class centroids.
 
-    The target's BatchNorm scale and shift are learned with the hypernetwork and shared by all datasets; its running
-    statistics serve in evaluation, so that an image's logits do not depend on the images it is tested with.
-    ``bn_mode="fit"`` takes BatchNorm statistics from the dataset's own fit images instead.
+    The target's BatchNorm scale and shift are learned with the hypernetwork and shared by all datasets. Evaluation uses
+    running statistics, so that an image's logits do not depend on the images it is tested with.
 
-    The full head reads the features over the square root of their number. A group has few of the training classes, so
-    on unscaled features one step of Adam moves every absent class's logit by about 1e-3 times that number, and the
-    head's swings from group to group drown the metric loss. ``consistency_into_metric`` lets the gradient of equation 9
-    reach the metric logits too. ``loss_terms`` leaves losses out: "metric" and "no-kl" are ablations of section 4.4.
+    The full head takes the features divided by the square root of their number. A group has few of the training classes,
+    so on unscaled features an Adam step moves the logit of every absent class by about 1e-3 times that number, and the
+    head's oscillation between groups drowns the metric loss.
+
+    Args:
+        eta, use_context, initial_hidden: see `Hypernetwork`.
+        gru_layers: layers of the context GRU, and rows of the sketch (Table 11).
+        extractor, embedding: see `DatasetSketch`; the extractor is by default the paper's for the target (A.1).
+        loss_terms: "all", or the ablations "metric" and "no-kl" of section 4.4.
+        dim: width of sketch and context.
+        hidden, kernel_norm: see `WeightGenerator`.
+        bn_mode: "running", or "fit" to take BatchNorm statistics from the dataset's fit images.
+        support_per_class: images per class that define a centroid, or "all".
+        learnable_temperature: learn the temperature of equation 6 (section 3.5) instead of fixing it at 10 (A.2).
+        steps_per_group: optimiser steps on each visited group.
+        consistency_into_metric: let the gradient of equation 9 reach the metric logits, too.
+
+    Raises:
+        MethodError: for an unknown `loss_terms`, `initial_hidden`, `extractor` or `embedding`.
     """
 
     name: ClassVar[str] = "pudnet"
@@ -153,7 +167,7 @@ class PudNet(Method):
         )
         self.head = nn.Linear(n_features, n_training_classes)  # Q_phi, equation 8
         self.temperature = nn.Parameter(torch.tensor(TEMPERATURE), requires_grad=learnable_temperature)
-        for _, module in convolutions:  # the kernels are predicted: the target keeps none of its own
+        for _, module in convolutions:  # the kernels are predicted: the target has none of its own
             del module.weight
             module.register_buffer("weight", None, persistent=False)
         self.modules = nn.ModuleDict({"hypernetwork": self.hypernetwork, "network": self.network, "head": self.head})
@@ -176,13 +190,13 @@ class PudNet(Method):
         self.modules.load_state_dict(state)
 
     def features(self, kernels: dict[str, Tensor], images: Tensor) -> Tensor:
-        """f(x; Omega): the target with these kernels on ``images`` [n, c, h, w] -> [n, d]."""
+        """Return f(x; Omega): features [n, d] of `images` [n, c, h, w] by the target with these kernels."""
         with self.autocast():
             features: Tensor = functional_call(self.network, kernels, (images,))
         return features.float()
 
     def episode_losses(self, episode: Episode) -> Losses:
-        """The three losses of one visited group (Algorithm 1, inner lines)."""
+        """Return the three losses of a visited group (Algorithm 1, inner loop)."""
         kernels = self.hypernetwork(episode.fit.images)
         features = self.features(kernels, torch.cat((episode.support.images, episode.query.images)))
         n_support = len(episode.support)
@@ -225,24 +239,22 @@ class PudNet(Method):
 
     @torch.no_grad()
     def fitted_network(self, dataset: Dataset) -> nn.Module:
-        """The target with the kernels predicted for ``dataset`` and the BatchNorm that all datasets share."""
+        """Return the target with the kernels predicted for `dataset` and the shared BatchNorm parameters."""
         kernels = self.predicted(dataset)
         network = targets.build(self.target).to(dataset.images.device)
         network.load_state_dict({**self.network.state_dict(), **kernels})
         return network
 
     def predicted(self, dataset: Dataset) -> dict[str, Tensor]:
-        """What is particular to ``dataset``, by name: the kernels and, with ``bn_mode="fit"``, BatchNorm's statistics."""
+        """Return the kernels for `dataset` by name and, with `bn_mode="fit"`, its BatchNorm statistics."""
         self.modules.eval()
         kernels: dict[str, Tensor] = self.hypernetwork(dataset.images)
-        return (
-            kernels | self._statistics(kernels, dataset.at_most(STATISTICS_IMAGES).images)
-            if self.bn_mode == "fit"
-            else kernels
-        )
+        if self.bn_mode == "fit":
+            return kernels | self._statistics(kernels, dataset.at_most(STATISTICS_IMAGES).images)
+        return kernels
 
     def _statistics(self, kernels: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
-        """BatchNorm's running statistics as these images give them, by buffer name; the network keeps its own."""
+        """Return BatchNorm statistics of these images by buffer name; the network's own are left as they were."""
         norms = [module for module in self.network.modules() if isinstance(module, nn.BatchNorm2d)]
         momenta: list[Any] = [module.momentum for module in norms]
         statistics = {name: buffer.clone() for name, buffer in self.network.named_buffers()}

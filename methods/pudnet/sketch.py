@@ -1,4 +1,4 @@
-"""Dataset compression (paper, section 3.3, A.1 and A.3): a dataset of any size becomes a sketch of fixed size."""
+"""Dataset compression (paper, sections 3.3, A.1 and A.3): from a dataset of any size to a sketch of fixed size."""
 
 from __future__ import annotations
 
@@ -9,26 +9,32 @@ from torch import Tensor, nn
 
 from pudnet_bench.methods.base import MethodError
 
-GRID = 4  # pixels a side of the pooled map; global pooling would leave nothing but BatchNorm's bias (design, section 7)
-WIDTH = 32  # channels of a block; A.1 gives none
-# At a time through the extractor in evaluation: on a CPU what stays in its caches (four times as fast as all of 500 images
-# of 32x32), on a GPU what keeps it busy.
+GRID = 4  # pixels a side of the pooled map; pooled to one pixel, BatchNorm in training mode leaves only its bias
+WIDTH = 32  # channels of a block; A.1 gives no number
+# Pixels per pass of the extractor in evaluation: on a CPU what fits its caches (four times as fast as 500 images of 32x32
+# at once), on a GPU what keeps it busy.
 STREAM_PIXELS = {"cpu": 2**17, "cuda": 2**21}
 EMBEDDINGS = ("mean", "sum", "geometric-mean", "mean+variance")  # Table 9
 
 
 class DatasetSketch(nn.Module):
-    """Images of one dataset -> its sketch ``s`` [layers, dim] (equation 3).
+    """Images of a dataset -> its sketch s [layers, dim] (equation 3).
 
-    ``extractor`` "3conv-1linear" is three blocks of [5x5 convolution, LeakyReLU, BatchNorm] (A.1), average-pooled to a
-    4x4 grid and flattened, then one Linear; "3conv" has no Linear, and its last block is as wide as the sketch needs
-    (Table 12). The mean over images is taken before the Linear, which commutes with it and so costs one row instead of
-    n. A block has stride 2 while its input is larger than two grids: A.1 gives neither stride nor width, and full
-    resolution would cost more than the ResNet-18 whose kernels are wanted.
+    The mean over images precedes the Linear, which commutes with it and then costs one row instead of n. A block has
+    stride 2 while its input is larger than two grids: A.1 gives neither stride nor width, and full resolution would cost
+    more than the ResNet-18 whose kernels are predicted.
 
-    ``embedding`` is how images become one vector (Table 9), over the flattened grids: the mean; the sum; the geometric
-    mean, of magnitudes, since features have signs; mean and (population) variance side by side. Raises MethodError on
-    an unknown extractor or embedding.
+    Args:
+        image_shape: (c, h, w).
+        extractor: "3conv-1linear" is three blocks of [5x5 convolution, LeakyReLU, BatchNorm] (A.1), average-pooled to a 4x4
+            grid and flattened, then one Linear; "3conv" has no Linear and a last block as wide as the sketch (Table 12).
+        layers: rows of the sketch.
+        dim: columns of the sketch.
+        embedding: how the flattened grids of all images become one vector (Table 9): their mean; their sum; the geometric
+            mean of magnitudes, since features are signed; or mean and population variance side by side.
+
+    Raises:
+        MethodError: for an unknown extractor or embedding.
     """
 
     def __init__(
@@ -65,14 +71,14 @@ class DatasetSketch(nn.Module):
         self.shape = (layers, dim)
 
     def forward(self, images: Tensor) -> Tensor:
-        """``images`` float [n, c, h, w] -> sketch float [layers, dim]."""
+        """Sketch `images` float [n, c, h, w]: float [layers, dim]."""
         return self._sketch(self._addends(images), len(images))
 
     @torch.no_grad()
     def stream(self, images: Tensor, chunk: int | None = None) -> Tensor:
-        """The same sketch, ``chunk`` images at a time, so that memory does not grow with the dataset.
+        """Sketch `images` in chunks of `chunk` images, so that memory does not grow with the dataset.
 
-        Equal to ``forward`` only in evaluation mode, where BatchNorm does not depend on the batch.
+        Equal to `forward` in evaluation mode only, where BatchNorm does not depend on the batch.
         """
         first, *rest = images.split(chunk or max(1, STREAM_PIXELS[images.device.type] // images[0, 0].numel()))
         total = self._addends(first)
@@ -81,7 +87,7 @@ class DatasetSketch(nn.Module):
         return self._sketch(total, len(images))
 
     def _addends(self, images: Tensor) -> Tensor:
-        """What the embedding adds up over images, in float32."""
+        """Return the sum over images of what the embedding averages, in float32."""
         features: Tensor = self.extractor(images)
         if self.embedding == "geometric-mean":
             features = features.abs().add(1e-6).log()

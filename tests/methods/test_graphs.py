@@ -95,7 +95,7 @@ def test_the_precision_is_the_harnesss(eager, make_dataset) -> None:
 
 def test_what_cannot_be_recorded_is_refused(make_dataset) -> None:
     dataset = make_dataset(0, (1, 8, 8))
-    with pytest.raises(MethodError, match="this device is a CPU; use loop='device'"):
+    with pytest.raises(MethodError, match="needs a CUDA device, and this is a CPU; use loop='device'"):
         next(Adam(TARGET, 0, loop="graph").fit(dataset))
 
     class Momentum(Adam):

@@ -254,7 +254,7 @@ def test_a_linear_head_refuses_another_number_of_classes_and_prototypes_do_not(m
 def test_a_state_of_other_options_is_refused(make_dataset, options: dict[str, Any]) -> None:
     learner = method()
     classifier(learner, make_dataset(0, (1, 16, 16)))
-    with pytest.raises(MethodError, match="this state is not of a musml with"):
+    with pytest.raises(MethodError, match="this state does not fit a musml with"):
         method(**options).load_state_dict(learner.state_dict())
 
 
