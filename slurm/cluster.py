@@ -1,8 +1,8 @@
-"""Cluster profiles: a TOML file that says how jobs of meta-training and of evaluation are submitted.
+"""Cluster profiles: TOML files that say how meta-training and evaluation jobs are submitted.
 
-``[slurm]`` holds what both have in common, ``[training]`` and ``[evaluation]`` what differs; all three take every
-parameter of submitit's executor for Slurm, under submitit's general name or Slurm's own (``timeout_min`` or ``time``).
-``[executor]`` takes what submitit wants to know once: ``max_num_timeout``, ``python``. An empty string means "not set".
+`[slurm]` holds what both kinds of job share, `[training]` and `[evaluation]` what differs. All three accept every parameter of
+submitit's executor for Slurm, under submitit's general name or Slurm's own (`timeout_min` or `time`). `[executor]` holds the
+arguments of the executor itself: `max_num_timeout`, `python`. An empty string unsets a value.
 """
 
 from __future__ import annotations
@@ -25,21 +25,24 @@ from pudnet_bench.errors import BenchError
 Stage = Literal["training", "evaluation"]
 STAGES: tuple[Stage, ...] = ("training", "evaluation")
 TABLES = ("slurm", *STAGES, "executor")
-# Slurm takes one of them; in a stage's table any of them replaces the common one.
+# Slurm accepts one of these; in a stage's table any of them replaces the shared one.
 MEMORY = frozenset({"mem", "mem_gb", "mem_per_cpu", "mem_per_gpu"})
 MAY_BE_ZERO = frozenset({"gpus_per_node", "gpus_per_task", "num_gpus", "signal_delay_s", "max_num_timeout"})
 
 
 class ClusterError(BenchError):
-    """A cluster profile that cannot be used; one sentence names the file, the key and the way out."""
+    """A cluster profile that cannot be used; the message names the file, the key and what is accepted."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """How jobs are submitted on one cluster: parameters of ``submitit.AutoExecutor``, by stage.
+    """How jobs are submitted on one cluster.
 
-    ``executor`` are keyword arguments for its construction:
-    ``AutoExecutor(folder, cluster="slurm", **cluster.executor)``.
+    Attributes:
+        path: The profile.
+        training: Parameters of `submitit.AutoExecutor` for meta-training.
+        evaluation: Parameters of `submitit.AutoExecutor` for evaluation.
+        executor: Arguments of the executor: `AutoExecutor(folder, cluster="slurm", **cluster.executor)`.
     """
 
     path: Path
@@ -48,17 +51,18 @@ class Cluster:
     executor: Mapping[str, Any]
 
     def parameters(self, stage: Stage) -> dict[str, Any]:
-        """What ``AutoExecutor.update_parameters`` takes: ``timeout_min``, ``mem_gb``, ..., ``slurm_partition``, ...
-
-        Of these ``timeout_min`` is always there. The dict is the caller's to change.
-        """
+        """A new dict for `AutoExecutor.update_parameters`; `timeout_min` is always in it."""
         if stage not in STAGES:
-            raise ClusterError(f"a job is of {' or '.join(STAGES)}, not of {stage!r}")
+            raise ClusterError(f"a stage is {' or '.join(STAGES)}, not {stage!r}")
         return copy.deepcopy(dict(self.training if stage == "training" else self.evaluation))
 
 
 def load(path: str | Path) -> Cluster:
-    """The profile in the TOML file ``path``. Raises ClusterError."""
+    """Read a profile.
+
+    Raises:
+        ClusterError: The file cannot be read, or something in it is unknown or invalid.
+    """
     path = Path(path)
     try:
         with path.open("rb") as file:
@@ -81,7 +85,7 @@ def load(path: str | Path) -> Cluster:
         merged = {**{key: value for key, value in common.items() if key not in replaced}, **own}
         merged = {key: value for key, value in merged.items() if value != ""}
         if "timeout_min" not in merged:
-            raise ClusterError(f"{path}: give timeout_min for {stage}; without it submitit's jobs end after 5 minutes")
+            raise ClusterError(f"{path}: give timeout_min for {stage}; submitit's default is 5 minutes")
         general = _general_types()
         stages[stage] = MappingProxyType(
             {key if key in general else f"slurm_{key}": value for key, value in merged.items()}
@@ -94,7 +98,7 @@ def load(path: str | Path) -> Cluster:
 
 
 def _checked(path: Path, table: str, tables: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of one table under submitit's general names, each of the right type and in its range."""
+    """The values of one table under submitit's general names, validated."""
     found: dict[str, Any] = {}
     given: dict[str, str] = {}
     for key, value in tables.get(table, {}).items():
@@ -114,7 +118,7 @@ def _checked(path: Path, table: str, tables: Mapping[str, Any], known: Mapping[s
 
 
 def _submission_types() -> dict[str, Any]:
-    """Every parameter that submitit can submit with, and its type, as submitit itself declares them."""
+    """Every parameter of a submission and its type, as submitit declares them."""
     from submitit.slurm import slurm
 
     hints = typing.get_type_hints(slurm._make_sbatch_string)
@@ -123,14 +127,14 @@ def _submission_types() -> dict[str, Any]:
 
 
 def _general_types() -> dict[str, Any]:
-    """Parameters that submitit has for every kind of executor, and their types."""
+    """Parameters common to all of submitit's executors, and their types."""
     from submitit import AutoExecutor
 
     return dict(AutoExecutor._typed_parameters())
 
 
 def _general_names() -> dict[str, str]:
-    """Slurm's name of a parameter -> submitit's general one. Memory has a unit in one and none in the other."""
+    """Submitit's general name of each of Slurm's parameters, without memory, whose unit differs between the two."""
     from submitit import SlurmExecutor
 
     names = SlurmExecutor._equivalence_dict() or {}
@@ -138,7 +142,7 @@ def _general_names() -> dict[str, str]:
 
 
 def _executor_types() -> dict[str, Any]:
-    """What the construction of submitit's executor takes, but for the folder, and the types."""
+    """Arguments of submitit's executor except the folder, and their types."""
     from submitit import SlurmExecutor
 
     hints = typing.get_type_hints(SlurmExecutor.__init__)
@@ -146,7 +150,7 @@ def _executor_types() -> dict[str, Any]:
 
 
 def _wrong(key: str, value: Any, kind: Any) -> str:
-    """What is wrong with a value of the declared type ``kind``; "" for nothing."""
+    """What is wrong with a value of the declared type `kind`; "" if it is valid."""
     optional = typing.get_origin(kind) is typing.Union
     kinds = [option for option in typing.get_args(kind) if option is not type(None)] if optional else [kind]
     reasons = [_wrong_for(key, value, option) for option in kinds]
@@ -199,7 +203,7 @@ def _wrong_flags(value: Any) -> str:
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:
-    """A sentence's end: the name, the nearest known one, and all of them."""
+    """The end of an error sentence: the name, the closest known one, and all known ones."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
     meant = f" (did you mean {near[0]}?)" if near else ""
@@ -207,7 +211,7 @@ def _unknown(name: str, known: Iterable[str]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value as TOML writes it, near enough for a message."""
+    """A value roughly as TOML writes it."""
     if isinstance(value, bool):
         return str(value).lower()
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else str(value)

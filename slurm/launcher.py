@@ -1,4 +1,4 @@
-"""Submission through submitit: functions of no arguments become Slurm jobs, several at once an array."""
+"""Submit functions without arguments as Slurm jobs through submitit, several of them as one array."""
 
 from __future__ import annotations
 
@@ -13,10 +13,21 @@ from pudnet_bench.slurm.queue import SlurmError, checked
 def submit(
     folder: Path, cluster: Cluster, stage: Stage, calls: Sequence[Callable[[], Any]], after: Sequence[str], name: str
 ) -> list[str]:
-    """Submit ``calls`` as one array and return the ids of its tasks, in their order.
+    """Submit `calls` as one array.
 
-    They begin when the jobs ``after`` have ended well, and are cancelled by Slurm when one of those has not. ``folder`` gets
-    submitit's pickles and logs and is readable by its owner only. Raises SlurmError where Slurm does not take them.
+    Args:
+        folder: Where submitit writes its pickles and logs; made readable by its owner only.
+        cluster: The cluster profile.
+        stage: Which parameters of the profile apply.
+        calls: What the jobs run.
+        after: Ids of jobs that must succeed first; if one fails, Slurm cancels these.
+        name: The jobs' name.
+
+    Returns:
+        The ids of the array's tasks, in the order of `calls`.
+
+    Raises:
+        SlurmError: Slurm rejects the jobs.
     """
     import submitit
 
@@ -36,4 +47,4 @@ def submit(
             jobs = [executor.submit(call) for call in calls]
         return [job.job_id for job in jobs]
     except (submitit.core.utils.FailedJobError, RuntimeError) as error:
-        raise SlurmError(f"Slurm does not take the jobs of {cluster.path}: {error}") from error
+        raise SlurmError(f"Slurm rejects the jobs of {cluster.path}: {error}") from error

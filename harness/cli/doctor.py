@@ -296,7 +296,7 @@ def _slurm() -> Finding:
     values = {"installed": slurm.installed, "version": slurm.version, "answers": slurm.answers}
     if not slurm.installed:
         implies = "--executor slurm needs a cluster node; --executor local-processes:N works here"
-        return Finding("slurm", f"not installed ({slurm.said})", implies, values)
+        return Finding("slurm", f"not installed ({slurm.detail})", implies, values)
     if slurm.answers:
         implies = "--executor slurm --cluster FILE.toml submits from here; slurm/clusters has examples"
     else:
@@ -304,7 +304,7 @@ def _slurm() -> Finding:
             "--executor slurm cannot submit; to try it out, `python -m tests.slurm.local_slurm start DIR` in a checkout "
             "starts a Slurm on this machine"
         )
-    return Finding("slurm", f"{slurm.version or 'commands of unknown version'}; {slurm.said}", implies, values)
+    return Finding("slurm", f"{slurm.version or 'commands of unknown version'}; {slurm.detail}", implies, values)
 
 
 def _times(compute: Compute, available: set[str]) -> Iterator[Finding]:

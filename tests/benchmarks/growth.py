@@ -56,15 +56,15 @@ Work = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Prepared:
-    """`work` is what is measured; `given` the bytes that it is handed, which are not its own."""
+    """Work that is ready to be measured, and the bytes of its input, which do not count as its memory."""
 
     work: Work
     given: int = 0
 
 
 @dataclass(frozen=True)
-class Subject:
-    """Something that is done to n groups or n images (`unit`). `prepare(n, compute, folder)`, at each of `sizes`."""
+class Workload:
+    """Something that is done to n groups or n images (`unit`); `prepare(n, compute, folder)` sets it up at one of `sizes`."""
 
     name: str
     unit: str
@@ -74,9 +74,17 @@ class Subject:
 
 @dataclass(frozen=True)
 class Point:
-    """One subject at one size. `seconds` by the clock, `cpu_seconds` of this process, which other work on the machine
-    hardly changes. `peak_bytes` of the process (of the allocator on CUDA) less what the work was given; `extra_bytes`
-    of them came with the work."""
+    """One workload at one size.
+
+    Attributes:
+        subject: Name of the workload.
+        unit: "groups" or "images".
+        n: How many of them.
+        seconds: Time by the clock.
+        cpu_seconds: Processor time of this process, which other work on the machine hardly changes.
+        peak_bytes: Peak memory of the process (of the allocator on CUDA) without the workload's input.
+        extra_bytes: How far the workload raised that memory.
+    """
 
     subject: str
     unit: str
@@ -89,7 +97,7 @@ class Point:
 
 @cache
 def _source() -> Source:
-    """Random images in the shape and number of CIFAR-100's."""
+    """Random images of the shape and number of CIFAR-100's."""
     family = FAMILIES[FAMILY]
     labels = np.repeat(np.arange(family.classes), IMAGES_OF_A_CLASS)
     images = np.random.default_rng(0).integers(0, 256, (len(labels), *IMAGE_SHAPE), dtype=np.uint8)
@@ -182,25 +190,25 @@ def _pudnet(compute: Compute) -> Method:
     return predictor("convnet3", compute)
 
 
-SUBJECTS = (
-    Subject("drawing positions of groups", "groups", GROUPS, _positions),
-    Subject("drawing training episodes with their images", "groups", GROUPS, _episodes),
-    Subject("writing a run's rows", "groups", GROUPS, _writing),
-    Subject("reading a run, all its tables", "groups", GROUPS, _reading),
-    Subject("PudNet's fit", "images", IMAGES, partial(_fitting, _pudnet)),
-    Subject("ProtoNet's fit", "images", IMAGES, partial(_fitting, _protonet)),
+WORKLOADS = (
+    Workload("drawing positions of groups", "groups", GROUPS, _positions),
+    Workload("drawing training episodes with their images", "groups", GROUPS, _episodes),
+    Workload("writing a run's rows", "groups", GROUPS, _writing),
+    Workload("reading a run, all its tables", "groups", GROUPS, _reading),
+    Workload("PudNet's fit", "images", IMAGES, partial(_fitting, _pudnet)),
+    Workload("ProtoNet's fit", "images", IMAGES, partial(_fitting, _protonet)),
 )
 
 
 def measure_point(name: str, n: int, device: str, threads: int) -> Point:
-    """The subject of that name at size `n`, in this process, which should be a fresh one."""
+    """Measure a workload at size `n` in this process, which should be a fresh one."""
     torch.set_num_threads(threads)
-    subject = next(s for s in SUBJECTS if s.name == name)
+    workload = next(w for w in WORKLOADS if w.name == name)
     compute = choose_device(device)
     clock, memory = Clock(compute.device), PeakMemory(compute.device)
     with tempfile.TemporaryDirectory() as folder:
-        subject.prepare(subject.sizes[0], compute, Path(folder)).work()
-        prepared = subject.prepare(n, compute, Path(folder))
+        workload.prepare(workload.sizes[0], compute, Path(folder)).work()
+        prepared = workload.prepare(n, compute, Path(folder))
         memory.reset()
         before, peaks, spent, computed = memory.read(), list[int](), list[float](), list[float]()
         while sum(spent) < LONG_ENOUGH and len(spent) < MOST_REPEATS:
@@ -211,20 +219,22 @@ def measure_point(name: str, n: int, device: str, threads: int) -> Point:
             spent.append(clock.stop().wall_seconds)
             peaks.append(memory.read())
     seconds = median(spent), median(computed)
-    return Point(name, subject.unit, n, *seconds, peaks[0] - prepared.given, peaks[0] - before)
+    return Point(name, workload.unit, n, *seconds, peaks[0] - prepared.given, peaks[0] - before)
 
 
-def measure_points(subjects: Sequence[Subject] = SUBJECTS, device: str = "auto", threads: int = 1) -> Iterator[Point]:
-    """Every point of `subjects`, each in a process of its own."""
+def measure_points(
+    workloads: Sequence[Workload] = WORKLOADS, device: str = "auto", threads: int = 1
+) -> Iterator[Point]:
+    """Every point of `workloads`, each measured in a process of its own."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
-        for subject in subjects:
-            for n in subject.sizes:
-                yield pool.submit(measure_point, subject.name, n, device, threads).result()
+        for workload in workloads:
+            for n in workload.sizes:
+                yield pool.submit(measure_point, workload.name, n, device, threads).result()
 
 
 def run_seconds(processes: int, cores: Sequence[int]) -> float:
-    """Seconds that `python -m harness run` takes with so many processes on so many cores, from an empty cache."""
+    """Seconds of `python -m harness run` with that many processes on as many cores, from an empty cache."""
     mine = os.sched_getaffinity(0)
     with tempfile.TemporaryDirectory() as folder:
         where = ("--cache", f"{folder}/cache", "--out", f"{folder}/run", "--executor", f"local-processes:{processes}")
@@ -239,7 +249,7 @@ def run_seconds(processes: int, cores: Sequence[int]) -> float:
 
 
 def speed_ups(most: int = 2, repetitions: int = 3) -> list[tuple[int, float]]:
-    """(processes, seconds) of the run `RUN`, with 1, 2, 4, ... up to `most` processes, turn by turn."""
+    """(processes, seconds) of `RUN` with 1, 2, 4, ... up to `most` processes, in interleaved repetitions."""
     cores = sorted(os.sched_getaffinity(0))
     counts = [2**k for k in range(most.bit_length()) if 2**k <= min(most, len(cores))]
     return [(count, run_seconds(count, cores)) for _ in range(repetitions) for count in counts]

@@ -22,7 +22,7 @@ EXPONENTS = ("subject", "unit", "quantity", "exponent", "low", "high", "n")
 
 @dataclass(frozen=True)
 class Exponent:
-    """`value` of b in y = a n^b with its 95% t interval, from `n` points; NaN bounds for fewer than three."""
+    """The exponent b of y = a n^b with its 95% t interval from `n` points; the bounds are NaN for fewer than three."""
 
     value: float
     low: float
@@ -31,7 +31,7 @@ class Exponent:
 
 
 def exponent(sizes: np.ndarray, values: np.ndarray) -> Exponent:
-    """Least squares of log `values` on log `sizes`, both [n] and positive. Raises ValueError for fewer than two sizes."""
+    """Fit log `values` to log `sizes`, both [n] and positive, by least squares; raises ValueError for fewer than two sizes."""
     from scipy.special import stdtrit
 
     if len(set(np.asarray(sizes).tolist())) < 2:
@@ -48,7 +48,7 @@ def exponent(sizes: np.ndarray, values: np.ndarray) -> Exponent:
 
 
 def exponents(points: pd.DataFrame) -> pd.DataFrame:
-    """Columns `EXPONENTS`: of each subject of `points` (columns `POINTS`) how each of `QUANTITIES` grows with n."""
+    """The exponent of each of `QUANTITIES` for each subject of `points` (columns `POINTS`), in columns `EXPONENTS`."""
     import pandas as pd
 
     found = []
@@ -60,10 +60,15 @@ def exponents(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(points: pd.DataFrame, speed_ups: pd.DataFrame, format: str) -> bytes:
-    """Time (above) and the memory that it takes (below) against n, a column for each unit, and the speed-up; "pdf" or "png".
+    """Draw time (above) and memory (below) against n, a column per unit, and the speed-up with processes.
 
-    `points` has the columns `POINTS`, `speed_ups` `SPEED_UPS`, a row for each repetition; it may be empty. A dotted line
-    grows in proportion to n.
+    Args:
+        points: Columns `POINTS`.
+        speed_ups: Columns `SPEED_UPS`, a row per repetition; may be empty.
+        format: "pdf" or "png".
+
+    Returns:
+        The file's content. Dotted lines are in proportion to n.
     """
     from matplotlib.figure import Figure
 
@@ -86,13 +91,13 @@ def draw(points: pd.DataFrame, speed_ups: pd.DataFrame, format: str) -> bytes:
         for axes in (above, below):
             axes.set_xscale("log")
             _dress(axes, f"number of {unit}")
-        # In the room below the speed-up: between the lines there is none.
+        # Below the speed-up, where there is space.
         legend = grid[1, -1].legend(
             *above.get_legend_handles_labels(), title=f"over {unit}", loc="upper left", alignment="left", frameon=False,
             bbox_to_anchor=(-0.25, 1 - 0.78 * column), borderaxespad=0, fontsize=SMALL, title_fontsize=SMALL,
         )  # fmt: skip
         legend.set_in_layout(False)
-        if column < len(units) - 1:  # the next one would take its place
+        if column < len(units) - 1:  # the next legend would replace it
             grid[1, -1].add_artist(legend)
     grid[0, 0].set_ylabel("seconds (dotted: in proportion)", fontsize=NORMAL)
     grid[1, 0].set_ylabel("memory beyond what was given (MB)", fontsize=NORMAL)
@@ -102,7 +107,7 @@ def draw(points: pd.DataFrame, speed_ups: pd.DataFrame, format: str) -> bytes:
 
 
 def speed_up(speed_ups: pd.DataFrame) -> dict[int, float]:
-    """How many times as fast as with one process, by the number of processes: ratio of median seconds."""
+    """The speed relative to one process by the number of processes: ratios of median seconds."""
     medians = speed_ups.groupby("processes")["seconds"].median()
     return {int(str(processes)): float(medians[1] / seconds) for processes, seconds in medians.items()}
 

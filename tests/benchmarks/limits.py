@@ -23,7 +23,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Rate:
-    """The best `value` in `unit` of what is named."""
+    """The best rate of what is named, in `unit`."""
 
     name: str
     value: float
@@ -68,7 +68,7 @@ def limits(device: torch.device, seconds: float = 0.5) -> list[Rate]:
 
 
 def _fastest(work: Callable[[], Any], device: torch.device, seconds: float) -> float:
-    """Seconds of one call of `work` by the device's clock, the least of those within `seconds`."""
+    """The least time of one call of `work` by the device's clock, of all calls within `seconds`."""
     clock = Clock(device)
 
     def once(calls: int) -> float:

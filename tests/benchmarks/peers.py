@@ -23,10 +23,10 @@ from pudnet_bench.suites.learn2learn_episodes import learn2learn_data
 
 
 class LabelledImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
-    """The images of the training classes as learn2learn's `MiniImagenet` has them: (an image, its class).
+    """The images of the training classes in the form of learn2learn's `MiniImagenet`: (an image, its class).
 
-    Without `beforehand` the images are stored as bytes, as ours are, and an item is normalised when it is taken, as a
-    transform does; with it they are stored normalised, at four times the memory.
+    Without `beforehand`, images are stored as bytes, like ours, and normalised when they are taken, as a transform does; with
+    it, they are stored normalised, which takes four times the memory.
     """
 
     def __init__(self, images: FamilyImages, beforehand: bool) -> None:
@@ -50,7 +50,7 @@ class LabelledImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
 def task_dataset(images: FamilyImages, shots: int, *, beforehand: bool = False, fused: bool = False) -> Any:
     """learn2learn's `TaskDataset` of tasks with `shots` images of each class, sorted by class.
 
-    `fused` draws by `FusedNWaysKShots`, learn2learn's faster transform, in the place of NWays and KShots.
+    `fused` replaces NWays and KShots by `FusedNWaysKShots`, learn2learn's faster transform.
     """
     data, ways = learn2learn_data(), images.family.ways
     dataset, t = data.MetaDataset(LabelledImages(images, beforehand)), data.transforms
@@ -62,7 +62,7 @@ def task_dataset(images: FamilyImages, shots: int, *, beforehand: bool = False, 
 
 @dataclass
 class PlainProtoNet:
-    """ProtoNet's training step on learn2learn's pieces; `support` images of each class make its prototype."""
+    """ProtoNet's training step on learn2learn's pieces, with prototypes of `support` images of each class."""
 
     network: nn.Module
     ways: int
@@ -89,6 +89,6 @@ class PlainProtoNet:
 
 
 def plain_protonet(method: ProtoNet, stream: TrainingStream) -> PlainProtoNet:
-    """The peer's, with a copy of the network of ours in torch's default memory layout."""
+    """The peer's ProtoNet, with a copy of our network in torch's default memory layout."""
     network = copy.deepcopy(method.modules["network"]).to(memory_format=torch.contiguous_format)
     return PlainProtoNet(network.train(), stream.ways, stream.support_per_class)

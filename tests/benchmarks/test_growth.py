@@ -1,4 +1,4 @@
-"""What is done grows in proportion to the groups or images, and what passes through at once does not grow at all."""
+"""Work grows in proportion to groups or images, and what is in memory at once does not grow at all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ IMAGES = (100, 1_000, 4_000)
 
 
 def batches(module: torch.nn.Module) -> list[int]:
-    """A list that is told of every batch of images that ``module`` is given."""
+    """A list that grows by the size of every batch that `module` receives."""
     seen: list[int] = []
     module.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
     return seen
@@ -91,10 +91,10 @@ def test_a_cell_is_finished_by_reading_each_shard_once(
     assert counts == [20, 40]  # two cells of 10 shards, then of 20
 
 
-@pytest.mark.parametrize("subject", growth.SUBJECTS, ids=lambda subject: subject.name)
-def test_a_point_is_measured(subject: growth.Subject) -> None:
-    point = growth.measure_point(subject.name, subject.sizes[0], "cpu", 1)
-    assert (point.subject, point.unit, point.n) == (subject.name, subject.unit, 100)
+@pytest.mark.parametrize("workload", growth.WORKLOADS, ids=lambda workload: workload.name)
+def test_a_point_is_measured(workload: growth.Workload) -> None:
+    point = growth.measure_point(workload.name, workload.sizes[0], "cpu", 1)
+    assert (point.subject, point.unit, point.n) == (workload.name, workload.unit, 100)
     assert 1e-4 < point.seconds < 60
     assert 0 < point.cpu_seconds < 60
     assert 0 <= point.extra_bytes < point.peak_bytes
@@ -108,5 +108,5 @@ def test_what_was_measured_is_left_in_a_folder(tmp_path: Path) -> None:
     assert pd.read_csv(tmp_path / "growth" / "points.csv").columns.tolist() == list(POINTS)
     found = pd.read_csv(tmp_path / "growth" / "exponents.csv").set_index("quantity")["exponent"]
     assert found["seconds"] == pytest.approx(1)
-    told = json.loads((tmp_path / "growth" / "manifest.json").read_text())
-    assert {"device", "git_commit", "versions", "threads", "started"} <= told.keys()
+    noted = json.loads((tmp_path / "growth" / "manifest.json").read_text())
+    assert {"device", "git_commit", "versions", "threads", "started"} <= noted.keys()

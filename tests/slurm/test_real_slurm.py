@@ -113,7 +113,7 @@ def test_jobs_are_cancelled(executor: submitit.AutoExecutor, tmp_path: Path) -> 
     executor.update_parameters(slurm_additional_parameters={"hold": True})
     held = executor.submit(square(), 1)
     assert states([running.job_id])[running.job_id].state == "RUNNING"
-    assert states([held.job_id])[held.job_id].held
+    assert states([held.job_id])[held.job_id].reason == "JobHeldUser"
     cancel([running.job_id, held.job_id])
     for job in (running, held):
         assert state(job.job_id, when=lambda job: job.finished).state == "CANCELLED"

@@ -1,4 +1,4 @@
-"""``python -m tests.slurm.local_slurm start DIR [NODES]`` and ``python -m tests.slurm.local_slurm stop DIR``."""
+"""`python -m tests.slurm.local_slurm start DIR [NODES]` and `python -m tests.slurm.local_slurm stop DIR`."""
 
 from __future__ import annotations
 

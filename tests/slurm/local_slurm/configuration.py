@@ -1,4 +1,4 @@
-"""slurm.conf of a Slurm that lives in one folder and listens on loopback only."""
+"""The slurm.conf of a Slurm that lives in one folder and listens on loopback only."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-# Outside the range that Linux gives to outgoing connections, which could take a port before its daemon does.
+# Outside Linux's range for outgoing connections, which could take a port before its daemon does.
 PORTS = range(20000, 32000)
 # Seconds that a requeued job waits (reason BeginTime) before it may start again: Slurm's own default is 120.
 REQUEUE_SECONDS = 5
-# Seconds between SIGTERM and SIGKILL. submitit ignores SIGTERM, so every job that is cancelled takes so long.
+# Seconds between SIGTERM and SIGKILL. submitit ignores SIGTERM, so every cancelled job takes this long to end.
 KILL_SECONDS = 2
 
 
 def free_ports(count: int) -> list[int]:
-    """``count`` different TCP ports on which nothing listens now; another process may still be faster."""
+    """`count` different TCP ports on which nothing listens now; another process may still take them first."""
     found: list[int] = []
     for port in random.sample(PORTS, len(PORTS)):
         with socket.socket() as probe:
@@ -38,9 +38,9 @@ def memory_mb() -> int:
 
 
 def slurm_conf(folder: Path, user: str, ports: Sequence[int], cpus: int, memory: int) -> str:
-    """The text of slurm.conf: ``ports`` of the controller and of each node, ``cpus`` and ``memory`` (MB) of every node.
+    """The text of slurm.conf: `ports` of the controller and of each node, `cpus` and `memory` (MB) of every node.
 
-    Partition ``main`` is the default; ``urgent``, on the same nodes, pre-empts its jobs, which are then requeued.
+    Partition `main` is the default; `urgent`, on the same nodes, preempts its jobs, which are then requeued.
     """
     controller, *nodes = ports
     names = f"n[1-{len(nodes)}]" if len(nodes) > 1 else "n1"

@@ -1,4 +1,4 @@
-"""Fixtures of pytest. In a conftest.py: ``from tests.slurm.local_slurm.fixtures import local_slurm, slurm_daemons``."""
+"""pytest fixtures, imported by tests/conftest.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.slurm.local_slurm.local import LocalSlurm, not_installed
 
 @pytest.fixture(scope="session")
 def slurm_daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSlurm]:
-    """A Slurm of two nodes, started once a session (and worker of xdist); skips where Slurm is not installed."""
+    """A Slurm of two nodes, started once per session and xdist worker; skips where Slurm is not installed."""
     if reason := not_installed():
         pytest.skip(reason)
     with LocalSlurm(tmp_path_factory.mktemp("slurm")) as slurm:
@@ -21,7 +21,7 @@ def slurm_daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSlu
 
 @pytest.fixture
 def local_slurm(slurm_daemons: LocalSlurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalSlurm]:
-    """That Slurm with an empty queue, found by every command of the test; its jobs are cancelled after the test."""
+    """That Slurm with an empty queue, found by the test's commands; its jobs are cancelled after the test."""
     for name in list(os.environ):  # of a Slurm that the tests themselves may run under
         if name.startswith(("SLURM", "SBATCH_", "SRUN_", "SQUEUE_", "SACCT_", "SCANCEL_")):
             monkeypatch.delenv(name)

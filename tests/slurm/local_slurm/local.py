@@ -1,4 +1,4 @@
-"""``LocalSlurm``: a Slurm of one's own, for as long as one lives."""
+"""Start, use and stop a Slurm on this machine."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ LONGEST_FOLDER = 107 - len("/n10/n10_4294967295.4294967295.0")
 
 
 class LocalSlurmError(Exception):
-    """A Slurm that cannot be started, stopped or asked; the message says why."""
+    """A Slurm that cannot be started, stopped or queried; the message says why."""
 
 
 def _search_path() -> str:
-    """PATH and the folders of system daemons, which a user's PATH often lacks."""
+    """PATH with the folders of system daemons, which a user's PATH often lacks."""
     return os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 
 
 def not_installed() -> str | None:
-    """Why no Slurm can be started on this machine, in one sentence; None where one can."""
+    """Why no Slurm can be started on this machine; None where one can."""
     if not sys.platform.startswith("linux"):
         return "a local Slurm needs Linux"
     missing = [command for command in COMMANDS if shutil.which(command, path=_search_path()) is None]
@@ -44,12 +44,13 @@ def not_installed() -> str | None:
 
 
 class LocalSlurm:
-    """A Slurm in ``folder`` with ``nodes`` nodes of ``cpus`` CPUs each (default: as many as the machine has).
+    """A Slurm in `folder` with `nodes` nodes of `cpus` CPUs each (default: as many as the machine has).
 
-    As a context manager it runs inside ``with``, and ends if this process ends, by whatever signal. Partition ``main``
-    is the default and ``urgent`` pre-empts its jobs. There is no accounting. Jobs run as the current user.
+    As a context manager it runs inside `with`, and ends if this process ends, by whatever signal. Partition `main` is the
+    default and `urgent` preempts its jobs. There is no accounting. Jobs run as the current user.
 
-    Raises LocalSlurmError.
+    Raises:
+        LocalSlurmError: The folder's name or the number of nodes does not work.
     """
 
     def __init__(self, folder: str | Path, nodes: int = 2, cpus: int | None = None) -> None:
@@ -66,12 +67,12 @@ class LocalSlurm:
 
     @property
     def conf(self) -> Path:
-        """Its slurm.conf; commands find it by the variable SLURM_CONF."""
+        """Its slurm.conf, which commands find through the variable SLURM_CONF."""
         return self.folder / "slurm.conf"
 
     @property
     def environment(self) -> dict[str, str]:
-        """What Slurm's commands need in their environment to talk to this Slurm."""
+        """The variables with which Slurm's commands find this Slurm."""
         return {"SLURM_CONF": str(self.conf)}
 
     def __enter__(self) -> LocalSlurm:
@@ -82,7 +83,7 @@ class LocalSlurm:
         self.stop()
 
     def start(self, lifeline: bool = False) -> None:
-        """Start it and return when every node is idle. With ``lifeline`` it ends when this process does."""
+        """Start it and return once every node is idle. With `lifeline` it ends when this process does."""
         if reason := not_installed():
             raise LocalSlurmError(reason)
         if members_of(self.folder):
@@ -119,7 +120,7 @@ class LocalSlurm:
             raise LocalSlurmError(f"Slurm did not start in {self.folder}: {answer or ' / '.join(said[-4:])}")
 
     def stop(self) -> None:
-        """End every daemon and job of this Slurm, also one that another process started in the same folder."""
+        """End every daemon and job of this Slurm, also if another process started it in the same folder."""
         if self.process is not None:
             self.process.terminate()
             try:
@@ -144,7 +145,7 @@ class LocalSlurm:
             time.sleep(0.05)
 
     def _supervisor(self) -> int | None:
-        """The process id of the supervisor that runs for this folder."""
+        """The process id of the supervisor of this folder."""
         with suppress(OSError, ValueError):
             pid = int((self.folder / "supervisor.pid").read_text())
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
@@ -153,7 +154,7 @@ class LocalSlurm:
         return None
 
     def run(self, *command: str, timeout: float = 60.0) -> str:
-        """What ``command``, such as ``scontrol requeue 7``, prints. Raises LocalSlurmError when it fails."""
+        """The output of `command`, such as `scontrol requeue 7`; raises LocalSlurmError when it fails."""
         environment = {**os.environ, **self.environment}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
         if done.returncode != 0:
@@ -161,19 +162,19 @@ class LocalSlurm:
         return done.stdout
 
     def lose_node(self, name: str) -> None:
-        """Kill all that runs on node ``name``, as a power cut does. Its jobs are requeued, and the node comes back."""
+        """Kill everything on node `name`, as a power cut would. Its jobs are requeued, and the node comes back."""
         if not members_of(self.folder, name):
             raise LocalSlurmError(f"nothing runs on a node {name} of the Slurm in {self.folder}")
         kill_at_once(lambda: members_of(self.folder, name))
-        # Slurm would see it after SlurmdTimeout, five minutes; as it responds again, it is then up by itself
+        # Slurm would notice only after SlurmdTimeout, five minutes; the node is up again as soon as it responds.
         self.run("scontrol", "update", f"NodeName={name}", "State=DOWN", "Reason=lost")
 
     def cancel_all(self) -> None:
         """Cancel all jobs and wait until none is left."""
         user = f"--user={pwd.getpwuid(os.geteuid()).pw_name}"
         self.run("scancel", user, "--state=PENDING")
-        # A step whose srun has ended before it tries for five seconds to tell it so: steps first, by a signal that nobody
-        # handles (KILL would cancel the job), and their scripts have a second to end by themselves.
+        # A step tries for five seconds to reach an srun that ended before it. So steps are ended first, by a signal that
+        # nobody handles (KILL would cancel the job), and their scripts have a second to end by themselves.
         self.run("scancel", user, "--state=RUNNING", "--signal=ALRM")
         began = time.monotonic()
         cancelled = False

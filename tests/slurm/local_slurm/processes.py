@@ -1,4 +1,4 @@
-"""Processes of Linux by their parents: what the daemons of one folder are, and how they are ended."""
+"""Find and end the processes of a Slurm in one folder, through /proc."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 KILL_SECONDS = 30.0
 DAEMONS = ("munged", "slurmctld", "slurmd", "slurmstepd")
-MARK = "LOCAL_SLURM"  # a variable of every daemon and what it starts but jobs: FOLDER/NAME
+MARK = "LOCAL_SLURM"  # a variable of every daemon and its children except jobs: FOLDER/NAME
 
 
 def _pids() -> Iterator[int]:
@@ -22,7 +22,7 @@ def _parents() -> dict[int, int]:
     parents = {}
     for pid in _pids():
         with suppress(OSError):
-            # the name, in brackets, may itself hold brackets and blanks
+            # the name, in parentheses, may itself contain parentheses and spaces
             state, parent, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             if state != "Z":
                 parents[pid] = int(parent)
@@ -30,7 +30,7 @@ def _parents() -> dict[int, int]:
 
 
 def descendants(roots: Iterable[int]) -> set[int]:
-    """Living children of ``roots``, their children, and so on; without ``roots``."""
+    """Living children of `roots`, their children, and so on, without `roots`."""
     parents = _parents()
     children: dict[int, list[int]] = {}
     for pid, parent in parents.items():
@@ -46,9 +46,9 @@ def descendants(roots: Iterable[int]) -> set[int]:
 
 
 def members_of(folder: Path, node: str | None = None) -> set[int]:
-    """Daemons that were started for ``folder`` and all below them, and processes of their jobs, whoever is their parent.
+    """Daemons started for `folder`, their descendants, and processes of their jobs, whoever is their parent.
 
-    With ``node`` only those that run on that node.
+    With `node`, only those on that node.
     """
     found = set()
     for pid in _parents():
@@ -58,7 +58,7 @@ def members_of(folder: Path, node: str | None = None) -> set[int]:
             if (process / "comm").read_text().startswith(DAEMONS):
                 mark = os.fsencode(f"{MARK}={folder}/{node or ''}")
                 ours = any(each == mark or (node is None and each.startswith(mark)) for each in variables)
-                if not ours:  # a slurmstepd writes its title over its environment, but keeps its node's log open
+                if not ours:  # a slurmstepd overwrites its environment with its title, but has its node's log open
                     logs = {_target(link) for link in (process / "fd").iterdir()}
                     where = folder / "log"
                     ours = where / f"{node}.log" in logs if node else any(log and where in log.parents for log in logs)
@@ -105,7 +105,7 @@ def _target(link: Path) -> Path | None:
 
 
 def end(pids: Iterable[int], patience: float) -> None:
-    """SIGTERM, and SIGKILL to what is still there after ``patience`` seconds. Children of this process are reaped."""
+    """Send SIGTERM, and SIGKILL to what remains after `patience` seconds. Children of this process are reaped."""
     left = set(pids)
     for sign, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
         _send(sign, left)
@@ -117,7 +117,7 @@ def end(pids: Iterable[int], patience: float) -> None:
 
 
 def reap() -> bool:
-    """Take leave of the children of this process that have ended; whether it has none left."""
+    """Reap the children of this process that have ended; returns whether none is left."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0] != 0:
             pass
