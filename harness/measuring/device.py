@@ -63,7 +63,7 @@ def processor_name() -> str:
 
 
 def machine(device: str) -> str | None:
-    """What ``choose(device)`` goes by here, told without torch; None where only torch knows.
+    """What `choose_device(device)` goes by here, found without torch; None where only torch knows.
 
     That is the processor, its instructions, and that torch can see no other device: neither is there a CUDA driver that could
     be loaded, nor a device of AMD's.

@@ -16,8 +16,6 @@ class SourceSpec:
     """An image source known by name.
 
     Attributes:
-        name: Name on the command line, and of its folder under the data folder.
-        description: One line for people.
         classes: Number of classes of the complete source.
         channels: 1 (grey) or 3 (RGB).
         image_size: Side of its images, in pixels.

@@ -21,10 +21,8 @@ class Source:
     """A decoded image source.
 
     Attributes:
-        name: Its name.
         images: uint8 [n, c, h, w], a read-only memory map shared by all processes.
         labels: int64 [n], ascending, so that the images of a class are contiguous; values 0..len(class_names)-1.
-        class_names: Name of each class.
         fingerprint: Hexadecimal BLAKE2b of pixels, labels and class names, wherever the content lies on disk.
         state: That of the files it was decoded from (`loading.state`).
     """
@@ -44,7 +42,6 @@ class Content:
     Attributes:
         shape: (n, c, h, w) of all images.
         labels: int64 [n], ascending.
-        class_names: Name of each class.
         blocks: Yields uint8 [k, c, h, w] in the order of `labels`, once.
     """
 
@@ -59,7 +56,6 @@ class Listing:
     """The files of a source, found but not yet decoded.
 
     Attributes:
-        path: Their folder.
         stamps: (path relative to `path`, bytes, mtime_ns) of every file: enough to detect a change without reading any.
         decode: Reads them and resizes to the given side in pixels; None: the size as stored.
     """
@@ -98,7 +94,6 @@ def content_of_arrays(
     Args:
         sections: (label, images uint8 [n, h, w] or [n, h, w, c], indices int64 [k] of that label's images), in ascending
             order of label; all images have one shape.
-        class_names: Name of each class.
         size: Side in pixels to resize to; None: the size as stored.
     """
     first = sections[0][1]
