@@ -23,7 +23,6 @@ class Variant:
 
     Attributes:
         name: Name of its rows on disk and in `--methods`; unique in a suite.
-        method: Name of the method.
         label: Heading of its rows, for people.
         snapshots: (snapshot name, row label) of each row, in the order of the table; by default a single row.
         options: Keyword arguments of the method's class.
@@ -54,10 +53,7 @@ class Suite:
 
     Attributes:
         name: Name on the command line and in `runs/`: letters, digits, - and _.
-        title: Title for people.
-        targets: Names of the target networks.
         families: Families of real images, measured in the profiles `standard` and `paper`.
-        variants: Rows, in order.
         embedded: Families of embedded data, measured in the profile `quick`.
         milestones: Numbers of training groups. If given, methods meta-train without validation and are measured at each.
         figure: Figure beside the table, one of `FIGURES`: accuracy against the number of training "groups" or against
@@ -97,16 +93,12 @@ class Profile:
     """The scale of a run: its counts and families, never the code path.
 
     Attributes:
-        name: Name for `--profile`.
-        description: One line for people.
         embedded: Whether it measures the suite's families of embedded data.
-        groups: Unseen groups to measure.
-        iterative_groups: The same, for methods that train on each group.
+        groups, iterative_groups: Unseen groups to measure, and the number for methods that train on each.
         max_meta_groups: Limit of a meta-training, in groups; None: the paper's number for the family.
         check_every: Groups between two validation checks.
         patience: Checks without a better validation accuracy after which meta-training stops.
         validation_groups: Groups of held-out classes in a check.
-        seeds: Seeds to measure.
         resnet_divisor: Divisor of these counts for the ResNets, which are a hundred times as large as ConvNet-3; at least
             two iterative groups remain, as an interval needs.
     """

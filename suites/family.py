@@ -19,9 +19,6 @@ class Family:
     """A source, its class split, and the size of its groups.
 
     Attributes:
-        name: Name on the command line.
-        label: Name in tables.
-        source: Name of the source.
         training_classes: Classes to meta-train on, those held out for validation included.
         unseen_classes: Classes of the measured groups.
         ways: Classes per group.

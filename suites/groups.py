@@ -134,9 +134,6 @@ class FamilyImages:
     """A family's images on a device, normalised when they are gathered into a Dataset.
 
     Args:
-        family: The family.
-        source: Its source.
-        device: Where the images lie.
         trained_on: The images that methods meta-train on, whose mean and deviation per channel normalise these too. None:
             they come from the training classes, or from all classes of a family without training classes.
 
@@ -222,8 +219,6 @@ class TrainingStream:
     Class ids are places in `ClassSplit.training`.
 
     Args:
-        images: The family's images.
-        seed: Seed of all groups and batches.
         validation: Number of validation groups. If there are any, the validation classes are held out of `episodes` and
             `batches`.
         support_per_class: Support images of an episode, at most half of a group's fit images.

@@ -1,4 +1,4 @@
-"""Where images come from. Importing this package reads nothing; ``suites.sources.loading`` does the work."""
+"""Image sources by name. Importing this package reads no image; `suites.sources.loading` does."""
 
 from pudnet_bench.suites.sources.catalog import SOURCES, SourceError, SourceSpec
 

@@ -1,4 +1,4 @@
-"""Sources kept as a few files of arrays: idx files and CIFAR batches as torchvision has them, mini-ImageNet, digits."""
+"""Sources stored as arrays: torchvision's idx files and CIFAR batches, learn2learn's mini-ImageNet, digits."""
 
 from __future__ import annotations
 
@@ -20,22 +20,20 @@ from pudnet_bench.suites.sources.content import Content, Listing, content_of_arr
 from pudnet_bench.suites.sources.pickles import read_pickle
 
 FASHION_CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class CifarFiles:
-    """The files of a CIFAR source with their published MD5, and the keys under which they hold labels and names."""
+    """The files of a CIFAR source.
+
+    Attributes:
+        batches: Published MD5 of each file of images, by name.
+        meta: Name and MD5 of the file of class names.
+        label_key: Key of the labels in a batch.
+        names_key: Key of the class names in `meta`.
+    """
 
     batches: dict[str, str]
     meta: tuple[str, str]
@@ -43,7 +41,7 @@ class CifarFiles:
     names_key: str
 
 
-# The sums are those of torchvision.datasets (a test compares them); copied, as importing torchvision takes seconds.
+# MD5s of torchvision.datasets (a test compares them), copied because importing torchvision takes seconds.
 CIFAR_10 = CifarFiles(
     batches={
         "data_batch_1": "c99cafc152244af753f735de768cd75f",
@@ -66,7 +64,7 @@ CIFAR_100 = CifarFiles(
 
 
 def list_digits() -> Listing:
-    """scikit-learn's 1,797 handwritten digits: [n, 1, 8, 8], grey levels 0..16 stretched to 0..255."""
+    """List scikit-learn's 1,797 handwritten digits: [n, 1, 8, 8], grey levels 0..16 scaled to 0..255."""
     root = digits_file().parent
 
     def decode(size: int | None) -> Content:
@@ -80,15 +78,15 @@ def list_digits() -> Listing:
 
 
 def digits_file() -> Path:
-    """scikit-learn's file of digits, found without importing scikit-learn (which takes a second)."""
+    """Return scikit-learn's file of digits, without importing scikit-learn (which takes a second)."""
     package = importlib.util.find_spec("sklearn")
     if package is None or package.origin is None:
-        raise SourceError("the source 'digits' comes with scikit-learn, which is not installed: install scikit-learn")
+        raise SourceError("the source 'digits' is part of scikit-learn, which is not installed: install scikit-learn")
     return Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
 
 
 def list_idx(root: Path) -> Listing:
-    """torchvision's ``FashionMNIST/raw``: four idx files, plain or .gz. Raises ``SourceError`` naming a missing one."""
+    """List torchvision's `FashionMNIST/raw`: four idx files, plain or .gz. Raises SourceError if one is missing."""
     pairs = [
         (_plain_or_packed(root, f"{split}-images-idx3-ubyte"), _plain_or_packed(root, f"{split}-labels-idx1-ubyte"))
         for split in ("train", "t10k")
@@ -97,10 +95,10 @@ def list_idx(root: Path) -> Listing:
     def decode(size: int | None) -> Content:
         images = [_read_idx(path, 3) for path, _ in pairs]
         labels = [_read_idx(path, 1) for _, path in pairs]
-        for (image_path, label_path), some, same in zip(pairs, images, labels, strict=True):
-            if len(some) != len(same):
+        for (image_path, label_path), batch, batch_labels in zip(pairs, images, labels, strict=True):
+            if len(batch) != len(batch_labels):
                 raise SourceError(
-                    f"{image_path} holds {len(some)} images but {label_path} {len(same)} labels: "
+                    f"{image_path} holds {len(batch)} images but {label_path} {len(batch_labels)} labels: "
                     "delete both and fetch them again"
                 )
         sections = _by_label(np.concatenate(images), np.concatenate(labels), len(FASHION_CLASSES), root)
@@ -115,7 +113,7 @@ def _plain_or_packed(root: Path, name: str) -> Path:
 
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """uint8 array of an idx file: a magic number, one big-endian size per dimension, then the bytes."""
+    """Return the uint8 array of an idx file: a magic number, one big-endian size per dimension, then the bytes."""
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         magic, *shape = struct.unpack_from(f">{dimensions + 1}I", raw)
@@ -123,17 +121,17 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
         raise SourceError(f"cannot read {path} ({error}): delete it and fetch it again") from error
     start = 4 * (dimensions + 1)
     if magic != 0x0800 + dimensions or len(raw) - start != math.prod(shape) or not len(raw) > start:
-        raise SourceError(f"{path} is not a whole idx file of {dimensions} dimensions: delete it and fetch it again")
+        raise SourceError(f"{path} is not a complete idx file of {dimensions} dimensions: delete it and fetch it again")
     return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
 
 
 def list_cifar(root: Path, files: CifarFiles) -> Listing:
-    """torchvision's CIFAR folder: pickled batches, read only where their MD5 is the published one."""
-    sums = files.batches | {files.meta[0]: files.meta[1]}
+    """List torchvision's CIFAR folder: pickled batches, read only if their MD5 is the published one."""
+    published = dict([*files.batches.items(), files.meta])
 
     def decode(size: int | None) -> Content:
-        for name, published in sums.items():
-            if _md5(root / name) != published:
+        for name, digest in published.items():
+            if _md5(root / name) != digest:
                 raise SourceError(f"{root / name} is not the published file: delete {root} and fetch it again")
         batches = [read_pickle(root / name) for name in files.batches]
         images = np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
@@ -141,7 +139,7 @@ def list_cifar(root: Path, files: CifarFiles) -> Listing:
         names = read_pickle(root / files.meta[0])[files.names_key]
         return content_of_arrays(_by_label(images, labels, len(names), root), names, size)
 
-    return Listing(root, list_files(root, [root / name for name in sums]), decode)
+    return Listing(root, list_files(root, [root / name for name in published]), decode)
 
 
 def _md5(path: Path) -> str:
@@ -153,15 +151,15 @@ def _md5(path: Path) -> str:
 
 
 def mini_imagenet_pickles(root: Path) -> list[Path]:
-    """learn2learn's files in ``root``, by name."""
+    """Return learn2learn's files in `root`, in the order of their names."""
     return sorted(root.glob("mini-imagenet-cache-*.pkl"))
 
 
 def list_mini_imagenet(root: Path) -> Listing:
-    """learn2learn's ``mini-imagenet-cache-*.pkl``, splits pooled, classes in the order of their names.
+    """List learn2learn's `mini-imagenet-cache-*.pkl`: splits pooled, classes in the order of their names.
 
-    Each file is a dictionary of ``image_data`` (uint8 [n, h, w, 3]) and ``class_dict`` (name -> indices). Nothing in it
-    is executed; a file that holds anything else is a ``SourceError``.
+    Each file is a dictionary of `image_data` (uint8 [n, h, w, 3]) and `class_dict` (name -> indices). Nothing in it is
+    executed; decoding a file that holds anything else raises SourceError.
     """
     paths = mini_imagenet_pickles(root)
 
@@ -169,7 +167,7 @@ def list_mini_imagenet(root: Path) -> Listing:
         found = [(name, images, indices) for path in paths for name, images, indices in _mini_imagenet_classes(path)]
         if len({images.shape[1:] for _, images, _ in found}) > 1:
             raise SourceError(
-                f"the mini-imagenet-cache-*.pkl files in {root} hold images of several sizes: get them anew"
+                f"the mini-imagenet-cache-*.pkl files in {root} hold images of several sizes: download them again"
             )
         names = sorted({name for name, _, _ in found})
         sections = sorted(((names.index(name), images, indices) for name, images, indices in found), key=lambda s: s[0])
@@ -179,27 +177,27 @@ def list_mini_imagenet(root: Path) -> Listing:
 
 
 def _mini_imagenet_classes(path: Path) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """(class name, images of the file, indices of the class) for each class of one file."""
-    wrong = SourceError(
+    """Return (class name, images of the file, indices of the class) for each class of one file."""
+    invalid = SourceError(
         f"{path} is not one of learn2learn's mini-ImageNet files (a dictionary of 'image_data', uint8 [n, h, w, 3], "
-        "and 'class_dict', name -> indices): get it again from where it is published, or use an image folder"
+        "and 'class_dict', name -> indices): download it again from its origin, or use an image folder"
     )
-    held: Any = read_pickle(path)
-    if not isinstance(held, dict) or not isinstance(held.get("class_dict"), dict) or not held["class_dict"]:
-        raise wrong
-    images = held.get("image_data")
+    content: Any = read_pickle(path)
+    if not isinstance(content, dict) or not isinstance(content.get("class_dict"), dict) or not content["class_dict"]:
+        raise invalid
+    images = content.get("image_data")
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-        raise wrong
+        raise invalid
     classes = []
-    for name, members in held["class_dict"].items():
+    for name, members in content["class_dict"].items():
         try:
             indices = np.asarray(members)
         except ValueError:
-            raise wrong from None
+            raise invalid from None
         if indices.ndim != 1 or not len(indices) or indices.dtype.kind not in "iu":
-            raise wrong
+            raise invalid
         if indices.min() < 0 or indices.max() >= len(images):
-            raise wrong
+            raise invalid
         classes.append((str(name), images, indices))
     return classes
 
@@ -207,7 +205,7 @@ def _mini_imagenet_classes(path: Path) -> list[tuple[str, np.ndarray, np.ndarray
 def _by_label(
     images: np.ndarray, labels: np.ndarray, classes: int, root: Path
 ) -> Sequence[tuple[int, np.ndarray, np.ndarray]]:
-    """One section per class, images in the order they are stored."""
+    """Return one section per class for `content_of_arrays`, images in stored order."""
     if set(np.unique(labels)) != set(range(classes)):
-        raise SourceError(f"{root} does not hold images of all {classes} classes and no other: fetch it again")
+        raise SourceError(f"{root} does not hold images of exactly {classes} classes: fetch it again")
     return [(label, images, np.flatnonzero(labels == label)) for label in range(classes)]

@@ -1,4 +1,4 @@
-"""What is known of every image source before anything is read. Standard library only, so that listing costs nothing."""
+"""The image sources known by name. Standard library only, so that listing them is instant."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from pudnet_bench.errors import BenchError
 
 
 class SourceError(BenchError):
-    """An image source that cannot be found, read or cached; one sentence that names the thing and the way out."""
+    """An image source that cannot be found, read or cached."""
 
 
 @dataclass(frozen=True)
 class SourceSpec:
-    """An image source the harness knows by name.
+    """An image source known by name.
 
-    ``classes`` is the number of classes of the complete source, ``channels`` 1 (grey) or 3 (RGB), ``image_size`` the
-    side of its images in pixels. ``layouts`` says, for people, what may lie under the data folder; ``origin`` where to
-    get it. ``torchvision`` is the class of ``torchvision.datasets`` that downloads it, None where torchvision cannot.
-    ``resize`` is the side to which ``load`` resizes when it is given no size: set only for a source that is published
-    with images of many sizes.
+    Attributes:
+        classes: Number of classes of the complete source.
+        channels: 1 (grey) or 3 (RGB).
+        image_size: Side of its images, in pixels.
+        layouts: Paths under the data folder where it may be, for people.
+        origin: Where to get it.
+        torchvision: Class of `torchvision.datasets` that downloads it; None if torchvision cannot.
+        resize: Side in pixels to which `load` resizes by default; set only for a source with images of many sizes.
     """
 
     name: str
@@ -42,7 +45,7 @@ SOURCES: dict[str, SourceSpec] = {
             classes=10,
             channels=1,
             image_size=8,
-            layouts=("nothing to put anywhere: part of scikit-learn",),
+            layouts=("part of scikit-learn",),
             origin="https://scikit-learn.org (installed with the harness)",
         ),
         SourceSpec(

@@ -1,4 +1,4 @@
-"""What a source is, before and after decoding: the types that the readers, the cache and ``load`` share."""
+"""A source before and after decoding: the types that the readers, the cache and `load` share."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from PIL import Image
 
 from pudnet_bench.suites.sources.catalog import SourceError
 
-BLOCK = 512  # images per block: large enough to amortise a hand-over, small enough for 84x84 colour (11 MB)
+BLOCK = 512  # images per block: large enough to amortise overhead, small enough for 84x84 colour images (11 MB)
 
 
 @dataclass(frozen=True)
 class Source:
     """A decoded image source.
 
-    ``images``: uint8 [n, c, h, w], a read-only memory map shared by all processes; ``labels``: int64 [n], ascending, so
-    that the images of one class are contiguous, values 0..len(class_names)-1; ``fingerprint``: hexadecimal BLAKE2b of
-    the pixels, labels and class names, the same wherever the content lies on disk; ``state``: that of the files which it
-    was decoded from (``loading.state``).
+    Attributes:
+        images: uint8 [n, c, h, w], a read-only memory map shared by all processes.
+        labels: int64 [n], ascending, so that the images of a class are contiguous; values 0..len(class_names)-1.
+        fingerprint: Hexadecimal BLAKE2b of pixels, labels and class names, wherever the content lies on disk.
+        state: That of the files it was decoded from (`loading.state`).
     """
 
     name: str
@@ -36,10 +37,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Content:
-    """Pixels on their way to the cache, block by block: memory does not grow with the source.
+    """Pixels on their way to the cache, block by block, so that memory does not grow with the source.
 
-    ``blocks`` yields uint8 [k, c, h, w] in the order of ``labels`` (int64 [n], ascending), ``shape`` in all; it can be
-    gone through once.
+    Attributes:
+        shape: (n, c, h, w) of all images.
+        labels: int64 [n], ascending.
+        blocks: Yields uint8 [k, c, h, w] in the order of `labels`, once.
     """
 
     shape: tuple[int, int, int, int]
@@ -52,8 +55,9 @@ class Content:
 class Listing:
     """The files of a source, found but not yet decoded.
 
-    ``stamps`` holds (path relative to ``path``, bytes, mtime_ns) of every file: enough to notice a change without
-    reading anything. ``decode(size)`` reads them; ``size`` is the side to resize to, None for the size as stored.
+    Attributes:
+        stamps: (path relative to `path`, bytes, mtime_ns) of every file: enough to detect a change without reading any.
+        decode: Reads them and resizes to the given side in pixels; None: the size as stored.
     """
 
     path: Path
@@ -62,7 +66,7 @@ class Listing:
 
 
 def fingerprint(shape: tuple[int, ...], blocks: Iterator[np.ndarray], labels: np.ndarray, names: Sequence[str]) -> str:
-    """Hexadecimal BLAKE2b of uint8 blocks ([k, c, h, w], ``shape`` in all), int64 labels and class names."""
+    """Return the hexadecimal BLAKE2b of uint8 blocks ([k, c, h, w], `shape` in all), int64 labels and class names."""
     digest = hashlib.blake2b(json.dumps([list(shape), list(names)]).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(labels, dtype="<i8").data)
     for block in blocks:
@@ -71,7 +75,7 @@ def fingerprint(shape: tuple[int, ...], blocks: Iterator[np.ndarray], labels: np
 
 
 def list_files(root: Path, files: Sequence[Path]) -> list[tuple[str, int, int]]:
-    """Stamps of ``files`` for a ``Listing`` of ``root``. Raises ``SourceError`` naming a file that is not there."""
+    """Return the stamps of `files` for a `Listing` of `root`. Raises SourceError if a file is missing."""
     stamps = []
     for file in files:
         try:
@@ -85,10 +89,12 @@ def list_files(root: Path, files: Sequence[Path]) -> list[tuple[str, int, int]]:
 def content_of_arrays(
     sections: Sequence[tuple[int, np.ndarray, np.ndarray]], class_names: Sequence[str], size: int | None
 ) -> Content:
-    """Content of images that are already in memory.
+    """Return the content of images that are in memory.
 
-    Each section is (label, images uint8 [n, h, w] or [n, h, w, c], indices int64 [k] of that label's images); sections
-    come in ascending order of label, and all arrays have images of one shape.
+    Args:
+        sections: (label, images uint8 [n, h, w] or [n, h, w, c], indices int64 [k] of that label's images), in ascending
+            order of label; all images have one shape.
+        size: Side in pixels to resize to; None: the size as stored.
     """
     first = sections[0][1]
     height, width = (size, size) if size else first.shape[1:3]
@@ -107,5 +113,5 @@ def content_of_arrays(
 
 
 def resized(image: Image.Image, size: int) -> np.ndarray:
-    """Pixels of ``image`` at ``size`` x ``size``: bilinear, and antialiased where it shrinks; the shape is not kept."""
+    """Return the pixels of `image` at `size` x `size`, bilinear with antialiasing; the aspect ratio may change."""
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))

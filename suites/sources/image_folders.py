@@ -1,4 +1,4 @@
-"""Sources kept as one image file per image: ``DIR/<class>/*`` or ``DIR/{train,val,test}/<class>/*``."""
+"""Image folders: `DIR/<class>/*` or `DIR/{train,val,test}/<class>/*`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pudnet_bench.suites.sources.content import BLOCK, Content, Listing, resized
 
 SPLITS = frozenset({"train", "val", "valid", "validation", "test"})
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-# Only plain raster formats: Pillow's EPS reader, for one, would start Ghostscript on a file someone else wrote.
+# Raster formats only: Pillow's EPS reader, for one, would run Ghostscript on untrusted files.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 SIXTEEN_BIT = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 GREY = SIXTEEN_BIT | {"1", "L"}
@@ -26,10 +26,14 @@ R = TypeVar("R")
 
 
 def list_image_folder(root: Path, channels: int | None) -> Listing:
-    """The images under ``root``, those of one class pooled over the splits, classes in the order of their names.
+    """List the images under `root`: those of a class pooled over the splits, classes in the order of their names.
 
-    ``channels`` is 1 or 3, or None: then 1 if every image turns out to be grey, else 3. Dotfiles and files that are not
-    images are passed over. Raises ``SourceError`` for a folder without classes and for a class without an image.
+    Args:
+        root: The folder. Dotfiles, and files without an image's suffix, are ignored.
+        channels: 1 or 3; None: 1 if every image is grey, else 3.
+
+    Raises:
+        SourceError: The folder has no class, a class has no image, or a file cannot be read.
     """
     tops = _folders(root)
     if not tops:
@@ -58,7 +62,7 @@ def list_image_folder(root: Path, channels: int | None) -> Listing:
 
 
 def _entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
-    """What lies in a folder, by name, without dotfiles."""
+    """Return the entries of a folder in the order of their names, without dotfiles."""
     try:
         with os.scandir(folder) as entries:
             return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
@@ -71,7 +75,7 @@ def _folders(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
 
 
 def _images(folder: os.DirEntry[str]) -> list[os.DirEntry[str]]:
-    # "not a folder" rather than "a file": a link to a file that has gone must be an error, not an image fewer
+    # "not a folder" instead of "a file", so that a broken link becomes an error and is not ignored
     return [entry for entry in _entries(folder) if entry.name.lower().endswith(SUFFIXES) and not entry.is_dir()]
 
 
@@ -80,31 +84,31 @@ def _decode(files: dict[str, list[str]], channels: int | None, size: int | None)
     paths = [path for name in names for path in files[name]]
     labels = np.repeat(np.arange(len(names), dtype=np.int64), [len(files[name]) for name in names])
     batches = [paths[start : start + BLOCK] for start in range(0, len(paths), BLOCK)]
-    known = channels or (1 if all(_in_threads(_all_grey, batches)) else 3)
-    height, width = _pixels(paths[0], known, size).shape[:2]
+    n_channels = channels or (1 if all(_in_threads(_all_grey, batches)) else 3)
+    height, width = _pixels(paths[0], n_channels, size).shape[:2]
 
     def block(batch: Sequence[str]) -> np.ndarray:
-        out = np.empty((len(batch), known, height, width), dtype=np.uint8)
+        out = np.empty((len(batch), n_channels, height, width), dtype=np.uint8)
         for i, path in enumerate(batch):
-            pixels = _pixels(path, known, size)
+            pixels = _pixels(path, n_channels, size)
             if pixels.shape[:2] != (height, width):
                 raise SourceError(
                     f"{paths[0]} is {width}x{height} pixels but {path} is {pixels.shape[1]}x{pixels.shape[0]}: "
                     "resize them to one size first"
                 )
-            out[i] = pixels if known == 1 else pixels.transpose(2, 0, 1)
+            out[i] = pixels if n_channels == 1 else pixels.transpose(2, 0, 1)
         return out
 
-    return Content((len(paths), known, height, width), labels, tuple(names), _in_threads(block, batches))
+    return Content((len(paths), n_channels, height, width), labels, tuple(names), _in_threads(block, batches))
 
 
 def _in_threads(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """``map`` over threads, in order: Pillow gives up the interpreter lock while it decodes."""
-    Image.init()  # loading Pillow's readers is not safe in several threads at once
+    """`map` over threads, in order: Pillow releases the interpreter lock while it decodes."""
+    Image.init()  # loading Pillow's readers is not thread-safe
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         try:
             yield from pool.map(work, items)
-        finally:  # after an error, or if the reader stops early: do not decode the rest for nothing
+        finally:  # after an error, or if the consumer stops early, do not decode the rest
             pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -120,10 +124,10 @@ def _all_grey(paths: Sequence[str]) -> bool:
 
 
 def _pixels(path: str, channels: int, size: int | None) -> np.ndarray:
-    """uint8 [h, w] for one channel, [h, w, 3] for three."""
+    """Return uint8 [h, w] for one channel, [h, w, 3] for three."""
     try:
         with Image.open(path, formats=FORMATS) as stored:
-            # Pillow clips 16-bit grey at 255 when it converts; the high byte is what is meant.
+            # Pillow would clip 16-bit grey at 255; take the high byte.
             eight_bit = (
                 Image.fromarray((np.asarray(stored).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
                 if stored.mode in SIXTEEN_BIT

@@ -1,4 +1,4 @@
-"""Find, fetch, decode and check image sources by name."""
+"""Find, download, decode and verify image sources by name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NO_FOLDERS: Mapping[str, Path] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class SourceSummary:
-    """What ``verify`` found: counts, ``size`` as (height, width) in pixels, and where the source lies."""
+    """Outcome of `verify`: counts, `size` as (height, width) in pixels, and the source's folder."""
 
     name: str
     images: int
@@ -35,7 +35,7 @@ class SourceSummary:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a source lies and how to list its files."""
+    """Folder of a source, and how to list its files."""
 
     path: Path
     listing: Callable[[], Listing]
@@ -49,20 +49,28 @@ def load(
     folders: Mapping[str, Path] = NO_FOLDERS,
     size: int | None = None,
 ) -> Source:
-    """The source ``name``, decoded once into ``cache_dir`` and memory-mapped from there ever after.
+    """Return the source `name`, decoded once into `cache_dir` and memory-mapped from there afterwards.
 
-    ``folders`` maps names to the user's image folders and goes before the known sources; everything else is looked for
-    under ``data_dir``. Training, validation and test images of a class are pooled. ``size`` resizes every image to
-    ``size`` x ``size`` pixels. Raises ``SourceError`` for a source that is unknown, missing, empty, incomplete, damaged
-    or of mixed sizes, and for a cache that cannot be written.
+    Training, validation and test images of a class are pooled.
+
+    Args:
+        name: A known source, or a key of `folders`.
+        data_dir: Data folder in which to look for known sources.
+        cache_dir: Cache folder.
+        folders: The user's image folders by name, which take precedence over known sources.
+        size: Side in pixels to which every image is resized; None: the source's default.
+
+    Raises:
+        SourceError: The source is unknown, missing, empty, incomplete, damaged or of mixed sizes, or the cache cannot be
+            written.
     """
     return _load(name, data_dir, cache_dir, folders, size, check=False)[0]
 
 
 def locate(name: str, *, data_dir: Path | None, folders: Mapping[str, Path] = NO_FOLDERS) -> Path | None:
-    """The folder in which ``load`` would find the source (for ``digits``, scikit-learn's own), None if it is missing.
+    """Return the folder in which `load` would find the source (for `digits`, scikit-learn's own); None if it is missing.
 
-    Says where it lies, not that it is whole: that takes ``verify``. Raises ``SourceError`` for an unknown name.
+    Use `verify` to check that it is complete. Raises SourceError if the name is unknown.
     """
     _check_name(name, folders)
     place = _find(name, data_dir, folders)
@@ -70,10 +78,10 @@ def locate(name: str, *, data_dir: Path | None, folders: Mapping[str, Path] = NO
 
 
 def fetch(name: str, data_dir: Path) -> Path:
-    """Download the source into ``data_dir`` through torchvision, unless it is there; returns the folder it lies in.
+    """Download the source into `data_dir` through torchvision, unless it is there, and return its folder.
 
-    Raises ``SourceError`` for a source torchvision cannot download, saying where to get it and what to put where, and
-    for a download that fails.
+    Raises:
+        SourceError: torchvision cannot download the source, or the download fails.
     """
     _check_name(name, NO_FOLDERS)
     spec = SOURCES[name]
@@ -86,7 +94,7 @@ def fetch(name: str, data_dir: Path) -> Path:
             )
         return place.path
     if place is not None and place.path == data_dir / name:
-        return place.path  # an image folder; torchvision's own folder is left to torchvision, which completes it
+        return place.path  # an image folder; torchvision completes a folder of its own
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -95,7 +103,7 @@ def fetch(name: str, data_dir: Path) -> Path:
 
     try:
         getattr(datasets, spec.torchvision)(data_dir, download=True)
-    except Exception as error:  # no network, a mirror that is down, a wrong checksum, a full disk, a damaged file
+    except Exception as error:  # no network, a mirror that is down, a wrong checksum, a full disk, ...
         reason = " ".join(str(error).split())[:200]
         raise SourceError(
             f"cannot download {name} ({reason}): try again with a network, or get it from {spec.origin} and put it "
@@ -115,9 +123,9 @@ def verify(
     folders: Mapping[str, Path] = NO_FOLDERS,
     size: int | None = None,
 ) -> SourceSummary:
-    """Decode every image again, compare all bytes of the cache with the outcome, and say what there is.
+    """Decode every image again, compare all bytes of the cache with the result, and summarise the source.
 
-    A cache that differs is replaced, with a warning. Raises ``SourceError`` as ``load`` does.
+    A cache that differs is replaced, with a warning. Takes the arguments of `load`, and raises SourceError as it does.
     """
     source, path = _load(name, data_dir, cache_dir, folders, size, check=True)
     n, channels, height, width = source.images.shape
@@ -127,10 +135,10 @@ def verify(
 def state(
     name: str, *, data_dir: Path | None, folders: Mapping[str, Path] = NO_FOLDERS, size: int | None = None
 ) -> str:
-    """Another text whenever ``load`` with these arguments would decode other files. Reads no image.
+    """Return a text that changes whenever `load` with these arguments would decode other files. Reads no image.
 
-    Files are told apart as ``load`` does, by their sizes and modification times. Raises ``SourceError`` as ``load`` does for
-    a source that is unknown, missing or empty.
+    Like `load`, compares files by size and modification time, and raises SourceError if the source is unknown, missing or
+    empty.
     """
     _, listing, size = _listed(name, data_dir, folders, size)
     return cache.index_key(listing, name, size)
@@ -153,7 +161,7 @@ def _load(
 def _listed(
     name: str, data_dir: Path | None, folders: Mapping[str, Path], size: int | None
 ) -> tuple[SourceSpec | None, Listing, int | None]:
-    """What is known of the source (None of a user's own), its files, and the side to which its images are resized."""
+    """Return the source's specification (None for a user's own), its files, and the side to which images are resized."""
     _check_name(name, folders)
     if size is not None and size < 1:
         raise SourceError(f"images of {name} cannot be resized to {size} pixels: give a size of at least 1")
@@ -161,7 +169,7 @@ def _listed(
     place = _find(name, data_dir, folders)
     if place is None:
         if spec is None:
-            raise SourceError(f"the folder {folders[name]} of the source {name!r} does not exist: give another")
+            raise SourceError(f"the folder {folders[name]} of the source {name!r} does not exist: give another folder")
         raise _missing(spec, data_dir)
     return spec, place.listing(), size or (spec.resize if spec else None)
 
@@ -170,14 +178,14 @@ def _check_name(name: str, folders: Mapping[str, Path]) -> None:
     known = sorted({*SOURCES, *folders})
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
         raise SourceError(f"there is no source {name!r}: {hint}")
     if not re.fullmatch(r"\w[\w.+-]*", name):  # it names a folder of the cache
         raise SourceError(f"{name!r} cannot name a source: use letters, digits, '.', '_', '+' and '-'")
 
 
 def _find(name: str, data_dir: Path | None, folders: Mapping[str, Path]) -> _Place | None:
-    """The first layout of the source that is there."""
+    """Return the first layout of the source that exists."""
     if name in folders:
         folder = Path(folders[name])
         return _Place(folder, partial(list_image_folder, folder, None)) if folder.is_dir() else None
@@ -185,7 +193,7 @@ def _find(name: str, data_dir: Path | None, folders: Mapping[str, Path]) -> _Pla
         return _Place(array_files.digits_file().parent, array_files.list_digits)
     try:
         return next(_places(SOURCES[name], Path(data_dir)), None) if data_dir is not None else None
-    except OSError as error:  # a folder on the way that may not be entered
+    except OSError as error:  # a folder without permission
         raise SourceError(f"cannot look into the data folder {data_dir} ({error.strerror}): choose another") from error
 
 
@@ -211,20 +219,20 @@ def _places(spec: SourceSpec, data_dir: Path) -> Iterator[_Place]:
 def _missing(spec: SourceSpec, data_dir: Path | None) -> SourceError:
     layouts = " or ".join(spec.layouts)
     if data_dir is None:
-        where = "no data folder is given; pass --data DIR or set PUDNET_BENCH_DATA, and put there"
+        where = "no data folder is given; pass --data DIR or set PUDNET_BENCH_DATA"
     elif not Path(data_dir).is_dir():
-        where = f"the data folder {data_dir} does not exist; create it and put there"
+        where = f"the data folder {data_dir} does not exist; create it"
     else:
-        where = f"it is not under {data_dir}; put there"
-    fetched = f"`python -m harness data fetch {spec.name}` downloads it"
-    how = fetched if spec.torchvision else f"it is published at {spec.origin}"
-    return SourceError(f"the source {spec.name!r} is missing: {where} {layouts}; {how}")
+        where = f"it is not under {data_dir}; get it"
+    fetch = f"`python -m harness data fetch {spec.name}` downloads it"
+    how = fetch if spec.torchvision else f"it is published at {spec.origin}"
+    return SourceError(f"the source {spec.name!r} is missing: {where}, and put {layouts} there; {how}")
 
 
 def _check_complete(spec: SourceSpec, content: Content, path: Path) -> None:
-    """A known source with fewer classes is a half-finished copy; class splits would silently mean something else."""
+    """Raise SourceError for an incomplete copy, whose class splits would silently mean something else."""
     if len(content.class_names) != spec.classes:
         raise SourceError(
             f"{path} holds {len(content.class_names)} classes where {spec.name} has {spec.classes}: complete it "
-            f"({' or '.join(spec.layouts)}), or use it under a name of its own with --source NAME={path}"
+            f"({' or '.join(spec.layouts)}), or use it under another name with --source NAME={path}"
         )

@@ -1,8 +1,8 @@
-"""Reading arrays out of other people's pickles without running anything in them.
+"""Read arrays from untrusted pickles without executing anything in them.
 
-A pickle is a program; ``pickle.load`` runs it with the reader's rights. Here the only things a pickle may call are the
-stand-ins below, which note what it says about an array. NumPy's own reconstruction is not called either: it was not
-made for hostile input. Anything else a pickle asks for is refused before it runs.
+A pickle is a program, which `pickle.load` runs with the reader's rights. Here it may only call the stand-ins below, which
+record what it says about an array; anything else is refused before it runs. NumPy's own reconstruction is not called
+either, as it is not hardened against hostile input.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _PLAIN = frozenset({"b1", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", 
 
 
 class _Dtype:
-    """``numpy.dtype(code, align, copy)``, numbers only."""
+    """`numpy.dtype(code, align, copy)`, numbers only."""
 
     def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
         if code not in _PLAIN:
-            raise pickle.UnpicklingError(f"arrays of dtype {code!r} are not read")
+            raise pickle.UnpicklingError(f"arrays of dtype {code!r} are not supported")
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -32,7 +32,7 @@ class _Dtype:
 
 
 class _Array:
-    """``numpy._reconstruct(...)`` followed by ``ndarray.__setstate__`` (protocols up to 4)."""
+    """`numpy._reconstruct(...)` followed by `ndarray.__setstate__` (protocols up to 4)."""
 
     def __init__(self, *_: object) -> None:
         self.value: np.ndarray | None = None
@@ -45,14 +45,14 @@ class _Array:
 
 
 class _Buffer(_Array):
-    """``numpy._frombuffer(raw, dtype, shape, order)`` (protocol 5)."""
+    """`numpy._frombuffer(raw, dtype, shape, order)` (protocol 5)."""
 
     def __init__(self, raw: bytes, dtype: _Dtype, shape: tuple[int, ...], order: str) -> None:
         self.value = np.frombuffer(raw, dtype.dtype).reshape(shape, order="F" if order == "F" else "C")
 
 
 class _Scalar:
-    """``numpy.scalar(dtype, raw)``."""
+    """`numpy.scalar(dtype, raw)`."""
 
     def __init__(self, dtype: _Dtype, raw: bytes | str) -> None:
         data = raw.encode("latin-1") if isinstance(raw, str) else raw
@@ -63,7 +63,7 @@ class _Scalar:
 
 
 class _Latin1(bytes):
-    """``_codecs.encode(text, "latin1")``: how Python 3 writes bytes with protocol 2."""
+    """`_codecs.encode(text, "latin1")`: how Python 3 writes bytes with protocol 2."""
 
     def __new__(cls, text: str, encoding: str = "latin1") -> _Latin1:
         return super().__new__(cls, text.encode("latin-1"))
@@ -96,22 +96,23 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def read_pickle(path: Path) -> Any:
-    """Dictionaries, lists, text, numbers and NumPy arrays of the pickle at ``path``; nothing in it is executed.
+    """Return the dictionaries, lists, text, numbers and NumPy arrays of a pickle, without executing anything in it.
 
-    Raises ``SourceError`` naming the file if it is damaged or asks for anything else.
+    Raises:
+        SourceError: The file is damaged or holds anything else.
     """
     try:
         with path.open("rb") as file:
             return _plain(_ArrayUnpickler(file, encoding="latin-1").load())
-    except Exception as error:  # a damaged pickle can make the machine fail in any way
+    except Exception as error:  # a damaged pickle can fail in any way
         raise SourceError(
-            f"{path} is not read ({error or type(error).__name__}): a pickle may hold arrays, numbers and names only; "
-            "get the file again from where it is published, or convert it to an image folder"
+            f"{path} is refused ({error or type(error).__name__}): a pickle may hold arrays, numbers and names only; "
+            "download the file again from its origin, or convert it to an image folder"
         ) from error
 
 
 def _plain(value: Any) -> Any:
-    """The value with arrays and numbers in the place of their stand-ins."""
+    """Return the value with stand-ins replaced by their arrays and numbers."""
     if isinstance(value, _Array | _Scalar):
         return value.value
     if isinstance(value, dict):

@@ -111,7 +111,7 @@ def work(cuda: torch.device) -> Callable[[], None]:
 
 @pytest.fixture
 def region(cuda: torch.device, work: Callable[[], None]) -> Elapsed:
-    """How long ``work`` takes, the least of three."""
+    """How long `work` takes, the least of three."""
     return min((timed_once(Clock(cuda), work) for _ in range(3)), key=lambda elapsed: elapsed.seconds)
 
 

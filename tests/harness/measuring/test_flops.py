@@ -98,7 +98,7 @@ def test_pudnet_by_hand(group: Group) -> None:
 
 
 class Products(Method):
-    """Yields ``names`` with ``epochs``, and multiplies matrices of ten by ten before each."""
+    """Yields `names` with `epochs`, and multiplies matrices of ten by ten before each."""
 
     name = "products"
     names: tuple[str, ...] = ("early", "late")
