@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -115,13 +114,3 @@ def begin_invocation(command: str, compute: Compute) -> Invocation:
         threads=torch.get_num_threads(),
         load_start=load(),
     )
-
-
-def circumstances(command: str, compute: Compute) -> dict[str, Any]:
-    """What `begin_invocation` knows, as JSON values for the benchmarks, with the versions of `PACKAGES` only."""
-    call = begin_invocation(command, compute)
-    values = {
-        name: getattr(call, name)
-        for name in ("device", "command", "started", "precision", "threads", "driver", "platform")
-    }
-    return {**values, "git_commit": call.commit, "versions": package_versions(), "load": list(call.load_start)}

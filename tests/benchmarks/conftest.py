@@ -15,6 +15,7 @@ from rich.console import Console
 
 from pudnet_bench.harness.measuring.clock import Clock, PeakMemory
 from pudnet_bench.harness.measuring.device import Compute, choose_device, core_count
+from pudnet_bench.harness.measuring.provenance import begin_invocation
 from pudnet_bench.suites.families import FAMILIES
 from pudnet_bench.suites.groups import FamilyImages
 from tests.benchmarks import report
@@ -89,7 +90,7 @@ def subject(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Iter
     if FINDINGS not in pytestconfig.stash:
         command = shlex.join(["python", "-m", "pytest", *map(str, pytestconfig.invocation_params.args)])
         rates = limits(setting.compute.device, 0.1 if setting.quick else 0.5)
-        pytestconfig.stash[FINDINGS] = Findings(report.circumstances_of(command, setting.compute), rates)
+        pytestconfig.stash[FINDINGS] = Findings(begin_invocation(command, setting.compute), rates)
     findings = pytestconfig.stash[FINDINGS]
     measured = findings.subject(name)
     memory, clock = PeakMemory(setting.compute.device), Clock(setting.compute.device)

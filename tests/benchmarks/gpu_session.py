@@ -27,12 +27,12 @@ from typing import Any
 
 from pudnet_bench.errors import BenchError
 from pudnet_bench.harness.measuring.device import Compute, choose_device
-from pudnet_bench.harness.measuring.provenance import now
+from pudnet_bench.harness.measuring.provenance import begin_invocation, now
 from pudnet_bench.results.rendering.escaping import escape_markdown
 from pudnet_bench.results.store.files import write_atomically
 from pudnet_bench.results.store.folders import RUNS, cache_folder
 from pudnet_bench.results.store.run import Run
-from tests.benchmarks.report import circumstances_of
+from pudnet_bench.results.store.run_record import RECORD
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = Path("results/published")
@@ -170,7 +170,7 @@ def perform(
     ends = time.monotonic() + 60 * minutes
     folder.mkdir(parents=True, exist_ok=True)
     masked = masks(folder, places)
-    session = circumstances_of(command, compute)
+    session = asdict(begin_invocation(command, compute))
     variables = {name: str(path) for name, path in places.items()}
     for step in todo:
         own = folder / step.name
@@ -236,10 +236,10 @@ def _call(command: Sequence[str], log: Path, variables: Mapping[str, str], secon
 
 def _publish(run: Path, own: Path, variables: Mapping[str, str]) -> None:
     """Copy the tables of what was measured, and the run's record, beside the step's log."""
-    if not (run / "manifest.json").exists():
+    if not (run / RECORD).exists():
         return
     _call(("-m", "harness", "collect", str(run), "--paper"), own / LOG, variables, 60)
-    for path in (run / "manifest.json", *sorted((run / "tables").glob("*"))):
+    for path in (run / RECORD, *sorted((run / "tables").glob("*"))):
         shutil.copy(path, own / path.name)
 
 
@@ -304,13 +304,13 @@ def readme(folder: Path) -> str:
 
 def _groups(run: Path) -> str:
     """The number of measured groups of each method, the least where families differ; "" where there is no run."""
-    if not (run / "manifest.json").exists():
+    if not (run / RECORD).exists():
         return ""
     found = Run.open(run)
     counts: dict[str, int] = {}
-    for cell in found.manifest["plan"]["cells"]:
-        done = len(found.groups_done(cell["key"]))
-        counts[cell["method"]] = min(done, counts.get(cell["method"], done))
+    for cell in found.record.plan.cells:
+        done = len(found.groups_done(cell.key))
+        counts[cell.method] = min(done, counts.get(cell.method, done))
     return ", ".join(f"{method} {n}" for method, n in counts.items())
 
 

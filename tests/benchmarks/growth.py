@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
@@ -29,18 +29,18 @@ import torch
 
 from pudnet_bench.harness.measuring.clock import Clock, PeakMemory
 from pudnet_bench.harness.measuring.device import Compute, choose_device
-from pudnet_bench.harness.planning.plan import Choice, Plan, make_plan
+from pudnet_bench.harness.measuring.provenance import begin_invocation
+from pudnet_bench.harness.planning.plan import Plan, make_plan
+from pudnet_bench.harness.planning.request import RunRequest
 from pudnet_bench.harness.running.run import open_run
 from pudnet_bench.methods.base import Method, TargetSpec
 from pudnet_bench.results.rendering.run_tables import write_tables
 from pudnet_bench.results.store.files import checksummed_json
 from pudnet_bench.results.store.run import Run
-from pudnet_bench.suites.catalog import PROFILES, SUITES
 from pudnet_bench.suites.families import FAMILIES
 from pudnet_bench.suites.groups import FamilyImages, TrainingStream, draw_group
 from pudnet_bench.suites.sources.content import Source
 from tests.benchmarks import growth_figures
-from tests.benchmarks.report import circumstances_of
 from tests.benchmarks.workloads import IMAGE_SHAPE, our_protonet, predictor, random_dataset
 
 GROUPS = (100, 316, 1_000, 3_162, 10_000, 31_623, 100_000)
@@ -126,10 +126,10 @@ def _episodes(n: int, compute: Compute, folder: Path) -> Prepared:
 
 def plan_two_methods(n: int, compute: Compute) -> Plan:
     """The plan of PudNet and ProtoNet on `n` groups of digits."""
-    choice = Choice(methods=("pudnet", "protonet"), families=("digits",), groups=n)
+    request = RunRequest(suite="table1", methods=("pudnet", "protonet"), families=("digits",), groups=n, cache=Path())
     few = np.zeros((10, 1, 8, 8), dtype=np.uint8)
     source = Source("digits", few, np.arange(10), tuple("0123456789"), "")
-    return make_plan(SUITES["table1"], PROFILES["quick"], choice, compute, lambda *_: source)
+    return make_plan(request, compute, lambda *_: source)
 
 
 def write_rows(run: Run, plan: Plan, n: int, compute: Compute) -> None:
@@ -141,6 +141,7 @@ def write_rows(run: Run, plan: Plan, n: int, compute: Compute) -> None:
             "artifact": cell.artifact.key if cell.artifact else "", "cell": cell.key, "suite": "table1", "snapshot": "",
             "device": compute.name, "n_fit": 500, "n_test": 500, "n_classes": 5, "epochs": float("nan"),
             "meta_train_seconds": 100.0, "training_groups": 1000.0, "parameters": 1e6, "fit_flops": 1e9,
+            "precision": "fp32", "threads": 1,
             "test_flops": 1e7, "energy_joules": float("nan"), "peak_memory_bytes": 10**9,
         }  # fmt: skip
         for first in range(0, n, GROUPS_OF_A_SHARD):
@@ -162,10 +163,10 @@ def empty_run(folder: Path, plan: Plan, compute: Compute) -> Run:
 
 def _writing(n: int, compute: Compute, folder: Path) -> Prepared:
     plan = plan_two_methods(n, compute)
-    manifest = empty_run(folder, plan, compute).manifest
+    record = empty_run(folder, plan, compute).record
 
     def write() -> None:
-        write_rows(Run.create_or_open(Path(tempfile.mkdtemp(dir=folder)), manifest), plan, n, compute)
+        write_rows(Run.create_or_open(Path(tempfile.mkdtemp(dir=folder)), record), plan, n, compute)
 
     return Prepared(write)
 
@@ -263,8 +264,8 @@ def write(folder: Path, points: Sequence[Point], runs: Sequence[tuple[int, float
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in (("points", table), ("exponents", exponents), ("processes", processes)):
         (folder / f"{name}.csv").write_text(frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-    provenance = circumstances_of("python -m tests.benchmarks.growth", choose_device())
-    (folder / "manifest.json").write_bytes(checksummed_json({"suite": "growth", "profile": "", **provenance}))
+    invocation = begin_invocation("python -m tests.benchmarks.growth", choose_device())
+    (folder / "manifest.json").write_bytes(checksummed_json(asdict(invocation)))
     for format in ("pdf", "png"):
         (folder / f"growth.{format}").write_bytes(growth_figures.draw(table, processes, format))
 

@@ -12,10 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pudnet_bench.harness.measuring.device import Compute
-from pudnet_bench.harness.measuring.provenance import circumstances
 from pudnet_bench.results.rendering.escaping import escape_markdown
 from pudnet_bench.results.store.files import write_atomically
+from pudnet_bench.results.store.run_record import Invocation
 from tests.benchmarks.limits import Rate
 from tests.benchmarks.ratio import Ratio
 
@@ -33,11 +32,6 @@ VERSIONS = (
     "pandas",
     "pyarrow",
 )
-
-
-def circumstances_of(command: str, compute: Compute) -> dict[str, Any]:
-    """Command, commit, versions, device, driver, precision, threads, load and start of a measurement, as JSON values."""
-    return circumstances(command, compute)
 
 
 @dataclass
@@ -70,7 +64,7 @@ class Subject:
 class Findings:
     """All of a session: its circumstances, the machine's limits, and subject after subject."""
 
-    circumstances: dict[str, Any]
+    circumstances: Invocation
     limits: list[Rate]
     subjects: list[Subject] = field(default_factory=list)
 
@@ -109,10 +103,10 @@ def show(findings: Findings, console: Console) -> None:
 def _before(findings: Findings) -> Iterator[str]:
     where = findings.circumstances
     yield (
-        f"{where['device']}, {where['precision']}, {where['threads']} threads, load {_load(where)}, "
-        f"torch {where['versions'].get('torch', '')}, commit {where['git_commit'][:12] or 'none'}"
+        f"{where.device}, {where.precision}, {where.threads} threads, load {_load(where)}, "
+        f"torch {where.versions.get('torch', '')}, commit {where.commit[:12] or 'none'}"
     )
-    if where["load"] and where["load"][0] > where["threads"] / 2:
+    if where.load_start and where.load_start[0] > where.threads / 2:
         yield "other work was running at the start: times are those of a busy machine"
     yield from (f"{rate.name}: {rate.value:.4g} {rate.unit}" for rate in findings.limits)
 
@@ -140,7 +134,7 @@ def as_table(findings: Findings) -> Table:
 def as_json(findings: Findings) -> dict[str, Any]:
     """As JSON values; times in seconds, memory in bytes."""
     return {
-        **findings.circumstances,
+        **asdict(findings.circumstances),
         "limits": [asdict(rate) for rate in findings.limits],
         "subjects": [
             {**asdict(subject), "ratios": [{**asdict(ratio), "met": ratio.met} for ratio in subject.ratios]}
@@ -153,12 +147,12 @@ def as_markdown(findings: Findings) -> str:
     """A page: the command, where it ran, the machine's limits, the ratios, and what each subject took."""
     where = findings.circumstances
     facts = {
-        "device": f"{where['device']}, {where['precision']}, {where['threads']} threads",
-        "driver": where["driver"],
-        "commit": where["git_commit"],
-        "versions": ", ".join(f"{name} {where['versions'][name]}" for name in VERSIONS if name in where["versions"]),
+        "device": f"{where.device}, {where.precision}, {where.threads} threads",
+        "driver": where.driver,
+        "commit": where.commit,
+        "versions": ", ".join(f"{name} {where.versions[name]}" for name in VERSIONS if name in where.versions),
         "load at the start, over 1, 5 and 15 minutes": _load(where),
-        "started": where["started"],
+        "started": where.started,
     }
     rates = ((rate.name, f"{rate.value:.4g} {rate.unit}") for rate in findings.limits)
     subjects = (
@@ -168,7 +162,7 @@ def as_markdown(findings: Findings) -> str:
     page = [
         "# Speed, measured side by side",
         "",
-        f"`{where['command']}`",
+        f"`{where.command}`",
         "",
         *(f"- {name}: {value}" for name, value in facts.items() if value),
         "",
@@ -191,7 +185,7 @@ def write(findings: Findings, folder: Path) -> None:
 
 
 def _load(where: dict[str, Any]) -> str:
-    return ", ".join(f"{load:.2f}" for load in where["load"])
+    return ", ".join(f"{load:.2f}" for load in where.load_start)
 
 
 def _markdown(heads: Sequence[str], body: Iterator[tuple[str, ...]]) -> list[str]:

@@ -21,16 +21,16 @@ import torch
 
 from pudnet_bench.harness.console.progress import Display
 from pudnet_bench.harness.measuring.device import Compute, choose_device
-from pudnet_bench.harness.planning.plan import Choice, Plan, make_plan
+from pudnet_bench.harness.planning.plan import Plan, make_plan
+from pudnet_bench.harness.planning.request import RunRequest
 from pudnet_bench.harness.running import cell as execution
 from pudnet_bench.harness.running.cell import ReadyCell, RunContext
 from pudnet_bench.harness.running.run import open_run, run_plan
 from pudnet_bench.harness.training.artifacts import ArtifactStore
 from pudnet_bench.methods.base import Method, Snapshot
 from pudnet_bench.results.store.run import Run
-from pudnet_bench.suites.catalog import PROFILES, SUITES
+from pudnet_bench.suites.catalog import SUITES
 from pudnet_bench.suites.groups import FamilyImages
-from pudnet_bench.suites.sources.loading import load
 from tests.benchmarks.ratio import Comparison, Ratio, limited
 from tests.benchmarks.setting import Setting
 
@@ -145,15 +145,6 @@ def bare_loop(ready: ReadyCell, groups: int) -> list[tuple[int, str, float, floa
     return found
 
 
-def plan_table1(choice: Choice, compute: Compute, cache: Path) -> Plan:
-    """The plan of Table 1 on digits."""
-
-    def source(name: str, size: int | None) -> Any:
-        return load(name, data_dir=None, cache_dir=cache, size=size)
-
-    return make_plan(SUITES["table1"], PROFILES["quick"], choice, compute, source)
-
-
 def context(images: FamilyImages, compute: Compute, cache: Path) -> RunContext:
     """What cells on `images` are measured in."""
     return RunContext(lambda family: images, ArtifactStore(cache), compute, Display())
@@ -181,16 +172,18 @@ def prepare_cell(plan: Plan, compute: Compute, cache: Path) -> ReadyCell:
 def test_run_against_bare_loop(compare: Comparison, setting: Setting, name: str) -> None:
     compute, groups = setting.compute, GROUPS[name] if setting.measuring else 3
     groups = max(1, groups // 10) if setting.quick else groups
-    plan = plan_table1(Choice(methods=(name,), groups=groups, training_groups=(1,)), compute, setting.cache)
+    plan = make_plan(
+        RunRequest(suite="table1", methods=(name,), groups=groups, training_groups=(1,), cache=setting.cache), compute
+    )
     ready = prepare_cell(plan, compute, setting.cache)
     measured_in = context(ready.images, compute, setting.cache)
     rows: list[tuple[int, str, float, float]] = []
     with TemporaryDirectory(dir=setting.cache) as folder, quiet():
         folders = (Path(folder, str(number)) for number in count())
-        manifest = open_run(plan, next(folders), "benchmark", compute).manifest
+        record = open_run(plan, next(folders), "benchmark", compute).record
 
         def through_the_harness() -> None:
-            run = Run.create_or_open(next(folders), manifest)
+            run = Run.create_or_open(next(folders), record)
             execution.measure_groups(ready, run, measured_in, range(groups))
 
         ratio = compare(
@@ -232,14 +225,15 @@ class Bookkeeping:
 
 def measure_bookkeeping(compute: Compute, cache: Path, cells: int) -> Bookkeeping:
     """A run of `cells` + 1 cells of one group less a run of one cell, for each cell: plan, files, tables and all."""
-    many = plan_table1(Choice(methods=("protonet",), groups=1, seeds=tuple(range(cells + 1))), compute, cache)
+    request = RunRequest(suite="table1", methods=("protonet",), groups=1, seeds=tuple(range(cells + 1)), cache=cache)
+    many = make_plan(request, compute)
     many = replace(many, cells=tuple(replace(cell, method=Instant, options={}) for cell in many.cells))
     first = many.cells[0]
     with TemporaryDirectory(dir=cache) as folder, quiet():
 
         def seconds(plan: Plan, name: str) -> float:
             began = time.perf_counter()
-            run_plan(plan, Path(folder, name), "", compute, cache, False)
+            run_plan(plan, request, Path(folder, name), compute)
             return time.perf_counter() - began
 
         one = replace(many, cells=(first,))

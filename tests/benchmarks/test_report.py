@@ -14,10 +14,11 @@ import pytest
 from rich.console import Console
 
 from pudnet_bench.harness.measuring.device import Compute
+from pudnet_bench.harness.measuring.provenance import begin_invocation
 from tests.benchmarks import report
 from tests.benchmarks.limits import Rate
 from tests.benchmarks.ratio import Ratio, limited
-from tests.benchmarks.report import Findings, Subject, circumstances_of
+from tests.benchmarks.report import Findings, Subject
 from tests.benchmarks.setting import Setting
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,7 +73,7 @@ def found(compute: Compute) -> Findings:
         Subject("first", [FASTER, SLOWER, OPEN], ["digits in its place"], 12.0, 3_000_000),
         Subject("second", [], [], 0.5, 1_000_000, ["ValueError: no such thing"]),
     ]
-    return Findings(circumstances_of("python -m pytest", compute), [Rate("copy", 12.345, "GB/s")], subjects)
+    return Findings(begin_invocation("python -m pytest", compute), [Rate("copy", 12.345, "GB/s")], subjects)
 
 
 def shown(found: Findings, **options: object) -> str:
