@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -129,7 +130,9 @@ def test_a_run_leaves_its_tables_and_how_many_groups_they_are_over(
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     call = [sys.executable, "-m", "tests.benchmarks.gpu_session", *arguments]
-    return subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    # A worker of xdist names itself in the environment, and pytest-benchmark would be off in the session too.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def test_the_command_at_the_tiny_scale(tmp_path: Path) -> None:
