@@ -24,7 +24,6 @@ class Source:
         images: uint8 [n, c, h, w], a read-only memory map shared by all processes.
         labels: int64 [n], ascending, so that the images of a class are contiguous; values 0..len(class_names)-1.
         fingerprint: Hexadecimal BLAKE2b of pixels, labels and class names, wherever the content lies on disk.
-        state: That of the files it was decoded from (`loading.state`).
     """
 
     name: str
@@ -32,7 +31,6 @@ class Source:
     labels: np.ndarray
     class_names: tuple[str, ...]
     fingerprint: str
-    state: str = ""
 
 
 @dataclass(frozen=True)

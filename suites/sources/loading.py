@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +15,7 @@ from pudnet_bench.suites.sources.catalog import SOURCES, SourceError, SourceSpec
 from pudnet_bench.suites.sources.content import Content, Listing, Source
 from pudnet_bench.suites.sources.image_folders import list_image_folder
 
-__all__ = ["Source", "SourceSummary", "fetch", "load", "locate", "state", "verify"]
+__all__ = ["Source", "SourceSummary", "fetch", "load", "locate", "verify"]
 
 NO_FOLDERS: Mapping[str, Path] = MappingProxyType({})
 
@@ -132,36 +132,9 @@ def verify(
     return SourceSummary(name, n, len(source.class_names), (height, width), channels, source.fingerprint, path)
 
 
-def state(
-    name: str, *, data_dir: Path | None, folders: Mapping[str, Path] = NO_FOLDERS, size: int | None = None
-) -> str:
-    """Return a text that changes whenever `load` with these arguments would decode other files. Reads no image.
-
-    Like `load`, compares files by size and modification time, and raises SourceError if the source is unknown, missing or
-    empty.
-    """
-    _, listing, size = _listed(name, data_dir, folders, size)
-    return cache.index_key(listing, name, size)
-
-
 def _load(
     name: str, data_dir: Path | None, cache_dir: Path, folders: Mapping[str, Path], size: int | None, *, check: bool
 ) -> tuple[Source, Path]:
-    spec, listing, size = _listed(name, data_dir, folders, size)
-    key = cache.index_key(listing, name, size)
-    stored = None if check else cache.recall(cache_dir, key, name)
-    if stored is None:
-        content = listing.decode(size)
-        if spec:
-            _check_complete(spec, content, listing.path)
-        stored = cache.store(cache_dir, key, name, size, content)
-    return replace(stored, state=key), listing.path
-
-
-def _listed(
-    name: str, data_dir: Path | None, folders: Mapping[str, Path], size: int | None
-) -> tuple[SourceSpec | None, Listing, int | None]:
-    """Return the source's specification (None for a user's own), its files, and the side to which images are resized."""
     _check_name(name, folders)
     if size is not None and size < 1:
         raise SourceError(f"images of {name} cannot be resized to {size} pixels: give a size of at least 1")
@@ -171,7 +144,15 @@ def _listed(
         if spec is None:
             raise SourceError(f"the folder {folders[name]} of the source {name!r} does not exist: give another folder")
         raise _missing(spec, data_dir)
-    return spec, place.listing(), size or (spec.resize if spec else None)
+    listing, size = place.listing(), size or (spec.resize if spec else None)
+    key = cache.index_key(listing, name, size)
+    stored = None if check else cache.recall(cache_dir, key, name)
+    if stored is None:
+        content = listing.decode(size)
+        if spec:
+            _check_complete(spec, content, listing.path)
+        stored = cache.store(cache_dir, key, name, size, content)
+    return stored, listing.path
 
 
 def _check_name(name: str, folders: Mapping[str, Path]) -> None:

@@ -268,7 +268,7 @@ def readme(folder: Path) -> str:
     first = results[0]
     facts = {
         "command": f"`{first['command']}`",
-        "commit": ", ".join(dict.fromkeys(step["git_commit"] or "not a checkout" for step in results)),
+        "commit": ", ".join(dict.fromkeys(step["commit"] or "not a checkout" for step in results)),
         "device": f"{first['device']}, {first['precision']}, {first['threads']} threads",
         "driver": first["driver"],
         "torch": first["versions"]["torch"],

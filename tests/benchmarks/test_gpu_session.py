@@ -14,13 +14,13 @@ import torch
 import typer.main
 from typer.core import TyperGroup
 
-from pudnet_bench.harness.cli.commands import app
-from pudnet_bench.harness.measuring.device import Compute
+from pudnet_bench.harness.cli.app import app
+from pudnet_bench.harness.measuring.device import Compute, Precision
 from tests.benchmarks import gpu_session as session
 from tests.benchmarks.gpu_session import Step
 
 ROOT = Path(__file__).resolve().parents[2]
-GPU = Compute(torch.device("cuda"), "NVIDIA H100 80GB HBM3", "bf16")
+GPU = Compute(torch.device("cuda"), "NVIDIA H100 80GB HBM3", Precision.BF16)
 
 
 @pytest.mark.parametrize("scale", session.TABLES)
@@ -119,10 +119,10 @@ def test_a_run_leaves_its_tables_and_how_many_groups_they_are_over(
     measures, fails = (*words.split(), str(run)), ("-c", "raise SystemExit(1)")
     became, _ = perform([Step("table1", 60, (measures, fails), run)], folder, compute)
     assert became == {"table1": "exit code 1"}
-    assert {"table1.md", "table1.csv", "table1.tex", "manifest.json", "step.json", "log.txt"} <= {
+    assert {"table1.md", "table1.csv", "table1.tex", "record.json", "step.json", "log.txt"} <= {
         path.name for path in (folder / "table1").iterdir()
     }
-    assert json.loads((folder / "table1/manifest.json").read_text())["suite"] == "table1"
+    assert json.loads((folder / "table1/record.json").read_text())["suite"] == "table1"
     log = (folder / "table1/log.txt").read_text()
     assert "$ python -c 'raise SystemExit(1)'\n$ python -m harness collect runs/" in log
     assert "| protonet 3 |" in (folder / "README.md").read_text()

@@ -77,7 +77,7 @@ def test_a_cell_is_finished_by_reading_each_shard_once(
         reads.append(source)
         return real(source, *rest, **options)
 
-    monkeypatch.setattr("pudnet_bench.results.store.run.pq.ParquetFile", counted)
+    monkeypatch.setattr("pudnet_bench.results.store.rows.pq.ParquetFile", counted)
     monkeypatch.setattr(growth, "GROUPS_OF_A_SHARD", 10)
     counts = []
     for n in (100, 200):
@@ -109,4 +109,4 @@ def test_what_was_measured_is_left_in_a_folder(tmp_path: Path) -> None:
     found = pd.read_csv(tmp_path / "growth" / "exponents.csv").set_index("quantity")["exponent"]
     assert found["seconds"] == pytest.approx(1)
     noted = json.loads((tmp_path / "growth" / "manifest.json").read_text())
-    assert {"device", "git_commit", "versions", "threads", "started"} <= noted.keys()
+    assert {"device", "commit", "versions", "threads", "started"} <= noted.keys()

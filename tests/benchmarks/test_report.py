@@ -104,7 +104,7 @@ def test_markdown_and_json_hold_everything(found: Findings, tmp_path: Path) -> N
     assert [ratio["met"] for ratio in written["subjects"][0]["ratios"]] == [False, True, None]
     assert written["subjects"][1]["failures"] == ["ValueError: no such thing"]
     assert written["limits"] == [{"name": "copy", "value": 12.345, "unit": "GB/s"}]
-    assert {"command", "git_commit", "versions", "device", "threads", "load", "started"} <= written.keys()
+    assert {"command", "commit", "versions", "device", "threads", "load_start", "started"} <= written.keys()
 
 
 def test_limit_is_a_goal() -> None:
