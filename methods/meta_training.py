@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
@@ -51,9 +51,8 @@ def train_until_converged(
     it is the last. `session.chosen_groups` is the number of groups after which it was reached. A training resumed from
     `session.checkpoint` ends bit for bit like one that was never interrupted.
 
-    With `Budget.groups_per_step` > 1, the groups of a step start from the same parameters and buffers, each with random
-    numbers of its own; gradients and buffers are averaged. The number of ranks that share the groups then changes
-    nothing but the order of floating-point sums.
+    With `Budget.groups_per_step` > 1, the groups of a step start from the same parameters and buffers, each with its own
+    random numbers; gradients and buffers are averaged. The number of ranks then changes only the order of sums.
 
     Args:
         method: is validated, and holds the result.
@@ -69,19 +68,13 @@ def train_until_converged(
         DivergenceError: if a reported loss is not finite.
     """
     budget, validation = session.budget, list(groups.validation_groups())
-    step = _Step(losses, module, optimizer, session)
     seen, best = _restore(session.checkpoint, module, optimizer) if session.checkpoint else (0, _Best())
     if best.state:
         session.best_state = (best.groups, best.state)
     module.train()
-    stream = iter(inputs(seen, 1))
+    stepper = _Stepper(losses, inputs, iter(inputs(seen, 1)), updates, module, optimizer, session, bool(validation))
     while seen < budget.max_groups:
-        before = seen
-        if budget.groups_per_step == 1:
-            seen, metrics = seen + 1, step.on_one(next(stream), updates)
-        else:
-            seen = min(seen + budget.groups_per_step, _next_stop(seen, session, bool(validation)))
-            metrics = step.on_many(before, seen, inputs, updates)
+        before, (seen, metrics) = seen, stepper.step(seen)
         last = seen == budget.max_groups
         check = bool(validation) and (seen % budget.check_every == 0 or last)
         if check or last or seen // REPORT_EVERY > before // REPORT_EVERY:
@@ -121,43 +114,51 @@ class _Best:
         return replace(self, checks_since=self.checks_since + 1)
 
 
-def _next_stop(seen: int, session: Session, validates: bool) -> int:
-    """Return the next number of groups after `seen` that a step must not pass: a check, a milestone or the end."""
-    budget = session.budget
-    stops = [budget.max_groups, *(milestone for milestone in session.milestones if milestone > seen)]
-    if validates:
-        stops.append((seen // budget.check_every + 1) * budget.check_every)
-    return min(stops)
-
-
 @dataclass(frozen=True)
-class _Step(Generic[Input]):
-    """Optimiser steps on one group, or on several at once; each returns the losses of the last update."""
+class _Stepper(Generic[Input]):
+    """Optimiser steps on one group or on several at once; `stream` is what `inputs` yields from the current group on."""
 
     losses: Callable[[Input], dict[str, Tensor]]
+    inputs: Callable[[int, int], Iterable[Input]]
+    stream: Iterator[Input]
+    updates: int
     module: nn.Module
     optimizer: torch.optim.Optimizer
     session: Session
+    validates: bool
 
-    def on_one(self, item: Input, updates: int) -> dict[str, Tensor]:
-        for _ in range(updates):
+    def step(self, seen: int) -> tuple[int, dict[str, Tensor]]:
+        """Step on what comes after `seen` groups; return the groups seen then and the losses of the last update."""
+        if self.session.budget.groups_per_step == 1:
+            return seen + 1, self._on_one(next(self.stream))
+        end = min(seen + self.session.budget.groups_per_step, self._next_stop(seen))
+        return end, self._on_many(seen, end)
+
+    def _next_stop(self, seen: int) -> int:
+        """Return the next number of groups after `seen` that a step must not pass: a check, a milestone or the end."""
+        budget = self.session.budget
+        stops = [budget.max_groups, *(milestone for milestone in self.session.milestones if milestone > seen)]
+        if self.validates:
+            stops.append((seen // budget.check_every + 1) * budget.check_every)
+        return min(stops)
+
+    def _on_one(self, item: Input) -> dict[str, Tensor]:
+        for _ in range(self.updates):
             losses = self.losses(item)
             self.optimizer.zero_grad(set_to_none=True)
             next(iter(losses.values())).backward()
             self.optimizer.step()
         return {name: loss.detach() for name, loss in losses.items()}
 
-    def on_many(
-        self, first: int, end: int, inputs: Callable[[int, int], Iterable[Input]], updates: int
-    ) -> dict[str, Tensor]:
+    def _on_many(self, first: int, end: int) -> dict[str, Tensor]:
         """Step on the groups from number `first` up to `end`, of which each rank computes its share."""
         ranks = self.session.ranks
         own = range(first + ranks.rank, end, ranks.world_size)
         # A rank without a group computes the first, to know the names and shapes to share, and counts it as zero.
         numbers = own or range(first, first + 1)
-        items = list(zip(numbers, inputs(numbers.start, ranks.world_size), strict=False))
+        items = list(zip(numbers, self.inputs(numbers.start, ranks.world_size), strict=False))
         buffers = list(self.module.buffers())
-        for _ in range(updates):
+        for _ in range(self.updates):
             initial = [buffer.clone() for buffer in buffers]
             changes = [torch.zeros_like(buffer) for buffer in buffers]
             reported: list[Tensor] = []

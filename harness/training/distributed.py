@@ -27,7 +27,7 @@ REPORT_SECONDS = 10.0  # that a failed rank has to report why
 
 
 class RankError(BenchError):
-    """A process of a distributed meta-training failed, or cannot be had; the message says which and why."""
+    """A process of a distributed meta-training failed or cannot be started; the message names it and the cause."""
 
 
 class _CommunicationError(Exception):

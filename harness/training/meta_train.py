@@ -136,7 +136,7 @@ class _Outcome:
 class _Phase:
     """One run of `Method.meta_train`: its clock, its checkpoints and its session.
 
-    A phase without `on_milestone` is a search, whose outcome is kept among the checkpoints until the training is done.
+    A phase without `on_milestone` is a search, whose outcome is saved among the checkpoints until the whole training is done.
     """
 
     def __init__(
