@@ -344,7 +344,7 @@ def test_a_method_that_keeps_no_milestone_is_told_so(
     plan_of: Callable[..., Plan], digits_images: FamilyImages, store: ArtifactStore, compute: Compute
 ) -> None:
     protonet, _ = plan_of(methods=("protonet",), training_groups=(3, 5)).cells
-    with Display() as display, pytest.raises(MethodError, match=r"kept no state after 3 groups.*session\.keep"):
+    with Display() as display, pytest.raises(MethodError, match=r"saved no state after 3 groups.*session\.keep"):
         obtain_artifact(
             replace(protonet, method=Recorder), RunContext(lambda family: digits_images, store, compute, display)
         )
