@@ -17,7 +17,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from pudnet_bench.harness.cli.app import app
-from pudnet_bench.harness.planning import request as recipe
+from pudnet_bench.harness.planning import plan
 from pudnet_bench.results.store.run import Run
 
 TIMES = [
@@ -63,7 +63,7 @@ class Place:
             "--cache",
             str(self.folder / "cache"),
         ]
-        recipe._loaded.cache_clear()  # as in another process
+        plan._load_source.cache_clear()  # as in another process
         return CliRunner().invoke(app, arguments, env={"PUDNET_BENCH_DATA": None})
 
     def restore(self) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pudnet_bench.harness.cli.app import app
-from pudnet_bench.harness.planning import request as recipe
+from pudnet_bench.harness.planning import plan
 
 NAMES = (
     "../../escaped", "/tmp/escaped", "..", "a/b", "$(touch escaped)", "`touch escaped`", "x; touch escaped", "x && touch escaped",
@@ -132,7 +132,7 @@ def test_as_the_names_of_classes(run: Callable[..., Result], place: Path) -> Non
     in_order(done, place)
     assert done.exit_code == 0, done.output
     (images / names[0] / "0.png").write_bytes(b"no image")
-    recipe._loaded.cache_clear()  # as in another process
+    plan._load_source.cache_clear()  # as in another process
     done = run(*call, "--groups", "2", "--out", "other")
     in_order(done, place)
     assert done.exit_code == 2
