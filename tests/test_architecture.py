@@ -19,6 +19,7 @@ ALLOWED = {  # room -> what it may import of the house, besides itself
     "results": set(),
     "slurm": set(),
 }
+LEVELS = {"results.store": 0, "results.paper": 0, "results.analysis": 1, "results.rendering": 2}
 FILES = sorted(path.relative_to(ROOT) for room in ALLOWED for path in (ROOT / room).rglob("*.py"))
 
 
@@ -64,6 +65,22 @@ def test_imports_only_go_down(module: str) -> None:
         assert other != "tests", f"{module} imports {imported}"
 
 
+def level(module: str) -> int | None:
+    """The level of the module's room within `results`; None for the room itself and for other rooms."""
+    return LEVELS.get(".".join(module.split(".")[:2]))
+
+
+@pytest.mark.parametrize(
+    "module", [module for module in MODULES if module.startswith("results.") and module != "results.analysis.growth"]
+)
+def test_imports_only_go_down_within_results(module: str) -> None:
+    own = level(module)
+    assert own is not None, f"{module} is in none of {', '.join(LEVELS)}"
+    for imported in GRAPH[module]:
+        other = level(imported)
+        assert other is None or other <= own, f"{module} imports {imported}"
+
+
 def test_no_module_imports_itself_in_a_round() -> None:
     done: set[str] = set()
 
@@ -104,6 +121,12 @@ def test_reading_a_run_loads_no_torch() -> None:
     loaded = imported_by("-c", "import pudnet_bench.harness.running.status, pudnet_bench.results.rendering.render")
     assert "pyarrow" in loaded
     assert "torch" not in loaded
+
+
+def test_a_status_loads_no_data_frames() -> None:
+    loaded = imported_by("-c", "import pudnet_bench.harness.running.status")
+    assert "pyarrow" in loaded
+    assert not loaded & {"torch", "pandas", "scipy"}
 
 
 def test_results_never_load_torch() -> None:

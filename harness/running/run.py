@@ -1,4 +1,4 @@
-"""One invocation of ``run``: the run's folder, its cells one after the other, and the tables at the end."""
+"""One invocation of `run`: the run's folder, its cells one after the other, and the tables at the end."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run_plan(
 ) -> int:
     """Run the plan's missing cells, write the tables, and return how many cells failed.
 
-    ``recipe`` is what the plan was made from, kept with the run where it is given; executors of several processes need it.
+    `recipe` is what the plan was made from, kept with the run where it is given; executors of several processes need it.
     A failing cell is reported with its cause and the others go on. Errors of the output folder (OSError) end the run.
     """
     run = open_run(plan, folder, command, compute)

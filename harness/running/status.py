@@ -43,13 +43,13 @@ def submitted(run: Run) -> list[Submitted]:
 
 
 def keep_submitted(run: Run, entries: Sequence[Submitted]) -> None:
-    """Write down what ``submitted`` reads."""
+    """Write down what `submitted` reads."""
     content = [{"job_id": entry.job_id, "job": asdict(entry.job)} for entry in entries]
     write_atomically(run.folder / JOBS, checksummed_json({"jobs": content}))
 
 
 def outcome_path(folder: Path, title: str) -> Path:
-    """Where the job ``title`` of the run in ``folder`` says how it ended: JSON, ``failed`` is its error or ""."""
+    """Where the job `title` of the run in `folder` says how it ended: JSON, `failed` is its error or ""."""
     return folder / OUTCOMES / f"{title}.json"
 
 
@@ -125,7 +125,7 @@ def _cell_status(
 
 
 def follow(run: Run, say: Callable[[str], None]) -> None:
-    """Return when Slurm has none of the run's jobs any more. ``say`` is told how many cells stand how, when that changes."""
+    """Return when Slurm has none of the run's jobs any more. `say` is told how many cells stand how, when that changes."""
     told = ""
     while True:
         entries = submitted(run)
