@@ -73,7 +73,6 @@ def test_what_is_there_is_shown_at_once(benchmark: Any, bytecode: Path, tmp_path
         f"run of {len(suites)} finished suites": (least(benchmark, bytecode, *run), RESUME),
         "table": (least(benchmark, bytecode, "table", str(table1)), TABLE),
     }
-    (table1 / "rendered.json").unlink()
     taken |= {
         f"table from the rows, {format}": (
             least(benchmark, bytecode, "table", str(table1), "--format", format), TABLE,
