@@ -23,7 +23,7 @@ FILES = sorted(path.relative_to(ROOT) for room in ALLOWED for path in (ROOT / ro
 
 
 def module_name(path: Path) -> str:
-    """The module's name below ``pudnet_bench``."""
+    """The module's name below `pudnet_bench`."""
     parts = path.with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -32,7 +32,7 @@ MODULES = {module_name(path): path for path in FILES}
 
 
 def imports(module: str) -> Iterator[str]:
-    """Every module that ``module`` imports, at the top, inside a function or for type checking only; absolute names."""
+    """Every module that `module` imports, at the top, inside a function or for type checking only; absolute names."""
     path = MODULES[module]
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse((ROOT / path).read_text())):
@@ -64,24 +64,35 @@ def test_imports_only_go_down(module: str) -> None:
         assert other != "tests", f"{module} imports {imported}"
 
 
-HARNESS = {  # room of the harness -> what it may import of the others
-    "cli": {"authoring", "running", "planning", "training", "measuring", "console"},
-    "authoring": {"planning", "training", "measuring", "console"},
-    "running": {"planning", "training", "measuring", "console"},
-    "planning": {"training", "measuring"},
-    "training": {"measuring"},
-    "measuring": set(),
-    "console": set(),
+WITHIN = {  # sub-room -> what it may import of its room's other sub-rooms
+    "harness.cli": {"authoring", "running", "planning", "training", "measuring", "console"},
+    "harness.authoring": {"planning", "training", "measuring", "console"},
+    "harness.running": {"planning", "training", "measuring", "console"},
+    "harness.planning": {"training", "measuring"},
+    "harness.training": {"measuring"},
+    "harness.measuring": set(),
+    "harness.console": set(),
+    "results.rendering": {"analysis", "paper", "store"},
+    "results.analysis": {"store"},
+    "results.store": set(),
+    "results.paper": set(),
 }
 
 
-@pytest.mark.parametrize("room", HARNESS)
-def test_imports_only_go_down_inside_the_harness(room: str) -> None:
-    modules = [module for module in MODULES if module.startswith(f"harness.{room}.")]
-    assert modules
-    for module in modules:
-        others = {imported.split(".")[1] for imported in GRAPH[module] if imported.startswith("harness.")}
-        assert others <= {room, *HARNESS[room]}, f"{module} imports {others - {room, *HARNESS[room]}}"
+@pytest.mark.parametrize(
+    "module", [module for module in MODULES if module.startswith(tuple(f"{sub}." for sub in WITHIN))]
+)
+def test_imports_only_go_down_within_a_room(module: str) -> None:
+    room, sub, *_ = module.split(".")
+    others = {imported.split(".")[1] for imported in GRAPH[module] if imported.startswith(f"{room}.")} - {sub}
+    assert others <= WITHIN[f"{room}.{sub}"], f"{module} imports {others - WITHIN[f'{room}.{sub}']}"
+
+
+def test_every_module_of_the_harness_and_of_results_is_in_a_sub_room() -> None:
+    for module in MODULES:
+        room, *below = module.split(".")
+        if room in ("harness", "results") and below and below != ["__main__"]:
+            assert f"{room}.{below[0]}" in WITHIN, module
 
 
 def test_no_module_imports_itself_in_a_round() -> None:
@@ -104,7 +115,7 @@ def test_no_file_is_named_for_nothing() -> None:
 
 
 def imported_by(*arguments: str) -> set[str]:
-    """Top-level packages that a fresh interpreter imports for ``python arguments``."""
+    """Top-level packages that a fresh interpreter imports for `python arguments`."""
     command = [sys.executable, "-X", "importtime", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
     return {
@@ -124,6 +135,12 @@ def test_reading_a_run_loads_no_torch() -> None:
     loaded = imported_by("-c", "import pudnet_bench.harness.running.status, pudnet_bench.results.rendering.render")
     assert "pyarrow" in loaded
     assert "torch" not in loaded
+
+
+def test_a_status_loads_no_data_frames() -> None:
+    loaded = imported_by("-c", "import pudnet_bench.harness.running.status")
+    assert "pyarrow" in loaded
+    assert not loaded & {"torch", "pandas", "scipy"}
 
 
 def test_results_never_load_torch() -> None:

@@ -1,4 +1,4 @@
-"""Which differences are more than chance: within a table, and between two runs of the same suite."""
+"""Significant differences: within a table, and between two runs of one suite."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ COMPARISON = (
 def ranks(frame: pd.DataFrame) -> dict[Place, Rank]:
     """Rank of every method and snapshot in its family, for rows of one device and target (columns as `Run.frame()`).
 
-    "best": the highest mean accuracy, and whatever is not told apart from it on the groups that both measured (Wilcoxon,
-    Holm over all comparisons of the frame, 5%). A comparison on so few groups that it could never tell anything apart makes
-    no tie. "second": the highest mean of the rest. Means count as they are printed, with two decimals of a percent.
+    "best": the highest mean accuracy, and those that do not differ from it significantly on the groups that both measured
+    (Wilcoxon, Holm over all comparisons of the frame, 5%). A comparison over so few groups that no difference could be
+    significant makes no tie. "second": the highest mean of the rest. Means are compared as printed, with two decimals.
     """
     accuracies: dict[Place, pd.Series] = {
         (str(method), str(snapshot), str(family)): rows.set_index(PAIR)["accuracy"]
@@ -75,7 +75,7 @@ def ranks(frame: pd.DataFrame) -> dict[Place, Rank]:
 
 
 def compare(a: pd.DataFrame, b: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Run b against run a (frames as `Run.frame()`): a row for each method, snapshot, family and target that both have.
+    """Run b against run a (frames as `Run.frame()`): a row for each method, snapshot, family and target of both.
 
     Columns `COMPARISON`. Accuracies, difference (b - a), low and high in percent and percentage points, over the n groups
     (seed, group) that both measured: bootstrap interval drawn from `seed`, Wilcoxon's p-value, and Holm's over the whole

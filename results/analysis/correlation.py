@@ -1,8 +1,8 @@
 """Figure 1: canonical correlation between data sets' representations and the parameters of networks trained on them.
 
 The representations x [n, p] and the parameters y [n, q] are reduced by PCA, then scikit-learn's CCA pairs them. With few
-samples canonical correlations are large by chance, so two checks stand beside them: the same numbers with the rows of y
-shuffled, and the correlation on samples that neither PCA nor CCA has seen.
+samples canonical correlations are large by chance, so there are two controls: the same numbers with the rows of y
+shuffled, and the correlation on samples that neither PCA nor CCA was fitted to.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ FOLDS = 5
 def canonical_correlations(x: np.ndarray, y: np.ndarray, components: int, seed: int = 0) -> np.ndarray:
     """Canonical correlations [components] of x [n, p] and y [n, q] in decreasing order, on the samples CCA was fitted to.
 
-    Each side is centred and reduced to its first ``components`` principal components. ``seed`` starts the iterative PCA
+    Each side is centred and reduced to its first `components` principal components. `seed` starts the iterative PCA
     and changes nothing beyond rounding. Raises ValueError for n <= 2 * components, for different numbers of rows, for
-    values that are not finite, and for a side that varies in fewer than ``components`` directions.
+    values that are not finite, and for a side that varies in fewer than `components` directions.
     """
     _check(x, y, components)
     return _in_sample(*(_scores(_coordinates(side), components, seed) for side in (x, y)))
@@ -45,8 +45,8 @@ def held_out_correlations(
 ) -> np.ndarray:
     """Correlations [components] of the canonical scores of x [n, p] and y [n, q] on held-out samples, mean over folds.
 
-    PCA and CCA are fitted on the other folds, which ``seed`` draws. A value may be negative: there is nothing that the
-    held-out samples were fitted to. Pairs are in the order of the fit. Raises ValueError as ``canonical_correlations``
+    PCA and CCA are fitted on the other folds, which `seed` draws. A value may be negative, as
+    nothing was fitted to the held-out samples. Pairs are in the order of the fit. Raises ValueError as `canonical_correlations`
     does, with n the samples left for fitting, and for folds of fewer than 3 samples.
     """
     _check(x, y, components, folds)
@@ -55,11 +55,11 @@ def held_out_correlations(
 
 
 def correlation_table(x: np.ndarray, y: np.ndarray, components: int, shuffles: int, seed: int) -> pd.DataFrame:
-    """Learned against random for each canonical pair of x [n, p] and y [n, q]; columns ``COLUMNS``, pairs from 1.
+    """Learned against random for each canonical pair of x [n, p] and y [n, q]; columns `COLUMNS`, pairs from 1.
 
-    "Random" permutes the rows of y against x, ``shuffles`` times: mean and central 95% range over the permutations, on
+    "Random" permutes the rows of y against x, `shuffles` times: mean and central 95% range over the permutations, on
     the samples CCA was fitted to and held out (5 folds, the same for learned and random). Raises ValueError as
-    ``held_out_correlations`` does and for ``shuffles`` < 1.
+    `held_out_correlations` does and for `shuffles` < 1.
     """
     import pandas as pd
 

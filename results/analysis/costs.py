@@ -122,7 +122,7 @@ def paired_differences(frame: pd.DataFrame, reference: str, seed: int = 0) -> pd
 
 
 def last_snapshots(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per (seed, group): the snapshot that took longest, which is the last one handed over."""
+    """One row per (seed, group): the snapshot that took longest, which is the last one yielded."""
     return rows.sort_values("seconds", kind="stable").drop_duplicates(PAIR, keep="last")
 
 

@@ -1,4 +1,4 @@
-"""Lines of a figure: accuracy on unseen classes against a number, such as the groups seen in meta-training."""
+"""Points of a figure: accuracy on unseen classes against a number, such as the groups seen in meta-training."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ COLUMNS = ("family", "target", "device", "curve", "x", "accuracy_mean", "accurac
 def points(frame: pd.DataFrame, places: Mapping[str, tuple[str, float]]) -> pd.DataFrame:
     """One row per point: mean accuracy and half-width of the 95% t interval over groups, in percent.
 
-    ``frame`` is ``Run.frame()``; ``places`` says which methods of it are points: method -> (label of the line, x).
-    Columns: ``COLUMNS``; ``n`` counts groups, over all seeds. Lines in the order of ``places``, each sorted by ``x``.
+    `frame` is `Run.frame()`; `places` says which methods of it are points: method -> (label of the line, x).
+    Columns: `COLUMNS`; `n` counts groups, over all seeds. Lines in the order of `places`, each sorted by `x`.
     """
     import pandas as pd
 

@@ -96,7 +96,7 @@ def _differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 ALL_SIGNS = 13
-"""So many pairs are tested by all assignments of signs, more by scipy's choice (exact, or asymptotic with ties)."""
+"""Up to so many pairs, p is over all assignments of signs; beyond, scipy chooses (exact, or asymptotic with ties)."""
 
 
 def _wilcoxon(difference: np.ndarray) -> float:
@@ -107,8 +107,8 @@ def _wilcoxon(difference: np.ndarray) -> float:
 
     if difference.size > ALL_SIGNS:
         return float(wilcoxon(difference).pvalue)
-    # What scipy's wilcoxon does for so few pairs, ties and zeros among them, in a fortieth of its time: there the ranks are
-    # found anew for each of the 2^n assignments of signs.
+    # What scipy's wilcoxon does for so few pairs, ties and zeros included, in a fortieth of its time: it recomputes the ranks
+    # for each of the 2^n assignments of signs.
     signed = np.sign(changed) * rankdata(np.abs(changed))
     positive = permutation_test(
         (signed,), lambda x, axis: x.clip(0).sum(axis), permutation_type="samples", vectorized=True
@@ -122,7 +122,7 @@ def smallest_p_value(pairs: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values, in the order given: one below 0.05 stands at 5% over the whole family (Holm 1979).
+    """Holm's adjusted p-values, in the order given: one below 0.05 is significant at 5% over the whole family (Holm 1979).
 
     The k-th smallest of n is multiplied by n - k + 1, is at least as large as the one before, and at most 1.
     Raises ValueError for a p-value that is not in 0..1.
@@ -141,8 +141,8 @@ def break_even_epoch(curve: pd.DataFrame, level: float) -> float | None:
     """The epoch at which training from scratch reaches `level`, or None if it never does.
 
     `curve` has the columns `epochs` and `accuracy` (mean over groups, in the unit of `level`), one row per measured
-    epoch. Between two measured epochs accuracy is taken to change linearly; before the first nothing is assumed, so
-    a curve that starts at or above the level breaks even at its first epoch.
+    epoch. Accuracy is interpolated linearly between measured epochs and not extrapolated before the first, so a curve
+    that starts at or above the level breaks even at its first epoch.
     """
     ordered = curve.sort_values("epochs")
     before: tuple[float, float] | None = None

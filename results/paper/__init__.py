@@ -1,10 +1,10 @@
-"""The numbers the paper prints, as CSV files beside this one: one row per printed accuracy.
+"""The paper's printed numbers, as CSV files in this folder: one row per printed accuracy.
 
 Columns: `table` ("table1"), `row` (id such as "adam@30"), `column` (family id), `target`, `value` and `ci` (percent, as
 printed; `ci` is empty where the paper prints none), `seconds` (empty where the paper prints "-"), `printed` (the row
-label as the paper prints it; where a table stands on its side, the column's), `note`.
+label as the paper prints it; where a table is rotated, the column's), `note`.
 
-Numbers and labels stand as printed, errors included: the paper writes "Meta-DeepDBC" for Meta-DeepBDC. Where a number
+Numbers and labels are as printed, errors included: the paper writes "Meta-DeepDBC" for Meta-DeepBDC. Where a number
 contradicts another number or the text, or a setting behind it is not given, `note` says so.
 
 The paper prints no numbers in its figures. The `figure*.csv` files hold the points that a table prints all the same:

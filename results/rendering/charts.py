@@ -1,4 +1,4 @@
-"""Plots as SVG inside a page: their text and axes take the page's colours, so that they read in light and in dark.
+"""Plots as inline SVG: their text and axes inherit the page's colours, light or dark.
 
 matplotlib draws the figures for paper (`figures`); its SVG has one fixed palette and is ten times as large. These
 have no ids, so any number of them may share a page, and no text in them can end their markup.
@@ -24,7 +24,7 @@ MOST_TICKS = 7
 
 @dataclass(frozen=True)
 class Point:
-    """A value at `x`, `y`, with half-widths of its intervals (NaN for none) and what a reader who points at it is told."""
+    """A value at `x`, `y`, with half-widths of its intervals (NaN for none) and its tooltip."""
 
     x: float
     y: float
@@ -34,6 +34,7 @@ class Point:
     ringed: bool = False
 
 
+Scale = Literal["linear", "whole", "log"]
 Look = Literal["", "hollow", "paper", "line", "faint"]
 
 
@@ -68,32 +69,38 @@ def chart(
     x_label: str,
     y_label: str,
     *,
-    log_x: bool = False,
-    whole_x: bool = False,
+    x_scale: Scale = "linear",
     levels: Sequence[Level] = (),
     front: Sequence[tuple[float, float]] = (),
     y_range: tuple[float, float] | None = None,
 ) -> Markup:
-    """A plot named `name` for those who cannot see it, and its legend.
+    """A plot and its legend.
 
-    The y axis is `y_range`, beyond which nothing is drawn; without, values are in percent, and it is what they take of 0
-    to 100. `whole_x`: x counts something, and has no ticks between whole numbers. `front` is drawn as steps between its
-    points, in order of x.
-    Raises ValueError without a point, and on a logarithmic axis for an x that is not positive.
+    Args:
+        name: Its accessible name.
+        x_scale: "linear"; "whole" for a count, without ticks between whole numbers; or "log".
+        front: Drawn as steps between its points, in order of x.
+        y_range: The y axis, beyond which nothing is drawn; by default values are in percent, and it covers their part of
+            0 to 100.
+
+    Raises:
+        ValueError: There are no points, or an x on a logarithmic axis is not positive.
     """
     points = [point for one in series for point in one.points]
     if not points:
         raise ValueError("no points to draw")
-    if log_x and min(point.x for point in points) <= 0:
+    if x_scale == "log" and min(point.x for point in points) <= 0:
         raise ValueError("a logarithmic axis takes positive numbers only")
-    x_axis = _Axis.of(
-        [value for p in points for value in _reach(p.x, p.x_half)], LEFT, WIDTH - RIGHT, log_x, whole=whole_x
-    )
+    x_axis = _Axis.of([value for p in points for value in _reach(p.x, p.x_half)], LEFT, WIDTH - RIGHT, x_scale)
     heights = [value for p in points for value in _reach(p.y, p.y_half)]
     heights += [value for level in levels for value in _reach(level.y, level.half)]
     low, high = y_range or (0.0, 100.0)
     y_axis = _Axis.of(
-        y_range or [min(max(height, low), high) for height in heights], HEIGHT - BOTTOM, TOP, False, bounds=(low, high)
+        y_range or [min(max(height, low), high) for height in heights],
+        HEIGHT - BOTTOM,
+        TOP,
+        "linear",
+        bounds=(low, high),
     )
     parts = [_frame(x_axis, y_axis, x_label, y_label, (low, high))]
     parts += [_band(one, x_axis, y_axis) for one in series if one.band]
@@ -117,8 +124,7 @@ class _Axis:
     high: float
     start: float
     end: float
-    log: bool
-    whole: bool
+    scale: Scale
 
     @classmethod
     def of(
@@ -126,39 +132,39 @@ class _Axis:
         values: Sequence[float],
         start: float,
         end: float,
-        log: bool,
+        scale: Scale,
         *,
         bounds: tuple[float, float] = (-math.inf, math.inf),
-        whole: bool = False,
     ) -> _Axis:
-        kept = [math.log10(value) if log else value for value in values if value > 0 or not log]
-        low, high = min(kept), max(kept)
+        log = scale == "log"
+        shown = [math.log10(value) if log else value for value in values if value > 0 or not log]
+        low, high = min(shown), max(shown)
         margin = 0.06 * (high - low) or (0.5 if log else 1.0)
-        # At a bound a marker needs a little room, where there is a bound.
+        # A marker at a bound needs a little room.
         room = 0.01 * (bounds[1] - bounds[0]) if math.isfinite(bounds[1]) else 0.0
-        return cls(max(low - margin, bounds[0] - room), min(high + margin, bounds[1] + room), start, end, log, whole)
+        return cls(max(low - margin, bounds[0] - room), min(high + margin, bounds[1] + room), start, end, scale)
 
     def at(self, value: float) -> float:
-        shown = math.log10(value) if self.log else value
+        shown = math.log10(value) if self.scale == "log" else value
         return self.start + (shown - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def clipped(self, value: float) -> float:
         """As `at`, for the end of an interval, which may lie beyond the axis."""
-        if self.log and value <= 0:
+        if self.scale == "log" and value <= 0:
             return self.start
         first, last = sorted((self.start, self.end))
         return min(max(self.at(value), first), last)
 
     def ticks(self) -> list[float]:
         """Round numbers on the axis, at most `MOST_TICKS` of them."""
-        if not self.log:
-            return _round_numbers(self.low, self.high, 1.0 if self.whole else 0.0)
+        if self.scale != "log":
+            return _round_numbers(self.low, self.high, 1.0 if self.scale == "whole" else 0.0)
         decades = range(math.floor(self.low), math.ceil(self.high) + 1)
         for digits in ((1, 2, 5), (1, 3), (1,)):
             found = [d * 10.0**e for e in decades for d in digits if self.low <= math.log10(d) + e <= self.high]
             if 2 < len(found) <= MOST_TICKS:
                 return found
-        if len(found) <= 2:  # so little of a decade that its parts are as good as even
+        if len(found) <= 2:  # so little of a decade that its ticks are nearly even
             return _round_numbers(10.0**self.low, 10.0**self.high)
         return found[:: -(-len(found) // MOST_TICKS)]
 
@@ -269,7 +275,7 @@ def _line_class(one: Series) -> str:
 
 
 def _marker(style: int, x: float, y: float) -> Markup:
-    """One of eight shapes: with seven colours, so many methods that nobody compares more are told apart."""
+    """One of eight shapes: with seven colours, 56 distinguishable styles."""
     shapes: list[list[tuple[float, float]]] = [
         [],
         _corners(4, 45, 1.1),

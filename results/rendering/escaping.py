@@ -1,4 +1,4 @@
-"""Names of people's own as plain text in LaTeX and Markdown: nothing in them acts."""
+"""Escape user-defined names for LaTeX and Markdown, so that they are plain text there."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LATEX = {
 
 
 def escape_latex(text: str) -> str:
-    """`text` with nothing in it that LaTeX would act on; line breaks become spaces."""
+    """`text` with everything that LaTeX would interpret escaped; line breaks become spaces."""
     escaped = "".join(_LATEX.get(character, character) for character in one_line(text))
     return re.sub("([-`'])(?=\\1)", r"\1{}", escaped)  # two of these would be set as one other sign: --out as a dash
 
@@ -35,5 +35,5 @@ def escape_markdown(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """`text` without line breaks, and with a question mark for what a terminal or a viewer would obey and not show."""
+    """`text` without line breaks, and with a question mark for each control character."""
     return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart by colour-blind readers; markers and dashes tell them apart in grey.
+# Okabe and Ito's colours, distinguishable for colour-blind readers; markers and dashes distinguish them in grey.
 STYLES = (
     ("#0072B2", "o", "-"),
     ("#D55E00", "s", "--"),
@@ -47,10 +47,10 @@ def draw_panels(
     printed: pd.DataFrame | None = None,
     title: str = "",
 ) -> bytes:
-    """Accuracy against x as "pdf" or "png": a panel per target (row) and family (column) of ``points``, in its order.
+    """Accuracy against x as "pdf" or "png": a panel per target (row) and family (column) of `points`, in its order.
 
-    ``points`` has the columns family, family_label, target, target_label, device, curve, x, accuracy_mean, accuracy_ci
-    (percent; half-width of the 95% interval, NaN for none) and n (groups), one row per point. ``printed`` has the paper's
+    `points` has the columns family, family_label, target, target_label, device, curve, x, accuracy_mean, accuracy_ci
+    (percent; half-width of the 95% interval, NaN for none) and n (groups), one row per point. `printed` has the paper's
     numbers: curve, column (a family), target, x, value, ci (percent); they are hollow markers in the curve's colour, and
     those without a panel are left out. Raises ValueError for no points and for points of more than one device.
     """
@@ -60,7 +60,7 @@ def draw_panels(
 def draw_losses(curves: pd.DataFrame, format: str) -> bytes:
     """Losses against groups seen in meta-training as "pdf" or "png", a panel per target (row) and family (column).
 
-    ``curves`` has the columns family, family_label, target, target_label, groups, and any of metric_loss, full_loss,
+    `curves` has the columns family, family_label, target, target_label, groups, and any of metric_loss, full_loss,
     consistency_loss and loss (their sum); one row per recorded step of one training. The strong line is the running mean
     over 2% of the steps, the light line a single step, thinned to at most 2000; rare spikes may leave the panel. Raises
     ValueError for no rows or no loss.
@@ -69,7 +69,7 @@ def draw_losses(curves: pd.DataFrame, format: str) -> bytes:
 
 
 def losses_of(curves: pd.DataFrame) -> list[str]:
-    """The columns of ``LOSSES`` that ``curves`` has values of."""
+    """The columns of `LOSSES` that `curves` has values of."""
     return [name for name in LOSSES if name in curves and curves[name].notna().any()]
 
 
@@ -96,7 +96,7 @@ def to_bytes(figure: Figure, format: str) -> bytes:
 
 
 def _grid(frame: pd.DataFrame, x_label: str, y_label: str) -> tuple[Figure, Iterator[tuple[Axes, pd.DataFrame, str]]]:
-    """A figure, and for each panel its axes, its rows of ``frame`` and its name "family, target"."""
+    """A figure, and for each panel its axes, its rows of `frame` and its name "family, target"."""
     from matplotlib.figure import Figure
 
     targets, families = (list(dict.fromkeys(frame[name])) for name in ("target", "family"))
@@ -125,7 +125,7 @@ def _grid(frame: pd.DataFrame, x_label: str, y_label: str) -> tuple[Figure, Iter
 
 
 def wrapped(text: str, figure: Figure, columns: int) -> str:
-    """``text`` at the size NORMAL, broken into lines no wider than one of the ``columns`` of the figure."""
+    """`text` at the size NORMAL, broken into lines no wider than one of the `columns` of the figure."""
     inches = figure.get_figwidth() / columns - 0.3
     letters = int(inches * 72 / (0.53 * NORMAL))  # a letter is about half as wide as it is high
     # textwrap does not break at the no-break space, which keeps "n = 100" together.
@@ -142,8 +142,8 @@ def _panels_figure(points: pd.DataFrame, x_label: str, log_x: bool, printed: pd.
         raise ValueError(f"points of {len(devices)} devices in one figure: {', '.join(devices)}")
     if printed is not None:
         pairs = set(zip(points["family"], points["target"], strict=True))
-        keep = [pair in pairs for pair in zip(printed["column"], printed["target"], strict=True)]
-        printed = printed[keep].dropna(subset=["x", "value"])
+        drawn = [pair in pairs for pair in zip(printed["column"], printed["target"], strict=True)]
+        printed = printed[drawn].dropna(subset=["x", "value"])
     names = list(dict.fromkeys([*points["curve"], *([] if printed is None else printed["curve"])]))
     styles = {name: STYLES[number % len(STYLES)] for number, name in enumerate(names)}
 

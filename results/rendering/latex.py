@@ -1,4 +1,4 @@
-"""The one kind of `table` environment that goes into a paper."""
+"""LaTeX `table` environment for a paper."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ _FIT = r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\f
 
 
 def table_environment(caption: str, label: str, columns: str, lines: Sequence[str]) -> str:
-    """A `table` no wider than the text, ending in a newline; `label` may be "". All arguments are LaTeX.
+    """A `table` no wider than the text, ending in a newline; the document needs the packages booktabs and graphicx.
 
-    `lines` are those between the rules at the top and at the bottom. The document needs the packages booktabs and graphicx.
+    Args:
+        caption, label, columns: LaTeX; `label` may be "".
+        lines: Those between the top and the bottom rule.
     """
     return "\n".join(
         [
             r"% needs \usepackage{booktabs,graphicx}",
             r"\begin{table}[tbp]",
             r"  \centering",
-            r"  \setlength{\belowcaptionskip}{6pt}",  # the article class leaves none under a caption that stands above
+            r"  \setlength{\belowcaptionskip}{6pt}",  # the article class leaves none under a caption above the table
             rf"  \caption{{{caption}}}",
             *([rf"  \label{{{label}}}"] if label else []),
             r"  \small",

@@ -1,7 +1,8 @@
-"""From measured rows to a table in LaTeX, Markdown or CSV, with the paper's numbers beside ours on request.
+"""Tables of measured rows in LaTeX, Markdown or CSV, optionally with the paper's numbers.
 
 Accuracy is in percent (mean and 95% t interval over groups, pooled over seeds), time in seconds of fitting one group.
-Times of different devices never share a column: each device gets a table of its own.
+Times of different devices never share a column: each device has its own table. Times of different thread counts never enter
+one mean: see `analysis.timing`.
 """
 
 from __future__ import annotations
@@ -27,11 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row: `id` ("adam@30") is its name, in the paper's numbers too where `printed_as` gives no other.
+    """A row: `id` ("adam@30") names it, also in the paper's numbers unless `printed_as` differs.
 
-    `method` and `snapshot` find its measurements.
-
-    Neighbouring rows with the same `group_label` ("Adam scratch") form a block; "" stands for no block.
+    `method` and `snapshot` select its measurements. Neighbouring rows with the same `group_label` ("Adam scratch") form a
+    block; "" means no block.
     """
 
     id: str
@@ -121,9 +121,8 @@ def summarise(frame: pd.DataFrame, layout: TableLayout, *, ranked: bool = True) 
     """Every cell of the table, by device, row and column; missing ones included.
 
     `frame` is `Run.frame()`; rows of other targets belong to other tables and are left out. Measured methods and
-    families that the layout does not know (a user's own) follow the layout's rows and columns, so nothing that was
-    measured goes unseen. Without any measurement there is one device, "". Without `ranked` no ranks are found, which takes
-    most of the time.
+    families that the layout does not know (user-defined ones) follow the layout's rows and columns. Without any
+    measurement there is one device, "". Ranking takes most of the time, and is skipped unless `ranked`.
     """
     frame = frame[frame["target"] == layout.target]
     places = {str(device): ranks(rows) for device, rows in frame.groupby("device", sort=False)} if ranked else {}
@@ -157,7 +156,7 @@ def summarise(frame: pd.DataFrame, layout: TableLayout, *, ranked: bool = True) 
 def records(
     frame: pd.DataFrame, layout: TableLayout, paper: pd.DataFrame | None = None
 ) -> list[dict[str, str | int | float | None]]:
-    """The table for programs: for each cell its values by the names of `CSV_COLUMNS`, None where there is none."""
+    """The table for programs: the values of each cell by `CSV_COLUMNS`, None for missing ones."""
     numbers = None if paper is None else _paper_numbers(paper, layout.target)
     return _records(summarise(frame, layout, ranked=False), layout, numbers or {})
 
@@ -166,9 +165,9 @@ def render(frame: pd.DataFrame, layout: TableLayout, format: Format, paper: pd.D
     """The table as text, ending in a newline. `paper` is `results.paper.load(layout.name)`, or None to leave it out.
 
     latex: one `table` environment per device, no wider than the text; the document needs `\\usepackage{booktabs,graphicx}`.
-    The paper's numbers stand below ours, in italics; in Markdown and CSV they have columns of their own.
+    The paper's numbers are below ours, in italics; in Markdown and CSV they have separate columns.
     csv: one row per cell, full precision, accuracies in percent, empty where nothing is measured or printed.
-    A cell over fewer groups than the caption says, or still being measured, carries its n, in LaTeX as a letter.
+    A cell over fewer groups than the caption says, still being measured, or with times over fewer groups is marked.
     """
     return typeset(summarise(frame, layout, ranked=format != "csv"), layout, format, paper)
 
@@ -220,7 +219,7 @@ def _paper_numbers(paper: pd.DataFrame, target: str) -> dict[tuple[str, str], Pa
 
 
 def _grid(cells: list[TableCell]) -> list[tuple[TableRow, str, list[TableCell]]]:
-    """The cells of one device as (row, group label to print, its cells): a block's label stands in its first row."""
+    """The cells of one device as (row, group label to print, its cells): a block's label is in its first row."""
     by_row: dict[TableRow, list[TableCell]] = {}
     for cell in cells:
         by_row.setdefault(cell.row, []).append(cell)
@@ -273,7 +272,7 @@ def _counted(number: int, noun: str) -> str:
 
 
 def format_accuracy(mean: float, half_width: float, plus_minus: str) -> str:
-    """Percent with two decimals, and the half-width of the interval where there is one (not NaN)."""
+    """Percent with two decimals, and the half-width of the interval unless it is NaN."""
     return f"{mean:.2f}" if math.isnan(half_width) else f"{mean:.2f} {plus_minus} {half_width:.2f}"
 
 
@@ -302,7 +301,7 @@ def _latex(
             return "--"
         text = format_accuracy(cell.accuracy_mean, cell.accuracy_ci, r"\pm")
         text = {"best": rf"$\mathbf{{{text}}}$", "second": rf"\underline{{${text}$}}", "": f"${text}$"}[cell.rank]
-        # A mark takes no room of its own: the numbers of a column stay below one another.
+        # A mark has no width, so that the numbers of a column stay aligned.
         footnote = _footnote(cell, full)
         return text + (rf"\rlap{{$^{{{marks[footnote]}}}$}}" if footnote else "")
 
@@ -336,7 +335,7 @@ def _latex(
             front = [_spanned(2, "@{}l", row.label)]
         values = [(accuracy(cell), format_seconds(cell.seconds_mean) if cell.n else "--") for cell in row_cells]
         lines.append(line(front, [text for pair in values for text in pair]))
-        # Not in columns of their own as in Markdown: three families would no longer fit on a page.
+        # Not in separate columns as in Markdown: three families would no longer fit on a page.
         printed = [(numbers or {}).get((row.id, cell.column)) for cell in row_cells]
         if any(printed):
             texts = [text for number in printed for text in _latex_paper(number)]

@@ -40,7 +40,7 @@ def _last_change(folder: Path) -> float | None:
 def find_folder(reference: str, suites: tuple[str, ...]) -> Path:
     """The folder `reference`, or that of the latest run of the suite of that name under `runs/`.
 
-    Raises StoreError naming the nearest suite or the folders that were looked at.
+    Raises StoreError naming the nearest suite, or what to give instead.
     """
     if Path(reference).is_dir():
         return Path(reference)

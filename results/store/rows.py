@@ -85,8 +85,11 @@ def table_of(key: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 def merged(tables: Sequence[pa.Table]) -> pa.Table:
     """One table ordered by group; a group that is in several tables counts once, from the first of them."""
-    joined = pa.concat_tables([ROW_SCHEMA.empty_table(), *tables])
-    groups = joined["group"].to_numpy()
+    # Not `empty_table`, which imports pandas; nor `take`, which imports pyarrow.compute, where nothing is out of order.
+    joined = pa.concat_tables(tables) if tables else pa.Table.from_batches([], ROW_SCHEMA)
+    groups = _numpy(joined["group"])
+    if len(tables) <= 1 and (groups[1:] >= groups[:-1]).all():
+        return joined
     order = np.argsort(groups, kind="stable")  # the rows of a group: those of its first table first
     table = np.repeat(np.arange(len(tables)), [part.num_rows for part in tables])[order]
     begins = np.ones(len(order), dtype=bool)
@@ -99,8 +102,8 @@ def complete_columns(table: pa.Table, precision: str, threads: int) -> pa.Table:
     """`table` with the columns that were added after it was written: these precision and threads, else NaN."""
     known: dict[str, Any] = {"precision": precision, "threads": threads}
     for column in list(ROW_SCHEMA)[table.num_columns :]:
-        values = [known.get(column.name, float("nan"))] * table.num_rows
-        table = table.append_column(column, pa.array(values, column.type))
+        value = pa.scalar(known.get(column.name, float("nan")), column.type)
+        table = table.append_column(column, pa.repeat(value, table.num_rows))
     return table
 
 
@@ -149,5 +152,12 @@ def _checksum(table: pa.Table) -> bytes:
     for name in table.column_names:
         column = table[name]
         text = pa.types.is_string(column.type)
-        digest.update(json.dumps(column.to_pylist()).encode() if text else column.to_numpy().tobytes())
+        digest.update(json.dumps(column.to_pylist()).encode() if text else _numpy(column).tobytes())
     return digest.hexdigest().encode()
+
+
+def _numpy(column: pa.ChunkedArray) -> np.ndarray:
+    """The values of a column; those of numbers without pandas, which `to_numpy` would spend half a second to import."""
+    values = column.combine_chunks()
+    plain = pa.types.is_integer(values.type) or pa.types.is_floating(values.type)
+    return np.from_dlpack(values) if plain and not values.null_count else values.to_numpy(zero_copy_only=False)

@@ -1,6 +1,6 @@
 """A run on disk: `record.json` says how it was made, `cells/` holds one Parquet file for each finished cell.
 
-A cell that is being measured has shards, `cells/<key>.<first>-<last>.parquet`, each with the rows of whole groups;
+A cell that is being measured has shards, `cells/<key>.<first>-<last>.parquet`, each with the rows of complete groups;
 `Run.finish` merges them into `cells/<key>.parquet`. All files are written atomically, and nothing is pickled.
 """
 
@@ -141,7 +141,7 @@ class Run:
         return self.finished(cell.key) and len(self.groups_done(cell.key)) >= cell.groups
 
     def write_shard(self, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write the rows of whole groups of a cell (columns: `ROW_SCHEMA`); once this returns they survive a crash.
+        """Write the rows of complete groups of a cell (columns: `ROW_SCHEMA`); once this returns they survive a crash.
 
         Raises:
             ValueError: The rows do not fit the schema.
@@ -185,7 +185,7 @@ class Run:
         shards = self._shards(key)
         tables = [self._read(shard) for shard in shards]
         if None in tables:
-            raise StoreError(f"A shard of the cell {key} in {self._cells} is damaged: run again to measure it anew.")
+            raise StoreError(f"A shard of the cell {key} in {self._cells} is damaged: run again to replace it.")
         tables += more
         if path.exists() and (before := self._read(path)) is not None:
             tables.insert(0, before)

@@ -5,7 +5,7 @@ History of the format on disk:
 | format | file | change |
 |---|---|---|
 | 1 | `manifest.json` | plain JSON without a checksum; no longer read |
-| 2 | `manifest.json` | a checksum; an invocation has a command, a start and a commit, all else is said once for the run |
+| 2 | `manifest.json` | a checksum; an invocation has command, start and commit, the environment is recorded once for the run |
 | 3 | `record.json` | each invocation has its own environment; the plan names the reference; rows have precision and threads |
 
 A field that is added, renamed or changes its meaning raises `FORMAT`.
@@ -93,7 +93,7 @@ class PlanRecord:
     """What was planned, as far as reading a table or a status needs it.
 
     Attributes:
-        figure: What is drawn beside the table (`suites.declaration.FIGURES`).
+        figure: What is drawn in addition to the table (`suites.declaration.FIGURES`).
         reference: The variant that the others are compared with, "" for none.
         paper_groups: Groups that the paper meta-trains on, by family.
         families: (name, label) of each.
@@ -122,7 +122,7 @@ class PlanRecord:
         return {v.name: (v.figure_line, v.figure_x) for v in self.variants if v.figure_line}
 
     def merged(self, newer: PlanRecord) -> PlanRecord:
-        """This plan and a newer one of the same run; a cell that was planned anew replaces its predecessor."""
+        """This plan and a newer one of the same run; a cell that was planned again replaces its predecessor."""
 
         def place(cell: PlannedCell) -> tuple[str, str, str, int]:
             return cell.method, cell.family, cell.target, cell.seed
@@ -146,7 +146,7 @@ class PlanRecord:
 class RunRecord:
     """The record of a run. A run has one suite, profile, device and precision, and grows by plans and invocations.
 
-    `unrecorded_precision` and `unrecorded_threads` hold for rows from before format 3, which do not say their own.
+    `unrecorded_precision` and `unrecorded_threads` apply to rows from before format 3, which do not record their own.
     """
 
     format: int = FORMAT
@@ -176,7 +176,7 @@ def decode(data: bytes) -> RunRecord:
 
 
 def decode_format_2(data: bytes) -> RunRecord:
-    """The record in the content of a `manifest.json`, with what format 2 did not say filled in where it is known.
+    """The record in the content of a `manifest.json`, with what format 2 did not record filled in where it is known.
 
     Raises ValueError if it is damaged or of another format.
     """

@@ -27,7 +27,7 @@ _PAGE = Path(__file__).parent.parent / "page"
 
 
 def page(runs: Sequence[ReportedRun]) -> str:
-    """The page as HTML, a whole document. Raises ValueError for no runs."""
+    """The page as an HTML document. Raises ValueError for no runs."""
     if not runs:
         raise ValueError("no runs to show")
     data: dict[str, Any] = {"runs": [], "numbers": {}, "scatters": []}

@@ -75,7 +75,7 @@ def effort_plots(
             )  # fmt: skip
         series = [Series(names[method], tuple(p), styles[method]) for method, p in points.items()]
         title = f"Accuracy against {effort.name}, {label}"
-        drawing = chart(title, series, effort.axis, ACCURACY, log_x=True, front=[pairs[place] for place in front])
+        drawing = chart(title, series, effort.axis, ACCURACY, x_scale="log", front=[pairs[place] for place in front])
         note = "Means with 95% intervals; snapshots of one training are joined. Ringed: on the Pareto front."
         plots.append(Plot(title, drawing, note))
     return plots
@@ -108,20 +108,22 @@ def epoch_plots(
             for epochs in sorted(rows["epochs"].unique()):
                 some = rows[rows["epochs"] == epochs]
                 mean = mean_ci(100 * some["accuracy"].to_numpy())
-                told = f"{names[str(method)]}, epoch {epochs:g}: {format_accuracy(mean.mean, mean.half_width, '±')} %"
-                points.append(Point(float(epochs), mean.mean, mean.half_width, title=f"{told} (n = {mean.n})"))
+                title = f"{names[str(method)]}, epoch {epochs:g}: {format_accuracy(mean.mean, mean.half_width, '±')} %"
+                points.append(Point(float(epochs), mean.mean, mean.half_width, title=f"{title} (n = {mean.n})"))
             series.append(Series(names[str(method)], tuple(points), styles[str(method)]))
         ours = costs.last_snapshots(here[here["method"] == reference]).merge(trained[PAIR].drop_duplicates(), on=PAIR)
         levels = []
         if len(ours):
             level = mean_ci(100 * ours["accuracy"].to_numpy())
-            told = f"{names[reference]}: {format_accuracy(level.mean, level.half_width, '±')} % (n = {level.n})"
-            levels.append(Level(told, level.mean, level.half_width, styles[reference]))
+            label_of_level = (
+                f"{names[reference]}: {format_accuracy(level.mean, level.half_width, '±')} % (n = {level.n})"
+            )
+            levels.append(Level(label_of_level, level.mean, level.half_width, styles[reference]))
         title = f"Accuracy against epochs, {label}"
         note = "Means with 95% intervals."
         if levels:
             note += f" {names[reference]}'s level is over the groups that were also trained on."
-        plots.append(Plot(title, chart(title, series, "epochs", ACCURACY, whole_x=True, levels=levels), note))
+        plots.append(Plot(title, chart(title, series, "epochs", ACCURACY, x_scale="whole", levels=levels), note))
     return plots
 
 
@@ -141,11 +143,13 @@ def learning_plots(run: ReportedRun) -> list[Plot]:
             series.append(Series(str(name), _line_points(line, "accuracy_mean", "accuracy_ci"), order[str(name)]))
         for name, line in printed.dropna(subset=["x", "value"]).groupby("curve", sort=False):
             style = order.setdefault(str(name), len(order))
-            told = _line_points(line, "value", "ci")
-            series.append(Series(f"{name}, the paper", told, style, "paper"))
+            points_of_paper = _line_points(line, "value", "ci")
+            series.append(Series(f"{name}, the paper", points_of_paper, style, "paper"))
         x = [point.x for one in series for point in one.points]
         title = f"{run.family_label(family)}, {run.target_label(target)}"
-        drawing = chart(title, series, curve.x_label, ACCURACY, log_x=curve.log_x and min(x) > 0)
+        drawing = chart(
+            title, series, curve.x_label, ACCURACY, x_scale="log" if curve.log_x and min(x) > 0 else "linear"
+        )
         note = f"Means with 95% intervals over groups, on {device}."
         plots.append(Plot(title, drawing, note, with_paper=any(one.look == "paper" for one in series)))
     return plots

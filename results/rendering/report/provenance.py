@@ -11,7 +11,7 @@ from pudnet_bench.results.rendering.tables import format_accuracy, format_second
 
 
 def run_facts(run: ReportedRun) -> list[tuple[str, str]]:
-    """What all numbers of a run have in common; the rows do not say which of several invocations measured them."""
+    """Facts common to all numbers of a run; rows do not record which of several invocations measured them."""
     record, calls = run.record, run.record.invocations
 
     def fact(name: str, values: list[str]) -> tuple[str, str]:
@@ -38,7 +38,7 @@ def run_facts(run: ReportedRun) -> list[tuple[str, str]]:
 
 
 def number_facts(number: int, run: ReportedRun, numbers: dict[str, Any]) -> dict[Place, str]:
-    """A key for every measured place of run `number`; adds what is known of each to `numbers`."""
+    """A key for every measured place of run `number`; adds the facts behind each to `numbers`."""
     keys: dict[Place, str] = {}
     for where, rows in run.frame.groupby(["device", "target", "method", "snapshot", "family"], sort=False):
         device, target, method, snapshot, family = map(str, where)

@@ -52,7 +52,7 @@ def loss_plots(run: ReportedRun) -> list[Plot]:
             )
             thinned += [Series(label, single, style, "faint"), Series(label, mean, style, "line")]
         drawing = chart(title, sorted(thinned, key=lambda one: one.look), "groups seen in meta-training", "loss",
-                        whole_x=True, y_range=(0.0, top))  # fmt: skip
+                        x_scale="whole", y_range=(0.0, top))  # fmt: skip
         note = (
             "Strong: mean over 2% of the reported steps around each. Faint: single steps, whose rare spikes may be cut."
         )
@@ -96,7 +96,9 @@ def correlation_plots(run: ReportedRun) -> list[Plot]:
                 ), 1, look, tuple(ends)),
             ]  # fmt: skip
             lowest = min(lowest, float(learned.min()), min(low for low, _ in ends))
-        drawing = chart(title, series, "canonical pair", "correlation coefficient", whole_x=True, y_range=(lowest, 1.0))
+        drawing = chart(
+            title, series, "canonical pair", "correlation coefficient", x_scale="whole", y_range=(lowest, 1.0)
+        )
         plots.append(Plot(f"{title} (n = {int(table['n'].iloc[0])})", drawing, CORRELATION_NOTE))
     return plots
 

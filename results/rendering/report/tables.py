@@ -42,7 +42,7 @@ def result_table(
     keys: Mapping[Place, str],
     numbers: dict[str, Any],
 ) -> PageTable:
-    """The table of one target and device, the paper's numbers beside ours; adds what is known of those to `numbers`."""
+    """The table of one target and device, with the paper's numbers; adds the facts behind those to `numbers`."""
     printed = {
         (row["row"], row["column"]): row
         for row in run.printed[run.printed["target"] == layout.target].to_dict("records")
@@ -178,7 +178,7 @@ def cost_table(run: ReportedRun, keys: Mapping[Place, str]) -> PageTable:
     return PageTable("Costs", setting.note(note), (*setting.heads, *heads), tuple(rows))
 
 
-_MIXED_THREADS = "Times are over the groups of one thread count, where n says that there were others."
+_MIXED_THREADS = "Times are over the groups of one thread count, where n says that there were several."
 _MEASURED_WHERE_POSSIBLE = ("parameters", "fit_flops", "test_flops", "energy_joules")
 
 

@@ -471,7 +471,7 @@ POINTS = st.lists(
 @given(POINTS, st.booleans(), st.sampled_from(HOSTILE))
 def test_charts_stay_inside_and_are_xml(points: list[Point], log_x: bool, name: str) -> None:
     series = [Series(name, tuple(replace(point, title=name) for point in points), style) for style in range(9)]
-    drawing = chart(name, series, name, name, log_x=log_x, levels=[Level(name, 50.0, 60.0, 0)])
+    drawing = chart(name, series, name, name, x_scale="log" if log_x else "linear", levels=[Level(name, 50.0, 60.0, 0)])
     root = ET.fromstring(f"<div>{drawing}</div>")
     svg = root.find(".//svg[@viewBox='0 0 480 330']")
     assert svg is not None
@@ -509,21 +509,21 @@ def test_a_given_range_is_the_whole_axis() -> None:
 
 
 def test_ticks_are_round_numbers() -> None:
-    def ticks(x: list[float], **options: bool) -> list[str]:
+    def ticks(x: list[float], **options: Any) -> list[str]:
         points = tuple(Point(value, 50.0) for value in x)
         root = ET.fromstring(f"<div>{chart('a', [Series('a', points, 0)], 'x', 'y', **options)}</div>")
         return [str(text.text) for text in root.iter("text") if text.get("text-anchor") == "middle"][:-2]
 
     assert ticks([0, 10]) == ["0", "2", "4", "6", "8", "10"]
-    assert ticks([1, 2], whole_x=True) == ["1", "2"]
-    assert ticks([0.001, 1], log_x=True) == ["0.001", "0.003", "0.01", "0.03", "0.1", "0.3", "1"]
-    assert ticks([0.016, 0.028], log_x=True) == ["0.016", "0.018", "0.02", "0.022", "0.024", "0.026", "0.028"]
-    assert ticks([100, 100_000], log_x=True) == ["100", "300", "1k", "3k", "10k", "30k", "100k"]
-    assert len(ticks([1e-6, 1e9], log_x=True)) <= 8
+    assert ticks([1, 2], x_scale="whole") == ["1", "2"]
+    assert ticks([0.001, 1], x_scale="log") == ["0.001", "0.003", "0.01", "0.03", "0.1", "0.3", "1"]
+    assert ticks([0.016, 0.028], x_scale="log") == ["0.016", "0.018", "0.02", "0.022", "0.024", "0.026", "0.028"]
+    assert ticks([100, 100_000], x_scale="log") == ["100", "300", "1k", "3k", "10k", "30k", "100k"]
+    assert len(ticks([1e-6, 1e9], x_scale="log")) <= 8
 
 
 def test_charts_refuse_what_they_cannot_show() -> None:
     with pytest.raises(ValueError, match="no points"):
         chart("none", [], "x", "y")
     with pytest.raises(ValueError, match="positive"):
-        chart("zero", [Series("a", (Point(0.0, 1.0),), 0)], "x", "y", log_x=True)
+        chart("zero", [Series("a", (Point(0.0, 1.0),), 0)], "x", "y", x_scale="log")
