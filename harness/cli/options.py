@@ -59,7 +59,8 @@ Suites = Annotated[
 Profile = Annotated[str, typer.Option(help="quick, standard or paper.", autocompletion=completion.profiles)]
 Methods = Annotated[str | None, typer.Option(help="Methods, comma-separated.", autocompletion=completion.methods)]
 MethodFile = Annotated[
-    list[str] | None, typer.Option(help="FILE.py:Class, your own; repeatable.", autocompletion=completion.method_file)
+    list[str] | None,
+    typer.Option(help="FILE.py:Class or package.module:Class; repeatable.", autocompletion=completion.method_file),
 ]
 Families = Annotated[str | None, typer.Option(help="Families, comma-separated.", autocompletion=completion.families)]
 Targets = Annotated[str | None, typer.Option(help="Targets, comma-separated.", autocompletion=completion.targets)]

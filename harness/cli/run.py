@@ -14,6 +14,7 @@ from pudnet_bench.harness.cli import options
 from pudnet_bench.harness.cli.options import UsageError, absolute, names, numbers
 from pudnet_bench.harness.measuring.device import DeviceKind, Precision
 from pudnet_bench.harness.planning.request import REQUESTS, ClockRule, Episodes, RunRequest, load_requests
+from pudnet_bench.methods.registry import absolute_reference
 from pudnet_bench.results.store.folders import cache_folder, run_folder
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def run(
 ) -> None:
     """Measure suites; resume where an earlier run stopped."""
     request = RunRequest(
-        suite="", profile=profile, methods=names(methods), method_files=tuple(map(_method_file, method or ())),
+        suite="", profile=profile, methods=names(methods), method_files=tuple(map(absolute_reference, method or ())),
         families=names(families), targets=names(targets), seeds=numbers("--seeds", seeds, 0), groups=groups,
         episodes=episodes, weights=absolute(weights) if weights else None,
         training_groups=numbers("--training-groups", training_groups, 1) or (), groups_per_step=groups_per_step,
@@ -110,12 +111,6 @@ def resume(
     failures += _wait_for_jobs(run.folder, paper) if cluster and wait else 0
     if failures:
         raise typer.Exit(CELLS_FAILED)
-
-
-def _method_file(reference: str) -> str:
-    """FILE.py:Class with an absolute path."""
-    path, _, name = reference.rpartition(":")
-    return f"{absolute(path)}:{name}" if path else reference
 
 
 def _chosen(suites: list[str], request: RunRequest) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from pudnet_bench.harness.measuring.device import Compute
+from pudnet_bench.methods.feature_learner import prototype_classifier_name
 from pudnet_bench.results.store.run_record import Invocation
 
 PACKAGES = (
@@ -110,7 +111,8 @@ def begin_invocation(command: str, compute: Compute) -> Invocation:
         device=compute.name,
         driver=driver() if compute.device.type == "cuda" else "",
         platform=platform.platform(),
-        precision=compute.precision,
+        precision=str(compute.precision),
         threads=torch.get_num_threads(),
         load_start=load(),
+        prototype_classifier=prototype_classifier_name(),
     )

@@ -159,7 +159,7 @@ def measure_group(ready: ReadyCell, index: int) -> tuple[list[dict[str, Any]], d
                 "test_flops": test_flops,
                 "parameters": float(ready.parameters),
                 "energy_joules": joules,
-                "precision": compute.precision,
+                "precision": str(compute.precision),
                 "threads": torch.get_num_threads(),
             }
         )

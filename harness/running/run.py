@@ -68,7 +68,7 @@ def open_run(plan: Plan, folder: Path, command: str, compute: Compute) -> Run:
 def run_record(plan: Plan, command: str, compute: Compute) -> RunRecord:
     """The record of a run of `plan` that begins now."""
     return RunRecord(
-        suite=plan.suite.name, profile=plan.profile.name, device=compute.name, precision=compute.precision,
+        suite=plan.suite.name, profile=plan.profile.name, device=compute.name, precision=str(compute.precision),
         plan=plan_record(plan), invocations=(provenance.begin_invocation(command, compute),),
     )  # fmt: skip
 

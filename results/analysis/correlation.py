@@ -113,13 +113,15 @@ def _coordinates(values: np.ndarray) -> np.ndarray:
     """
     n, width = values.shape
     if width <= n:
-        centred = values.astype(np.float64)
-        return centred - centred.mean(axis=0)
+        centred: np.ndarray = values.astype(np.float64)
+        centred -= centred.mean(axis=0)
+        return centred
     triangle: Any = np.zeros((0, n))
     for start in range(0, width, 4096):  # in blocks, so that the float64 copy of 1000 x 76,000 never exists
         block = values[:, start : start + 4096].astype(np.float64)
         triangle = np.linalg.qr(np.vstack([triangle, (block - block.mean(axis=0)).T]), mode="r")
-    return triangle.T
+    components: np.ndarray = triangle.T
+    return components
 
 
 def _pca(values: np.ndarray, components: int, seed: int) -> Any:
@@ -134,7 +136,8 @@ def _pca(values: np.ndarray, components: int, seed: int) -> Any:
 
 
 def _scores(values: np.ndarray, components: int, seed: int) -> np.ndarray:
-    return _pca(values, components, seed).transform(values)
+    scores: np.ndarray = _pca(values, components, seed).transform(values)
+    return scores
 
 
 def _cca(x: np.ndarray, y: np.ndarray) -> Any:
@@ -153,7 +156,8 @@ def _correlations(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Correlation [k] of the columns of first [n, k] with those of second [n, k]."""
     first, second = first - first.mean(axis=0), second - second.mean(axis=0)
     norms = np.linalg.norm(first, axis=0) * np.linalg.norm(second, axis=0)
-    return np.clip((first * second).sum(axis=0) / norms, -1.0, 1.0)
+    clipped: np.ndarray = np.clip((first * second).sum(axis=0) / norms, -1.0, 1.0)
+    return clipped
 
 
 def _in_sample(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -177,4 +181,5 @@ class _HeldOut:
             pca = _pca(x[fit], self.components, self.seed)
             cca = _cca(pca.transform(x[fit]), y_fit)
             correlations.append(_correlations(*cca.transform(pca.transform(x[test]), y_test)))
-        return np.mean(correlations, axis=0)
+        mean: np.ndarray = np.mean(correlations, axis=0)
+        return mean

@@ -92,7 +92,8 @@ def wilcoxon_p_value(a: ArrayLike, b: ArrayLike) -> float:
 
 def _differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Accuracies are fractions k / n: rounding makes equal differences equal again, so that Wilcoxon sees the ties."""
-    return np.round(first - second, 12)
+    rounded: np.ndarray = np.round(first - second, 12)
+    return rounded
 
 
 ALL_SIGNS = 13

@@ -86,7 +86,8 @@ def losses(run: Run) -> pd.DataFrame | None:
 
 def of_one_seed(losses: pd.DataFrame) -> pd.DataFrame:
     """The rows of the lowest seed: a line is one training."""
-    return losses[losses["seed"] == losses["seed"].min()]
+    lowest: pd.DataFrame = losses[losses["seed"] == losses["seed"].min()]
+    return lowest
 
 
 def correlations(run: Run) -> dict[str, pd.DataFrame]:

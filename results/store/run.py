@@ -213,7 +213,8 @@ class Run:
             done = pa.array(np.full(rows.num_rows, self._finished_path(key).exists()))
             tables.append(rows.append_column("finished", done))
         empty = ROW_SCHEMA.append(pa.field("finished", pa.bool_())).empty_table()
-        return pa.concat_tables(tables or [empty]).to_pandas()
+        frame: pd.DataFrame = pa.concat_tables(tables or [empty]).to_pandas()
+        return frame
 
     def save_curve(self, key: str, curve: pd.DataFrame) -> None:
         """Save what the meta-training behind a cell reported: any columns, a row for each report."""

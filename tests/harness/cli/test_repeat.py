@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,6 +77,17 @@ def test_a_finished_run_is_answered_alike_and_measures_nothing(whole: Path, agai
     assert len(kept) >= 5
     assert after.keys() == before.keys()
     assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+
+
+def test_what_is_on_disk_is_shown_without_torch(whole: Path) -> None:
+    script = (
+        "import sys\nfrom pudnet_bench.harness.cli.app import app\napp(sys.argv[1:], standalone_mode=False)\n"
+        "print('imported', sorted({'torch', 'torchvision', 'sklearn'} & set(sys.modules)))\n"
+    )
+    run = str(whole / "run")
+    for arguments in (["table", run], ["status", run], ["compare", run, run], ["report", run]):
+        done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "imported []", arguments
 
 
 def test_several_suites_are_answered_in_their_order(whole: Path, tmp_path: Path) -> None:
@@ -178,7 +191,7 @@ def test_a_table_is_the_same_from_the_folder_and_from_the_rows(whole: Path, form
 
 def test_a_table_of_new_rows_is_new(place: Path) -> None:
     run = Run.open(place / "run")
-    (key,) = {cell["key"] for cell in run.manifest["plan"]["cells"]}
+    (key,) = {cell.key for cell in run.record.plan.cells}
     before = call("table", place / "run", "--format", "csv").stdout
     row = run.frame().drop(columns="finished").iloc[0].to_dict()
     run.write_shard(key, [{**row, "group": 3, "accuracy": 0.0}])
