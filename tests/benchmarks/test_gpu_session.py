@@ -61,6 +61,7 @@ def python(name: str, code: str, seconds: int = 60) -> Step:
     return Step(name, seconds, (("-c", code),))
 
 
+@pytest.mark.slow
 def test_steps_that_fail_or_hang_do_not_stop_the_rest(
     compute: Compute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +136,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_the_command_at_the_tiny_scale(tmp_path: Path) -> None:
     words = "first --scale tiny --device cpu --steps bench-graphs --out"
     arguments = (*words.split(), str(tmp_path))

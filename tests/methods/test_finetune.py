@@ -39,7 +39,9 @@ def test_it_learns_from_where_the_base_is_and_leaves_the_base_alone(name: str, d
     assert all(torch.equal(before[key], value) for key, value in base.state_dict().items())
 
 
-@pytest.mark.parametrize("target", ["convnet3", "resnet18", "resnet34"])
+@pytest.mark.parametrize(
+    "target", ["convnet3", *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet18", "resnet34"))]
+)
 @pytest.mark.parametrize("name", BASES)
 def test_the_network_of_a_method_computes_the_methods_own_features(name: str, target: str, make_dataset) -> None:
     """A fitted network classifies by its own prototypes as the method does; where the method has a head of its own, it is

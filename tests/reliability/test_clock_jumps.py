@@ -38,6 +38,7 @@ class Slow(ProtoNet):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not LIBRARIES, reason="libfaketime (Debian's package of that name) is not installed")
 def test_a_clock_that_jumps_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(METHOD)

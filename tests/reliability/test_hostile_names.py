@@ -84,6 +84,7 @@ def test_as_the_name_of_a_method(name: str, run: Callable[..., Result], place: P
     in_order(run("table1", "--methods", name, "--method", "own.py:Own", "--groups", "1"), place)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_as_the_name_of_a_source_or_a_folder(name: str, run: Callable[..., Result], place: Path) -> None:
     in_order(run("table1", "--source", f"{name}={place}", "--families", name, "--groups", "1"), place)

@@ -185,6 +185,7 @@ def made(tmp_path: Path) -> Iterator[tuple[Runs, Runs]]:
         each.close()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_twenty_kills_change_nothing(made: tuple[Runs, Runs]) -> None:
     seed = random.SystemRandom().randrange(2**32)

@@ -119,6 +119,7 @@ def test_jobs_are_cancelled(executor: submitit.AutoExecutor, tmp_path: Path) -> 
         assert state(job.job_id, when=lambda job: job.finished).state == "CANCELLED"
 
 
+@pytest.mark.slow
 def test_a_requeued_job_starts_again(executor: submitit.AutoExecutor, local_slurm: LocalSlurm, tmp_path: Path) -> None:
     started = tmp_path / "started"
     job = executor.submit(waiting(started))

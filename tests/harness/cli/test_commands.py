@@ -584,6 +584,7 @@ def test_two_runs_are_held_against_each_other(
     assert "a is a run of table1 and c of table2; give two of one suite" in other.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_the_papers_clock_gives_rows_of_its_own_beside_the_others(command_line: CommandLine) -> None:
     asked = ("run", "table1", "--methods", "adam", "--groups", "1", "--out", "r")
@@ -759,6 +760,7 @@ def test_training_groups_measure_the_learning_curve_of_one_training(command_line
     assert "--training-groups takes numbers from 1 on, not '0'" in wrong.output
 
 
+@pytest.mark.slow
 def test_fine_tuning_runs_from_the_command_line(command_line: CommandLine, tmp_path: Path) -> None:
     options = ("--targets", "convnet3", "--groups", 1, "--paper")
     done = command_line("run", "table5", *options)

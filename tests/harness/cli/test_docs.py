@@ -59,12 +59,13 @@ def short_folder() -> Iterator[Path]:
 
 
 def run_pages() -> list[object]:
-    """The pages that have commands; Slurm's with its mark."""
-    return [
-        pytest.param(page, id=page.stem, marks=[pytest.mark.slurm] if "local_slurm start" in text else [])
-        for page, text in TEXTS.items()
-        if "```sh" in text
-    ]
+    """The pages that have commands, with the marks that apply: all but the two that a newcomer reads first are slow."""
+
+    def marks(page: Path) -> list[pytest.MarkDecorator]:
+        slow = [pytest.mark.slow] if page.stem not in ("README", "quick-start") else []
+        return [*slow, pytest.mark.slurm] if "local_slurm start" in TEXTS[page] else slow
+
+    return [pytest.param(page, id=page.stem, marks=marks(page)) for page in TEXTS if "```sh" in TEXTS[page]]
 
 
 @pytest.mark.parametrize("page", run_pages())

@@ -79,6 +79,7 @@ def test_styles_only_for_a_terminal_that_wants_them(
         assert piped == "".join(f"{line.rstrip()}\n" for line in piped.splitlines())
 
 
+@pytest.mark.slow
 def test_progress_moves_only_on_a_terminal(measured: Path, environment: dict[str, str], tmp_path: Path) -> None:
     def command(groups: int) -> list[str]:
         options = ["--method", "own.py:Own", "--methods", "own", "--groups", str(groups), "--device", "cpu"]

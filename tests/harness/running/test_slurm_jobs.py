@@ -99,6 +99,7 @@ def rows(folder: Path) -> pd.DataFrame:
     return frame.sort_values(SAME[:4], ignore_index=True)[SAME]
 
 
+@pytest.mark.slow
 @pytest.mark.slurm
 def test_a_table_through_arrays_is_that_of_one_process_and_of_two(
     local_slurm: LocalSlurm, command_line: CommandLine, method_file: MethodFile, tmp_path: Path
@@ -146,6 +147,7 @@ def test_a_job_that_fails_is_shown_with_its_reason_and_its_log(
     assert "n=1" in command_line("collect", "out").stdout or "Adam" in command_line("collect", "out").stdout
 
 
+@pytest.mark.slow
 @pytest.mark.slurm
 @pytest.mark.timeout(1200)
 def test_a_training_that_is_requeued_goes_on_from_the_same_step(
@@ -176,6 +178,7 @@ def test_a_training_that_is_requeued_goes_on_from_the_same_step(
     pd.testing.assert_frame_equal(rows(tmp_path / "out"), rows(tmp_path / "here"))
 
 
+@pytest.mark.slow
 @pytest.mark.slurm
 @pytest.mark.timeout(1200)
 def test_a_cancelled_run_is_resumed(

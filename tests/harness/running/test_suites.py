@@ -73,6 +73,7 @@ def test_every_point_the_paper_prints_has_its_place_in_the_figure(name: str) -> 
     assert set(points["target"]) == set(suite.targets)
 
 
+@pytest.mark.slow
 def test_variants_name_methods_and_options_that_there_are(plan_of: Callable[..., Plan]) -> None:
     for name, suite in SUITES.items():
         assert {variant.method for variant in suite.variants} <= set(registry.entries())
@@ -137,7 +138,12 @@ def small(suite: Suite) -> Suite:
     return replace(suite, variants=variants[::4] if suite.figure == "eta" else variants)
 
 
-@pytest.mark.parametrize("name", SUITES)
+FAST = ("table1", "figure7", "figure9")  # a table, learning curves and losses; the others are marked slow
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in SUITES]
+)
 def test_a_suite_runs_from_end_to_end(
     name: str, compute: Compute, cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

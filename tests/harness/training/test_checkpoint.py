@@ -60,7 +60,9 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=pytest.mark.slow) if name == "musml" else name for name in METHODS]
+)
 def test_a_stopped_training_goes_on_bit_for_bit(
     method: str, plan_of: Callable[..., Plan], digits_images: FamilyImages, compute: Compute, tmp_path: Path
 ) -> None:

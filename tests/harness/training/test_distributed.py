@@ -94,6 +94,7 @@ def test_what_one_left_two_resume_and_the_other_way_round(
     pd.testing.assert_frame_equal(resumed.curve, whole.curve)
 
 
+@pytest.mark.slow
 def test_a_table_from_two_processes_is_that_of_one(command_line: CommandLine, tmp_path: Path) -> None:
     def accuracies(processes: int) -> pd.DataFrame:
         out = tmp_path / str(processes)
@@ -125,6 +126,7 @@ def test_a_rank_that_fails_ends_the_training_with_its_reason(does: Callable[[Ran
         ranks.barrier()
 
 
+@pytest.mark.slow
 def test_what_the_first_rank_raises_is_its_own() -> None:
     threads = torch.get_num_threads()
     with pytest.raises(ZeroDivisionError), spawn_ranks(2, CPU, work.wait, ()):
