@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,3 +50,11 @@ def cuda() -> Iterator[torch.device]:
     cudnn.allow_tf32, cudnn.deterministic, matmul.allow_tf32 = False, True, False
     yield torch.device("cuda", torch.cuda.current_device())
     cudnn.allow_tf32, cudnn.deterministic, matmul.allow_tf32 = before
+
+
+@pytest.fixture(autouse=True)
+def unchanged_path() -> Iterator[None]:
+    """Take back the folders that a method file of a test appends to `sys.path`, where a later test would find its modules."""
+    before = list(sys.path)
+    yield
+    sys.path[:] = before
