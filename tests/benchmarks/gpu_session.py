@@ -291,9 +291,9 @@ def readme(folder: Path) -> str:
                 "",
                 "A benchmark that misses one of its limits ends with exit code 1. What each step ran:",
                 "",
-                "``sh",
+                "```sh",
                 *(command for step in results for command in step["commands"]),
-                "``",
+                "```",
                 "",
                 "These numbers have not been interpreted yet.",
             ]

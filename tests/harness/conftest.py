@@ -53,13 +53,13 @@ CommandLine = Callable[..., Result]
 
 @pytest.fixture
 def fits(tmp_path: Path) -> Path:
-    """Where the methods of ``method_file`` write a line for every fit, those that warm up included."""
+    """Where the methods of `method_file` write a line for every fit, those that warm up included."""
     return tmp_path / "fits.log"
 
 
 @pytest.fixture
 def method_file(tmp_path: Path, fits: Path) -> MethodFile:
-    """``method_file(body, name)``: a file with a method, as ``--method`` takes it. ``body`` is the end of its ``fit``."""
+    """`method_file(body, name)`: a file with a method, as `--method` takes it. `body` is the end of its `fit`."""
 
     def make(body: str = "yield Snapshot(classifier)", name: str = "own") -> str:
         path = tmp_path / f"{name}.py"
@@ -72,7 +72,7 @@ def method_file(tmp_path: Path, fits: Path) -> MethodFile:
 
 @pytest.fixture
 def command_line(cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
-    """``command_line("run", "table1", ...)``: `python -m harness` in this process, in an empty folder, without data."""
+    """`command_line("run", "table1", ...)`: `python -m harness` in this process, in an empty folder, without data."""
     monkeypatch.chdir(tmp_path)
     environment = {"PUDNET_BENCH_CACHE": str(cache_dir), "PUDNET_BENCH_DATA": None, "COLUMNS": "250"}
 

@@ -24,7 +24,7 @@ def digits(cache_dir: Path) -> FamilyImages:
 
 @pytest.fixture(scope="session")
 def make_dataset() -> MakeDataset:
-    """``make(seed, shape, ways=2, per_class=15)``: each class is a blocky pattern of its own under noise."""
+    """`make(seed, shape, ways=2, per_class=15)`: each class is a blocky pattern of its own under noise."""
 
     def make(seed: int, shape: tuple[int, int, int], ways: int = 2, per_class: int = 15) -> Dataset:
         generator = torch.Generator().manual_seed(seed)

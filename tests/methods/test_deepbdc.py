@@ -23,7 +23,7 @@ def maps_of(seed: int, n: int = 3, c: int = 5, h: int = 4, w: int = 3, dtype: to
 
 
 def reference(image: list[list[float]], log_temperature: float) -> list[float]:
-    """One image's vector, entry by entry; ``image`` is a list of channels, each a list of positions."""
+    """One image's vector, entry by entry; `image` is a list of channels, each a list of positions."""
     c = len(image)
     a = [
         [

@@ -28,7 +28,7 @@ def loop_centralize(grad: Tensor, conv_only: bool) -> Tensor:
 
 
 class OfficialAdam:
-    """The official ``Adam`` of GC_code for one parameter (float64), with its options ``gc_loc`` and ``gc_conv_only``."""
+    """The official `Adam` of GC_code for one parameter (float64), with its options `gc_loc` and `gc_conv_only`."""
 
     def __init__(self, lr: float, decay: float, gc_loc: bool, conv_only: bool) -> None:
         self.lr, self.decay, self.gc_loc, self.conv_only = lr, decay, gc_loc, conv_only

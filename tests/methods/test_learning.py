@@ -153,7 +153,7 @@ def from_one(first: int, stride: int) -> Iterator[int]:
 
 
 class Threshold(Method):
-    """Says class 1 where the only pixel is above ``self.module.bias``: its validation accuracy is known in advance."""
+    """Says class 1 where the only pixel is above `self.module.bias`: its validation accuracy is known in advance."""
 
     name = "threshold"
 
@@ -189,7 +189,7 @@ class Stream:
 def train_with_thresholds(
     thresholds: Callable[[int], float], budget: Budget, validation: int = 2
 ) -> tuple[Threshold, Session, list[bool]]:
-    """Step i sets the threshold to ``thresholds(i)``; also says whether the module was in training mode at each step."""
+    """Step i sets the threshold to `thresholds(i)`; also says whether the module was in training mode at each step."""
     method, session, modes = Threshold(), Session(budget), []
 
     def losses(i: int) -> dict[str, Tensor]:

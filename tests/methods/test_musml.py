@@ -39,7 +39,7 @@ def classifier(fitted: MUSML, dataset: Dataset) -> Callable[[Tensor], Tensor]:
 
 
 def episode(dataset: Dataset, per_class: int = 5) -> Episode:
-    """The first ``per_class`` images of each class as support, all others as queries."""
+    """The first `per_class` images of each class as support, all others as queries."""
     rank = torch.arange(len(dataset)) % (len(dataset) // dataset.n_classes)
     cut = [
         Dataset(dataset.images[where], dataset.labels[where], dataset.n_classes)

@@ -59,7 +59,7 @@ def last_logits(method: Method, fit: Dataset, test: Dataset) -> Tensor:
 
 
 def close(one: Tensor, other: Tensor, share: float = 1e-3) -> bool:
-    """Whether no element is apart by more than ``share`` of the largest."""
+    """Whether no element is apart by more than `share` of the largest."""
     return bool((one - other).abs().max() <= share * other.abs().max())
 
 

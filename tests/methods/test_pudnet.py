@@ -34,7 +34,7 @@ def fitted(method: PudNet, dataset: Dataset) -> Classifier:
 
 
 def episode(dataset: Dataset, per_class: int = 5) -> Episode:
-    """The first ``per_class`` images of each class as support, all others as queries; classes 4 and 1."""
+    """The first `per_class` images of each class as support, all others as queries; classes 4 and 1."""
     rank = torch.arange(len(dataset)) % (len(dataset) // dataset.n_classes)
     cut = [
         Dataset(dataset.images[where], dataset.labels[where], dataset.n_classes)

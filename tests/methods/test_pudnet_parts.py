@@ -27,7 +27,7 @@ def product(matrix: list[list[float]], vector: list[float]) -> list[float]:
 
 
 def loop_step(gru: ContextGRU, hidden: list[list[float]], a: list[float]) -> tuple[list[list[float]], list[float]]:
-    """One step of the paper's equations; a layer above the first takes the new hidden state below it as ``a``."""
+    """One step of the paper's equations; a layer above the first takes the new hidden state below it as `a`."""
     dim, new = len(a), []
     for layer, h in enumerate(hidden):
         gates = gru.gates[layer].weight.tolist()
@@ -283,7 +283,7 @@ def test_streaming_in_one_piece_is_the_sketch_in_evaluation(chunk: int, make_dat
 
 @pytest.mark.parametrize(("chunk", "parts"), [(1, 18), (5, 4), (8, 3), (9, 2), (17, 2)])
 def test_streaming_in_pieces_is_the_mean_over_even_spreads(chunk: int, parts: int, make_dataset) -> None:
-    """Part i has every ``parts``-th image from the i-th on, so classes that lie one after the other are in every part."""
+    """Part i has every `parts`-th image from the i-th on, so classes that lie one after the other are in every part."""
     sketch, images = sketch_and_images(1, make_dataset)
     sketch.eval()
     pieces = [images[first::parts] for first in range(parts)]

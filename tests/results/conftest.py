@@ -61,7 +61,7 @@ def make_row() -> Callable[..., dict[str, Any]]:
 class Typeset:
     """A page that TeX made: its text, its words with the height of each, and what is drawn on it.
 
-    All in points; ``ink`` is (left, right) of all that is drawn, ``block`` of where a page of text has its lines.
+    All in points; `ink` is (left, right) of all that is drawn, `block` of where a page of text has its lines.
     """
 
     text: str
@@ -72,7 +72,7 @@ class Typeset:
 
 @pytest.fixture
 def typeset(tmp_path: Path) -> Callable[..., list[Typeset]]:
-    """``typeset(*tables)``: a paper with a table on each page, by the real TeX; fails for an error or an overfull box."""
+    """`typeset(*tables)`: a paper with a table on each page, by the real TeX; fails for an error or an overfull box."""
     if shutil.which("pdflatex") is None or shutil.which("pdftoppm") is None:
         pytest.skip("pdflatex and pdftoppm (Debian's texlive-latex-recommended and poppler-utils) are not installed")
 

@@ -13,7 +13,7 @@ FakeCommand = Callable[..., Path]
 
 @pytest.fixture
 def fake_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeCommand:
-    """``fake_command("squeue", "echo 12")`` puts a shell script before all others; returns the log of its arguments."""
+    """`fake_command("squeue", "echo 12")` puts a shell script before all others; returns the log of its arguments."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")

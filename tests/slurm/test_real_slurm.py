@@ -22,7 +22,7 @@ LOCAL = load(Path(__file__).parents[2] / "slurm" / "clusters" / "local.toml")
 
 
 def until(reached: Callable[[], Any], seconds: float = 60.0) -> Any:
-    """What ``reached`` returns, as soon as that is true."""
+    """What `reached` returns, as soon as that is true."""
     deadline = time.monotonic() + seconds
     while not (result := reached()):
         assert time.monotonic() < deadline, "it has not come to that"
@@ -31,7 +31,7 @@ def until(reached: Callable[[], Any], seconds: float = 60.0) -> Any:
 
 
 def state(job_id: str, *, when: Callable[[JobState], bool]) -> JobState:
-    """The state of a job, once ``when`` is true of it."""
+    """The state of a job, once `when` is true of it."""
     found: JobState = until(lambda: (now := states([job_id]).get(job_id)) and when(now) and now)
     return found
 
@@ -53,7 +53,7 @@ def executor(local_slurm: LocalSlurm, tmp_path: Path) -> submitit.AutoExecutor:
 
 # Defined in functions: what is pickled by value needs no module on the other side.
 def waiting(started: Path) -> Callable[[], str]:
-    """A job that appends a line to ``started`` and goes on for ten minutes."""
+    """A job that appends a line to `started` and goes on for ten minutes."""
 
     def job() -> str:
         import time

@@ -28,7 +28,7 @@ def digits(cache_dir: Path) -> FamilyImages:
 
 
 def drawn_positions(stream: TrainingStream, monkeypatch: pytest.MonkeyPatch, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Classes int64 [n, ways] and fit positions int64 [n, ways, images] of the first ``n`` episodes."""
+    """Classes int64 [n, ways] and fit positions int64 [n, ways, images] of the first `n` episodes."""
     seen: list[tuple[np.ndarray, np.ndarray]] = []
     real = stream.episode
 

@@ -1,6 +1,6 @@
 """README and docs/ as programs: their commands are run in a shell, and what they show is held against what is printed.
 
-``python tests/harness/cli/doc_pages.py [PAGE...]`` runs pages as they are written and rewrites what they show.
+`python tests/harness/cli/doc_pages.py [PAGE...]` runs pages as they are written and rewrites what they show.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class PageError(AssertionError):
 
 @dataclass(frozen=True)
 class Substitution:
-    """What runs instead of what a page says, and why: ``pattern`` is replaced in the command by ``instead``.
+    """What runs instead of what a page says, and why: `pattern` is replaced in the command by `instead`.
 
-    ``instead`` is a template of ``re.sub``; ``{root}`` is the checkout, ``{images}`` the folder of real images and
-    ``{short}`` a folder with a short name. One that only saves time does not hold while outputs are rewritten.
+    `instead` is a template of `re.sub`; `{root}` is the checkout, `{images}` the folder of real images and
+    `{short}` a folder with a short name. One that only saves time does not hold while outputs are rewritten.
     """
 
     pattern: str
@@ -84,7 +84,7 @@ class Block:
 
     @property
     def commands(self) -> list[str]:
-        """The commands of a block in ``sh``; a backslash joins a line with the next."""
+        """The commands of a block in `sh`; a backslash joins a line with the next."""
         lines = self.text.replace("\\\n", " ").splitlines()
         return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
@@ -109,7 +109,7 @@ def on_images(block: Block) -> bool:
 def substituted(
     command: str, places: Mapping[str, str], save_time: bool = True, until: Substitution | None = None
 ) -> str:
-    """What runs instead of ``command``: itself where no rule (of those before ``until``) says otherwise."""
+    """What runs instead of `command`: itself where no rule (of those before `until`) says otherwise."""
     for rule in SUBSTITUTIONS:
         if rule is until:
             return command
@@ -121,7 +121,7 @@ def substituted(
 
 
 def as_named(output: str, places: Mapping[str, str]) -> str:
-    """``output`` with the names that pages give to places."""
+    """`output` with the names that pages give to places."""
     for name, said in SAID.items():
         output = output.replace(places.get(name) or said, said)
     return output
@@ -129,14 +129,14 @@ def as_named(output: str, places: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True)
 class Shell:
-    """A shell in ``folder`` whose exported variables live from one command to the next."""
+    """A shell in `folder` whose exported variables live from one command to the next."""
 
     folder: Path
     cache: Path
     threads: str | None = "1"
 
     def run(self, command: str) -> tuple[int, str]:
-        """Exit code of ``command`` and all that it prints, in the order of printing."""
+        """Exit code of `command` and all that it prints, in the order of printing."""
         environment = {name: value for name, value in os.environ.items() if name != "PUDNET_BENCH_DATA"} | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
@@ -162,7 +162,7 @@ def follow(
     wanted: Callable[[Block], bool] = lambda block: True,
     save_time: bool = True,
 ) -> Iterator[tuple[Block, list[str]]]:
-    """Do what the page says: write its files, run the ``wanted`` blocks of commands; yields what it shows and what is printed.
+    """Do what the page says: write its files, run the `wanted` blocks of commands; yields what it shows and what is printed.
 
     Raises PageError where a command ends otherwise than it says: with 0, or with the exit code in its comment.
     """
@@ -208,7 +208,7 @@ def unranked(line: str) -> str:
 
 
 def plain(line: str) -> str:
-    """A printed line as ``pattern`` expects it."""
+    """A printed line as `pattern` expects it."""
     return unranked(line).replace("**", "").rstrip()
 
 
@@ -225,7 +225,7 @@ def tokens(line: str) -> list[tuple[str, str]]:
 
 
 def pattern(line: str) -> re.Pattern[str]:
-    """What a shown line stands for among printed lines made ``plain``: a group for each mask."""
+    """What a shown line stands for among printed lines made `plain`: a group for each mask."""
     parts = {"dots": ".*?", "bold": "", "space": r"\s+"} | {name: f"({mask})" for name, mask in MASKS.items()}
     shown = tokens(unranked(line.strip()))
     return re.compile(r"\s*" + "".join(parts.get(kind, re.escape(text)) for kind, text in shown))
@@ -270,7 +270,7 @@ def aligned(shown: Sequence[str], printed: Sequence[str]) -> list[tuple[int, int
 
 
 def rewritten(shown: str, printed: Sequence[str]) -> str:
-    """``shown`` with the lines and numbers of ``printed``; all of them where it is empty."""
+    """`shown` with the lines and numbers of `printed`; all of them where it is empty."""
     lines = shown.splitlines()
     if not shown.strip():
         return "".join(f"{line.rstrip()}\n" for line in printed)

@@ -55,7 +55,7 @@ def refused(done: Result, *texts: str) -> str:
 
 @pytest.fixture
 def own_run(command_line: CommandLine, method_file: MethodFile) -> CommandLine:
-    """``own_run("--out", "x")``: table1 with an instant method alone, three groups of digits."""
+    """`own_run("--out", "x")`: table1 with an instant method alone, three groups of digits."""
     reference = method_file()
 
     def call(*arguments: str | Path, suites: tuple[str, ...] = ("table1",)) -> Result:

@@ -148,7 +148,7 @@ def inline(text: str) -> list[str]:
 
 
 def parsed(words: list[str]) -> None:
-    """``words`` as the command line takes them, without running anything; raises what it says where it does not."""
+    """`words` as the command line takes them, without running anything; raises what it says where it does not."""
     command: TyperGroup | TyperCommand = HARNESS
     while isinstance(command, TyperGroup):
         command, words = command.commands[words[0]], words[1:]
@@ -214,7 +214,7 @@ def test_every_method_is_documented_with_its_options_and_defaults(name: str) -> 
 
 
 def rows(text: str, heading: str) -> list[list[str]]:
-    """Fields of the last table under ``heading``, without marks of code."""
+    """Fields of the last table under `heading`, without marks of code."""
     lines = [line for line in sections(text)[heading].splitlines() if line.startswith("| `")]
     return [[field.strip().strip("`") for field in line.strip("|").split("|")] for line in lines]
 

@@ -106,7 +106,7 @@ def browser(tmp_path: Path) -> Iterator[Any]:
 def open_page(
     browser: Any, run_folder: Path, command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Any]:
-    """``open_page(width, height, dark)``: the browser at the page of the run, which the paper has numbers for."""
+    """`open_page(width, height, dark)`: the browser at the page of the run, which the paper has numbers for."""
     printed = paper.load("table1")
     ours = printed[printed["column"] == "fashion"].assign(column="digits").replace({"row": {"pudnet": "own"}})
     ours["row"] = ours["row"].replace({"adam@1": "slow@1"})
@@ -342,7 +342,7 @@ def test_in_print_heads_repeat_and_nothing_small_is_torn(open_page: Callable[...
 
 
 def print_to(path: Path, browser: Any) -> bytes:
-    """The page as a printer gets it, in ``path`` too."""
+    """The page as a printer gets it, in `path` too."""
     printed = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True, "preferCSSPageSize": True})
     path.write_bytes(base64.b64decode(printed["data"]))
     return path.read_bytes()

@@ -31,7 +31,7 @@ def environment(cache_dir: Path) -> dict[str, str]:
 
 
 def on_terminal(command: list[str], environment: dict[str, str], folder: Path) -> str:
-    """What ``command`` writes to the terminal that it is started on."""
+    """What `command` writes to the terminal that it is started on."""
     mine, theirs = pty.openpty()
     process = subprocess.Popen(command, cwd=folder, env=environment, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
@@ -122,7 +122,7 @@ def program(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def completed(program: Path, environment: dict[str, str], tmp_path: Path) -> Callable[[str], list[str]]:
-    """``completed("run tab")``: what bash offers for the last word of that line, by its own rules."""
+    """`completed("run tab")`: what bash offers for the last word of that line, by its own rules."""
     if shutil.which("bash") is None:
         pytest.skip("bash is not here")
     environment["PATH"] = f"{program}{os.pathsep}{environment['PATH']}"

@@ -48,7 +48,7 @@ def test_planning_100000_groups_takes_no_more_memory_than_planning_100(cache_dir
 @pytest.mark.parametrize("what", ["episodes of a training stream", "unseen groups"])
 def test_drawing_10000_groups_does_not_grow(digits_images: FamilyImages, what: str) -> None:
     def draw(count: int) -> int:
-        """Draws ``count`` groups and returns the bytes that storing them would have taken."""
+        """Draws `count` groups and returns the bytes that storing them would have taken."""
         size = 0
         if what == "unseen groups":
             for index in range(count):

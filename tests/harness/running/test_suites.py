@@ -32,7 +32,7 @@ TABLES = [name for name in SUITES if name.startswith("table")]
 
 
 def row_ids(suite: Suite, family: str) -> list[str]:
-    """Ids of a suite's rows in the paper's counts, as ``results.rendering.run_tables.layouts`` makes them."""
+    """Ids of a suite's rows in the paper's counts, as `results.rendering.run_tables.layouts` makes them."""
     ids = []
     for variant in suite.variants:
         if suite.milestones:

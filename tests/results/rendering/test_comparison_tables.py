@@ -12,7 +12,7 @@ MakeRow = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def measured(make_row: MakeRow) -> Callable[..., pd.DataFrame]:
-    """``measured(pudnet=[0.9, ...], adam=[...])``: one family, group after group; keywords of rows after ``with_``."""
+    """`measured(pudnet=[0.9, ...], adam=[...])`: one family, group after group; keywords of rows after `with_`."""
 
     def make(with_: dict[str, Any] | None = None, **accuracies: list[float]) -> pd.DataFrame:
         rows = [

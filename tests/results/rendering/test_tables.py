@@ -232,7 +232,7 @@ def in_place(page: Any) -> None:
 
 
 def words(text: str) -> str:
-    """``text`` without line breaks, and without the hyphens that TeX puts before them."""
+    """`text` without line breaks, and without the hyphens that TeX puts before them."""
     return " ".join(re.sub(r"-\n\s*", "", text).split())
 
 

@@ -257,7 +257,7 @@ LATER = ["fit_flops", "test_flops", "parameters", "energy_joules", "precision", 
 
 
 def write_as_before(path: Path, rows: list[dict[str, Any]], columns: list[str]) -> None:
-    """A file of rows with ``columns``, sealed as it was when there were no others: over the values, column by column."""
+    """A file of rows with `columns`, sealed as it was when there were no others: over the values, column by column."""
     table = pa.Table.from_pylist(rows, schema=ROW_SCHEMA).select(columns)
     digest = hashlib.sha256()
     for name in columns:
