@@ -44,13 +44,10 @@ FINETUNED = (
 def cross_domain(epochs: tuple[int, ...]) -> tuple[Variant, ...]:
     """Return the rows of Tables 3, 6 and 7: training on thousands of images gives a row after each of `epochs`."""
     rows = tuple((f"{n} epochs", f"{n} epochs" if n > 1 else "1 epoch") for n in epochs)
-    return (
-        Variant("pretrained", "pretrained", "Pretrained"),
-        Variant("meta-deepbdc", "meta-deepbdc", "Meta-DeepBDC"),
-        Variant("musml", "musml", "MUSML"),
-        Variant("adam", "adam", "Adam scratch", rows, (("epochs", epochs),)),
-        Variant("gc", "gc", "GC", rows, (("epochs", epochs),)),
-        Variant("pudnet", "pudnet", "PudNet"),
+    return tuple(
+        replace(variant, snapshots=rows, options=(("epochs", epochs),)) if variant.snapshots == EPOCHS else variant
+        for variant in RESNET34
+        if variant.name != "meta-baseline"
     )
 
 
@@ -70,15 +67,8 @@ EXTRACTORS = tuple(
     for name in ("2conv", "3conv", "4conv", "1conv-1linear", "2conv-1linear", "3conv-1linear")
 )
 ETAS = tuple(
-    Variant(
-        f"pudnet-eta-{n / 10}",
-        "pudnet",
-        f"eta {n / 10}",
-        options=(("eta", n / 10),),
-        curve_label="PudNet",
-        curve_x=n / 10,
-    )
-    for n in range(10)
+    Variant(f"pudnet-eta-{x}", "pudnet", f"eta {x}", options=(("eta", x),), curve_label="PudNet", curve_x=x)
+    for x in (n / 10 for n in range(10))
 )
 PUDNET = (Variant("pudnet", "pudnet", "PudNet"),)
 CONVERGED = (
@@ -87,8 +77,8 @@ CONVERGED = (
 
 # Those of Table 10, and the longest training of section 4.1.
 MILESTONES = (50, 100, 500, 1_000, 5_000, 10_000, 50_000, 100_000)
-BOTH = ("convnet3", "resnet18")
 CONVNET, RESNET = ("convnet3",), ("resnet18",)
+BOTH = CONVNET + RESNET
 
 SUITES = {
     suite.name: replace(suite, reference="pudnet")

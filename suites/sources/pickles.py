@@ -98,8 +98,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 def read_pickle(path: Path) -> Any:
     """Return the dictionaries, lists, text, numbers and NumPy arrays of a pickle, without executing anything in it.
 
-    Raises:
-        SourceError: The file is damaged or holds anything else.
+    Raises SourceError if the file is damaged or holds anything else.
     """
     try:
         with path.open("rb") as file:
