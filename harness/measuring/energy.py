@@ -16,11 +16,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
-Item = TypeVar("Item")
+from pudnet_bench.harness.measuring.clock import Item, accumulated
 
 POWERCAP = Path("/sys/class/powercap")
 
@@ -75,15 +74,7 @@ class EnergyMeter:
 
 def metered(items: Iterator[Item], meter: EnergyMeter) -> Iterator[tuple[Item, float]]:
     """Yield each item with the joules used inside the generator so far; use between two items is not counted."""
-    total = 0.0
-    while True:
-        meter.start()
-        try:
-            item = next(items)
-        except StopIteration:
-            return
-        total += meter.stop()
-        yield item, total
+    return accumulated(items, meter.start, meter.stop, 0.0)
 
 
 def package_counters(powercap: Path) -> tuple[EnergyCounter, ...]:
