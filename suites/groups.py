@@ -57,17 +57,11 @@ class ClassSplit:
 
 
 class GroupIndices(NamedTuple):
-    """A group as indices.
+    """A group as indices; `fit` and `test` are disjoint positions in the source, in random order within a class."""
 
-    Attributes:
-        classes: int64 [ways], places in the split's tuple of classes.
-        fit: int64 [ways, images_per_class], positions of images in the source, in random order within a class.
-        test: int64 [ways, test_images_per_class], likewise, and disjoint from `fit`.
-    """
-
-    classes: np.ndarray
-    fit: np.ndarray
-    test: np.ndarray
+    classes: np.ndarray  # int64 [ways], places in the split's tuple of classes
+    fit: np.ndarray  # int64 [ways, images_per_class]
+    test: np.ndarray  # int64 [ways, test_images_per_class]
 
 
 @dataclass(frozen=True)
@@ -111,14 +105,9 @@ def draw_halves(
     size; the odd image of a class is a test image. A pure function, like `draw_group`.
     """
     rng = np.random.default_rng((seed, SPLITS.index(split), index))
-    fit, test = [], []
-    for place in rng.choice(len(classes), family.ways, replace=False):
-        c = classes[place]
-        order = ranges.starts[c] + rng.permutation(ranges.sizes[c])
-        half = len(order) // 2
-        fit.append(order[:half])
-        test.append(order[half:])
-    return fit, test
+    chosen = [classes[place] for place in rng.choice(len(classes), family.ways, replace=False)]
+    orders = [ranges.starts[c] + rng.permutation(ranges.sizes[c]) for c in chosen]
+    return [order[: len(order) // 2] for order in orders], [order[len(order) // 2 :] for order in orders]
 
 
 def _channels_last(images: Tensor) -> Tensor:
@@ -144,10 +133,9 @@ class FamilyImages:
         self, family: Family, source: Source, device: torch.device, trained_on: FamilyImages | None = None
     ) -> None:
         if len(source.class_names) != family.classes:
-            raise FamilyError(
-                f"family '{family.name}' needs {family.classes} classes, and source '{source.name}' has "
-                f"{len(source.class_names)}; complete the source's class folders"
-            )
+            needed = f"family '{family.name}' needs {family.classes} classes"
+            found = f"source '{source.name}' has {len(source.class_names)}"
+            raise FamilyError(f"{needed}, and {found}; complete the source's class folders")
         self.family = family
         self.split = ClassSplit.of(family)
         self.ranges = ClassRanges.of(source.labels)

@@ -1,12 +1,11 @@
 """Energy that a device uses over a region of code, in joules, where the device reports it.
 
 CUDA: NVML's counter of the whole GPU (Volta and later), updated every 20 to 100 ms. CPU: the package domains of Linux's
-powercap folder (RAPL, on Intel and AMD), updated about every millisecond; they cover cores, caches and the rest of the
-package, but not the memory modules. Elsewhere nothing is reported; powercap's files are often readable by root only.
+powercap folder (RAPL, on Intel and AMD; often readable by root only), updated about every millisecond, without the memory
+modules. Elsewhere nothing is reported.
 
 A counter includes idle power and other processes. For a region shorter than the update interval, such as one prediction on
-a GPU, the reading is noise and often zero; the mean over many groups is then the average power around the regions,
-multiplied by their length.
+a GPU, a reading is noise and often zero; the mean over many groups is then the average power around them times their length.
 """
 
 from __future__ import annotations

@@ -141,8 +141,7 @@ def mini_imagenet_pickles(root: Path) -> list[Path]:
 def list_mini_imagenet(root: Path) -> Listing:
     """List learn2learn's `mini-imagenet-cache-*.pkl`: splits pooled, classes in the order of their names.
 
-    Each file is a dictionary of `image_data` (uint8 [n, h, w, 3]) and `class_dict` (name -> indices). Nothing in it is
-    executed; decoding a file that holds anything else raises SourceError.
+    Nothing in a file is executed; decoding raises SourceError where it is not the expected dictionary.
     """
     paths = mini_imagenet_pickles(root)
 
@@ -176,9 +175,8 @@ def _mini_imagenet_classes(path: Path) -> list[tuple[str, np.ndarray, np.ndarray
             indices = np.asarray(members)
         except ValueError:
             raise invalid from None
-        if indices.ndim != 1 or not len(indices) or indices.dtype.kind not in "iu":
-            raise invalid
-        if indices.min() < 0 or indices.max() >= len(images):
+        is_list = indices.ndim == 1 and len(indices) and indices.dtype.kind in "iu"
+        if not is_list or indices.min() < 0 or indices.max() >= len(images):
             raise invalid
         classes.append((str(name), images, indices))
     return classes

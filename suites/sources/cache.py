@@ -52,9 +52,8 @@ def recall(cache_dir: Path, key: str, name: str) -> Source | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise SourceError(
-            f"cannot read the image cache {cache_dir} ({error.strerror}): choose another cache folder"
-        ) from error
+        reason = f"cannot read the image cache {cache_dir} ({error.strerror})"
+        raise SourceError(f"{reason}: choose another cache folder") from error
     except ValueError as error:
         quarantine(entry, str(error), REMEDY)
     except _DamagedError as error:
@@ -80,10 +79,8 @@ def store(cache_dir: Path, key: str, name: str, size: int | None, content: Conte
         write_atomically(root / "index" / f"{key}.json", checksummed_json({"folder": folder.name}))
         return source
     except OSError as error:
-        raise SourceError(
-            f"cannot write the image cache {cache_dir} ({error.strerror or error}): "
-            "free some space there or choose another cache folder"
-        ) from error
+        reason = f"cannot write the image cache {cache_dir} ({error.strerror or error})"
+        raise SourceError(f"{reason}: free some space there or choose another cache folder") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -114,10 +111,9 @@ def _write(folder: Path, content: Content, name: str) -> str:
         with (folder / "images.npy").open("wb") as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": content.shape}
             np.lib.format.write_array_header_1_0(file, header)
-            for block in content.blocks:
-                contiguous = np.ascontiguousarray(block)
-                file.write(contiguous.data)
-                yield contiguous
+            for block in map(np.ascontiguousarray, content.blocks):
+                file.write(block.data)
+                yield block
 
     np.save(folder / "labels.npy", content.labels, allow_pickle=False)
     digest = fingerprint(content.shape, written(), content.labels, content.class_names)
