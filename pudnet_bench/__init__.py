@@ -17,12 +17,9 @@ __version__ = "0.2.0"
 __all__ = ["Dataset", "Family", "Method", "Snapshot", "Suite", "Variant", "__version__"]
 
 _MODULES = {
-    "Dataset": "pudnet_bench.methods.base",
+    **dict.fromkeys(("Dataset", "Method", "Snapshot"), "pudnet_bench.methods.base"),
+    **dict.fromkeys(("Suite", "Variant"), "pudnet_bench.suites.declaration"),
     "Family": "pudnet_bench.suites.family",
-    "Method": "pudnet_bench.methods.base",
-    "Snapshot": "pudnet_bench.methods.base",
-    "Suite": "pudnet_bench.suites.declaration",
-    "Variant": "pudnet_bench.suites.declaration",
 }
 
 

@@ -14,7 +14,7 @@ import math
 import re
 import tomllib
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -36,13 +36,9 @@ class ClusterError(BenchError):
 
 @dataclass(frozen=True)
 class Cluster:
-    """How jobs are submitted on one cluster.
+    """A profile: how jobs are submitted on one cluster, by `AutoExecutor(folder, cluster="slurm", **cluster.executor)`.
 
-    Attributes:
-        path: The profile.
-        training: Parameters of `submitit.AutoExecutor` for meta-training.
-        evaluation: Parameters of `submitit.AutoExecutor` for evaluation.
-        executor: Arguments of the executor: `AutoExecutor(folder, cluster="slurm", **cluster.executor)`.
+    `training` and `evaluation` are the parameters of that executor for the two kinds of jobs.
     """
 
     path: Path
@@ -51,18 +47,14 @@ class Cluster:
     executor: Mapping[str, Any]
 
     def parameters(self, stage: Stage) -> dict[str, Any]:
-        """A new dict for `AutoExecutor.update_parameters`; `timeout_min` is always in it."""
+        """Return a new dict for `AutoExecutor.update_parameters`; `timeout_min` is always in it."""
         if stage not in STAGES:
             raise ClusterError(f"a stage is {' or '.join(STAGES)}, not {stage!r}")
         return copy.deepcopy(dict(self.training if stage == "training" else self.evaluation))
 
 
 def load(path: str | Path) -> Cluster:
-    """Read a profile.
-
-    Raises:
-        ClusterError: The file cannot be read, or something in it is unknown or invalid.
-    """
+    """Read a profile. Raises ClusterError if it cannot be read, or something in it is unknown or invalid."""
     path = Path(path)
     try:
         with path.open("rb") as file:
@@ -77,24 +69,23 @@ def load(path: str | Path) -> Cluster:
         if not isinstance(table, dict):
             raise ClusterError(f"{path}: '{name}' is a table, [{name}], not {_shown(table)}")
 
-    known = _submission_types()
+    known, general = _submission_types(), _general_types()
     common, *own_tables = (_checked(path, table, tables, known) for table in ("slurm", *STAGES))
     stages = {}
     for stage, own in zip(STAGES, own_tables, strict=True):
         replaced = {*own, *(MEMORY if MEMORY & own.keys() else ())}
         merged = {**{key: value for key, value in common.items() if key not in replaced}, **own}
-        merged = {key: value for key, value in merged.items() if value != ""}
-        if "timeout_min" not in merged:
+        if merged.get("timeout_min", "") == "":
             raise ClusterError(f"{path}: give timeout_min for {stage}; submitit's default is 5 minutes")
-        general = _general_types()
-        stages[stage] = MappingProxyType(
-            {key if key in general else f"slurm_{key}": value for key, value in merged.items()}
-        )
-    options = {
-        key: value for key, value in _checked(path, "executor", tables, _executor_types()).items() if value != ""
-    }
-    executor = MappingProxyType({f"slurm_{key}": value for key, value in options.items()})
+        stages[stage] = _arguments(merged, general)
+    executor = _arguments(_checked(path, "executor", tables, _executor_types()), ())
     return Cluster(path, stages["training"], stages["evaluation"], executor)
+
+
+def _arguments(values: Mapping[str, Any], general: Container[str]) -> Mapping[str, Any]:
+    """The values that are set, as arguments of `AutoExecutor`, which prefixes all that are not `general`."""
+    given = {key: value for key, value in values.items() if value != ""}
+    return MappingProxyType({key if key in general else f"slurm_{key}": value for key, value in given.items()})
 
 
 def _checked(path: Path, table: str, tables: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,9 +142,8 @@ def _executor_types() -> dict[str, Any]:
 
 def _wrong(key: str, value: Any, kind: Any) -> str:
     """What is wrong with a value of the declared type `kind`; "" if it is valid."""
-    optional = typing.get_origin(kind) is typing.Union
-    kinds = [option for option in typing.get_args(kind) if option is not type(None)] if optional else [kind]
-    reasons = [_wrong_for(key, value, option) for option in kinds]
+    kinds = typing.get_args(kind) if typing.get_origin(kind) is typing.Union else (kind,)
+    reasons = [_wrong_for(key, value, option) for option in kinds if option is not type(None)]
     return "" if "" in reasons else reasons[0]
 
 
@@ -206,8 +196,7 @@ def _unknown(name: str, known: Iterable[str]) -> str:
     """The end of an error sentence: the name, the closest known one, and all known ones."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
-    meant = f" (did you mean {near[0]}?)" if near else ""
-    return f"{name}{meant}; known are {', '.join(names)}"
+    return f"{name}{f' (did you mean {near[0]}?)' if near else ''}; known are {', '.join(names)}"
 
 
 def _shown(value: Any) -> str:

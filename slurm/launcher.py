@@ -13,21 +13,11 @@ from pudnet_bench.slurm.queue import SlurmError, checked
 def submit(
     folder: Path, cluster: Cluster, stage: Stage, calls: Sequence[Callable[[], Any]], after: Sequence[str], name: str
 ) -> list[str]:
-    """Submit `calls` as one array.
+    """Submit `calls` as one array of jobs called `name`, with the parameters of the `cluster` for the `stage`.
 
-    Args:
-        folder: Where submitit writes its pickles and logs; made readable by its owner only.
-        cluster: The cluster profile.
-        stage: Which parameters of the profile apply.
-        calls: What the jobs run.
-        after: Ids of jobs that must succeed first; if one fails, Slurm cancels these.
-        name: The jobs' name.
-
-    Returns:
-        The ids of the array's tasks, in the order of `calls`.
-
-    Raises:
-        SlurmError: Slurm rejects the jobs.
+    submitit writes its pickles and logs to `folder`, which is made readable by its owner only. The jobs with the ids `after`
+    must succeed first; if one fails, Slurm cancels these. Returns the ids of the array's tasks, in the order of `calls`, and
+    raises SlurmError if Slurm rejects the jobs.
     """
     import submitit
 

@@ -34,21 +34,13 @@ class SlurmError(BenchError):
 
 @dataclass(frozen=True)
 class JobState:
-    """A job or array task as Slurm reports it.
+    """A job or array task as Slurm reports it."""
 
-    Attributes:
-        job_id: "12", or "12_3" for task 3 of array 12.
-        state: Slurm's name of the state, such as "PENDING".
-        reason: Why it is waiting or failed; "" for none.
-        restarts: How often it was requeued.
-        nodes: Slurm's node list, such as "n[1-2]".
-    """
-
-    job_id: str
-    state: str
-    reason: str = ""
-    restarts: int = 0
-    nodes: str = ""
+    job_id: str  # "12", or "12_3" for task 3 of array 12
+    state: str  # Slurm's name, such as "PENDING"
+    reason: str = ""  # why it is waiting or failed
+    restarts: int = 0  # how often it was requeued
+    nodes: str = ""  # Slurm's node list, such as "n[1-2]"
 
     @property
     def finished(self) -> bool:
@@ -58,23 +50,16 @@ class JobState:
 
 @dataclass(frozen=True)
 class Presence:
-    """Whether Slurm is available on this machine.
+    """Whether Slurm is available on this machine."""
 
-    Attributes:
-        installed: Whether its commands are there.
-        version: Their version; "" where they do not report it, as without a cluster's configuration.
-        answers: Whether a controller responds.
-        detail: What was found, in words.
-    """
-
-    installed: bool
-    version: str
-    answers: bool
-    detail: str
+    installed: bool  # whether its commands are there
+    version: str  # of its commands; "" where they do not report it, as without a cluster's configuration
+    answers: bool  # whether a controller responds
+    detail: str  # what was found, in words
 
 
 def presence(timeout: float) -> Presence:
-    """Whether jobs can be submitted from here; waits at most `timeout` seconds for each of two commands."""
+    """Return whether jobs can be submitted from here; waits at most `timeout` seconds for each of two commands."""
     if shutil.which("sbatch") is None:
         return Presence(False, "", False, "no sbatch")
     version = ""
@@ -92,16 +77,9 @@ def presence(timeout: float) -> Presence:
 
 
 def states(job_ids: Iterable[str]) -> dict[str, JobState]:
-    """Query the states of jobs.
+    """Return the states of jobs by id, without those that Slurm no longer knows; of an array, those of its tasks.
 
-    Args:
-        job_ids: Ids of jobs, array tasks, or whole arrays, whose tasks are returned one by one.
-
-    Returns:
-        Job states by id, without the jobs that Slurm no longer knows.
-
-    Raises:
-        SlurmError: An id is invalid, or Slurm does not respond.
+    Raises SlurmError if an id is invalid, or Slurm does not respond.
     """
     asked = [checked(job_id) for job_id in job_ids]
     if not asked:
@@ -119,10 +97,8 @@ def states(job_ids: Iterable[str]) -> dict[str, JobState]:
 def cancel(job_ids: Iterable[str]) -> None:
     """Cancel jobs, ignoring those that have ended or are unknown.
 
-    Does not wait: a running job receives SIGTERM, and SIGKILL after the cluster's KillWait.
-
-    Raises:
-        SlurmError: An id is invalid, or Slurm does not cancel the jobs.
+    Does not wait: a running job receives SIGTERM, and SIGKILL after the cluster's KillWait. Raises SlurmError if an id is
+    invalid, or Slurm does not cancel the jobs.
     """
     asked = list(dict.fromkeys(checked(job_id) for job_id in job_ids))
     for start in range(0, len(asked), IDS_PER_COMMAND):
@@ -147,14 +123,13 @@ def checked(job_id: str) -> str:
 def expand(listed: str) -> list[str]:
     """Expand tasks that Slurm lists as one: "12_[3-5,9%2]" becomes 12_3, 12_4, 12_5, 12_9; "12" and "12_3" stay as they are.
 
-    Of a list that Slurm has truncated ("12_[1,3,...]"), the tasks that are left are returned.
-
-    Raises:
-        SlurmError: `listed` is none of these.
+    Of a list that Slurm has truncated ("12_[1,3,...]"), the tasks that are left are returned. Raises SlurmError if `listed`
+    is none of these.
     """
+    invalid = SlurmError(f"job id in an unknown format: {listed!r}")
     found = _LISTED_ID.fullmatch(listed)
     if found is None:
-        raise SlurmError(f"job id in an unknown format: {listed!r}")
+        raise invalid
     base, task, tasks = found.groups()
     if tasks is None:
         return [listed if task is None else f"{base}_{int(task)}"]
@@ -162,10 +137,9 @@ def expand(listed: str) -> list[str]:
     for part in tasks.split(","):
         bounds = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part)
         if bounds is None:
-            raise SlurmError(f"job id in an unknown format: {listed!r}")
-        first, last, step = (int(number) if number else None for number in bounds.groups())
-        assert first is not None
-        expanded += [f"{base}_{index}" for index in range(first, (first if last is None else last) + 1, step or 1)]
+            raise invalid
+        first, last, step = bounds.groups()
+        expanded += [f"{base}_{task}" for task in range(int(first), int(last or first) + 1, int(step or 1) or 1)]
     return expanded
 
 
@@ -262,9 +236,8 @@ def _run(command: list[str], timeout: float | None = None) -> subprocess.Complet
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout
         )
     except FileNotFoundError:
-        raise SlurmError(
-            f"the command {command[0]} is not found; run this on a login node of a Slurm cluster"
-        ) from None
+        where = "run this on a login node of a Slurm cluster"
+        raise SlurmError(f"the command {command[0]} is not found; {where}") from None
     except subprocess.TimeoutExpired:
         raise SlurmError(f"{command[0]} has not answered for {timeout:g} s; try again later") from None
 

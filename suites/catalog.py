@@ -44,13 +44,10 @@ FINETUNED = (
 def cross_domain(epochs: tuple[int, ...]) -> tuple[Variant, ...]:
     """Return the rows of Tables 3, 6 and 7: training on thousands of images gives a row after each of `epochs`."""
     rows = tuple((f"{n} epochs", f"{n} epochs" if n > 1 else "1 epoch") for n in epochs)
-    return (
-        Variant("pretrained", "pretrained", "Pretrained"),
-        Variant("meta-deepbdc", "meta-deepbdc", "Meta-DeepBDC"),
-        Variant("musml", "musml", "MUSML"),
-        Variant("adam", "adam", "Adam scratch", rows, (("epochs", epochs),)),
-        Variant("gc", "gc", "GC", rows, (("epochs", epochs),)),
-        Variant("pudnet", "pudnet", "PudNet"),
+    return tuple(
+        replace(variant, snapshots=rows, options=(("epochs", epochs),)) if variant.snapshots == EPOCHS else variant
+        for variant in RESNET34
+        if variant.name != "meta-baseline"
     )
 
 
@@ -70,15 +67,8 @@ EXTRACTORS = tuple(
     for name in ("2conv", "3conv", "4conv", "1conv-1linear", "2conv-1linear", "3conv-1linear")
 )
 ETAS = tuple(
-    Variant(
-        f"pudnet-eta-{n / 10}",
-        "pudnet",
-        f"eta {n / 10}",
-        options=(("eta", n / 10),),
-        curve_label="PudNet",
-        curve_x=n / 10,
-    )
-    for n in range(10)
+    Variant(f"pudnet-eta-{x}", "pudnet", f"eta {x}", options=(("eta", x),), curve_label="PudNet", curve_x=x)
+    for x in (n / 10 for n in range(10))
 )
 PUDNET = (Variant("pudnet", "pudnet", "PudNet"),)
 CONVERGED = (
@@ -87,49 +77,35 @@ CONVERGED = (
 
 # Those of Table 10, and the longest training of section 4.1.
 MILESTONES = (50, 100, 500, 1_000, 5_000, 10_000, 50_000, 100_000)
-BOTH = ("convnet3", "resnet18")
 CONVNET, RESNET = ("convnet3",), ("resnet18",)
+BOTH = CONVNET + RESNET
 
 SUITES = {
     suite.name: replace(suite, reference="pudnet")
     for suite in (
         Suite("table1", "Accuracy and time, target ConvNet-3", CONVNET, PAPER_FAMILIES, GENERAL),
         Suite("table2", "Accuracy and time, target ResNet-18", RESNET, PAPER_FAMILIES, GENERAL),
-        Suite(
-            "table3", "Cross-domain, CIFAR100 to Animals-10", BOTH, ("animals10",), cross_domain((1, 5, 10)),
-            embedded=("digits-halves",),
-        ),
+        Suite("table3", "Cross-domain, CIFAR100 to Animals-10", BOTH, ("animals10",), cross_domain((1, 5, 10)),
+              embedded=("digits-halves",)),
         Suite("table4", "Ablations of PudNet", BOTH, PAPER_FAMILIES, ABLATIONS),
         Suite("table5", "Fine-tuning for 50 epochs", BOTH, ("cifar100-20",), FINETUNED, embedded=("digits-4",)),
-        Suite(
-            "table6", "Cross-domain, CIFAR100 to CIFAR-10", BOTH, ("cifar10",), cross_domain((1, 5, 10, 20)),
-            embedded=("digits-halves",),
-        ),
-        Suite(
-            "table7", "Cross-domain, ImageNet to Animals-10 and CIFAR-10", RESNET, ("animals10-84", "cifar10-84"),
-            cross_domain((1, 5, 10, 20)), embedded=("digits-halves",),
-        ),
+        Suite("table6", "Cross-domain, CIFAR100 to CIFAR-10", BOTH, ("cifar10",), cross_domain((1, 5, 10, 20)),
+              embedded=("digits-halves",)),
+        Suite("table7", "Cross-domain, ImageNet to Animals-10 and CIFAR-10", RESNET, ("animals10-84", "cifar10-84"),
+              cross_domain((1, 5, 10, 20)), embedded=("digits-halves",)),
         Suite("table8", "Accuracy and time, target ResNet-34", ("resnet34",), ("cifar100",), RESNET34),
         Suite("table9", "Dataset embeddings of PudNet", CONVNET, ("cifar100",), EMBEDDINGS),
-        Suite(
-            "table10", "Training classes and training groups", CONVNET, ("cifar100-c20", "cifar100"), PUDNET,
-            embedded=("digits-c4", "digits"), milestones=MILESTONES,
-        ),
+        Suite("table10", "Training classes and training groups", CONVNET, ("cifar100-c20", "cifar100"), PUDNET,
+              embedded=("digits-c4", "digits"), milestones=MILESTONES),
         Suite("table11", "Stacked GRU layers of PudNet", RESNET, ("cifar100", "imagenet"), LAYERS),
         Suite("table12", "Feature extractors of PudNet", CONVNET, ("cifar100",), EXTRACTORS),
-        Suite(
-            "figure1", "Correlation of datasets and trained parameters", CONVNET,
-            ("fashion-3000", "cifar100-3000", "imagenet-3000"), CONVERGED, embedded=("digits-400",), figure="correlation",
-            groups=(("quick", 50), ("standard", 200), ("paper", 1_000)),
-        ),
-        Suite(
-            "figure6", "Accuracy and training groups, target ConvNet-3", CONVNET, PAPER_FAMILIES, PUDNET,
-            milestones=MILESTONES, figure="groups",
-        ),
-        Suite(
-            "figure7", "Accuracy and training groups, target ResNet-18", RESNET, PAPER_FAMILIES, PUDNET,
-            milestones=MILESTONES, figure="groups",
-        ),
+        Suite("figure1", "Correlation of datasets and trained parameters", CONVNET,
+              ("fashion-3000", "cifar100-3000", "imagenet-3000"), CONVERGED, embedded=("digits-400",), figure="correlation",
+              groups=(("quick", 50), ("standard", 200), ("paper", 1_000))),
+        Suite("figure6", "Accuracy and training groups, target ConvNet-3", CONVNET, PAPER_FAMILIES, PUDNET,
+              milestones=MILESTONES, figure="groups"),
+        Suite("figure7", "Accuracy and training groups, target ResNet-18", RESNET, PAPER_FAMILIES, PUDNET,
+              milestones=MILESTONES, figure="groups"),
         Suite("figure8", "Accuracy and eta", BOTH, PAPER_FAMILIES, ETAS, figure="eta"),
         Suite("figure9", "Losses in meta-training", CONVNET, PAPER_FAMILIES, PUDNET, figure="losses"),
     )

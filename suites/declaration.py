@@ -61,8 +61,7 @@ class Suite:
         groups: (profile, unseen groups) where the number is not the profile's own.
         reference: Variant that the others are compared with in break-evens and paired differences; "" for none.
 
-    Raises:
-        SuiteError: The name or figure is not allowed, or two variants share a name.
+    Raises SuiteError if the name or figure is not allowed, or two variants share a name.
     """
 
     name: str

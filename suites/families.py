@@ -14,14 +14,10 @@ FAMILIES = {
         Family("imagenet", "ImageNet-set", "mini-imagenet", 80, 20, 5, 500, 16, 50_000, image_size=84),
         Family("digits", "Digits-set", "digits", 6, 4, 2, 100, 2, 2_000),
         # Table 5: large groups of all unseen classes.
-        Family(
-            "cifar100-20", "CIFAR100, 20 unseen classes", "cifar-100", 80, 20, 20, 10_000, 16, 100_000,
-            test_images=2_000, trained_on="cifar100", most_groups=5,
-        ),
-        Family(
-            "digits-4", "Digits, 4 unseen classes", "digits", 6, 4, 4, 200, 2, 2_000,
-            test_images=200, trained_on="digits", most_groups=5,
-        ),
+        Family("cifar100-20", "CIFAR100, 20 unseen classes", "cifar-100", 80, 20, 20, 10_000, 16, 100_000,
+               test_images=2_000, trained_on="cifar100", most_groups=5),
+        Family("digits-4", "Digits, 4 unseen classes", "digits", 6, 4, 4, 200, 2, 2_000,
+               test_images=200, trained_on="digits", most_groups=5),
         # Tables 3, 6 and 7: all images of another source, at the size of the images trained on.
         Family("animals10", "CIFAR100→Animals10", "animals-10", 0, 10, 10, 0, 0, 0,
                image_size=32, trained_on="cifar100", most_groups=5),
@@ -33,10 +29,8 @@ FAMILIES = {
         Family("digits-halves", "Digits, all of 4 unseen classes", "digits", 6, 4, 4, 0, 2, 2_000,
                trained_on="digits", most_groups=5),
         # Table 10: fewer training classes, the same unseen ones.
-        Family(
-            "cifar100-c20", "CIFAR100-set, 20 training classes", "cifar-100", 20, 20, 5, 500, 5, 50_000,
-            unused_classes=60,
-        ),
+        Family("cifar100-c20", "CIFAR100-set, 20 training classes", "cifar-100", 20, 20, 5, 500, 5, 50_000,
+               unused_classes=60),
         Family("digits-c4", "Digits-set, 4 training classes", "digits", 4, 4, 2, 100, 2, 2_000, unused_classes=2),
         # Figure 1: 3,000 images of all classes, without meta-training.
         Family("fashion-3000", "Fashion-MNIST", "fashion-mnist", 0, 10, 10, 3_000, 0, 0),
@@ -53,12 +47,8 @@ def family_of_folder(name: str, class_sizes: dict[str, int]) -> Family:
     With twenty classes or more, 80% are training classes and groups have 5 ways; with fewer, 60% and 2 ways. Groups have up
     to 100 fit images per class, and at most half of the smallest class.
 
-    Args:
-        name: Name of the source, and of the family.
-        class_sizes: Number of images of each class.
-
-    Raises:
-        FamilyError: There are too few classes or images.
+    Source and family are called `name`; `class_sizes` are images per class. Raises FamilyError if there are too few classes
+    or images.
     """
     n = len(class_sizes)
     ways, share = (5, 0.8) if n >= 20 else (2, 0.6)

@@ -57,17 +57,11 @@ class ClassSplit:
 
 
 class GroupIndices(NamedTuple):
-    """A group as indices.
+    """A group as indices; `fit` and `test` are disjoint positions in the source, in random order within a class."""
 
-    Attributes:
-        classes: int64 [ways], places in the split's tuple of classes.
-        fit: int64 [ways, images_per_class], positions of images in the source, in random order within a class.
-        test: int64 [ways, test_images_per_class], likewise, and disjoint from `fit`.
-    """
-
-    classes: np.ndarray
-    fit: np.ndarray
-    test: np.ndarray
+    classes: np.ndarray  # int64 [ways], places in the split's tuple of classes
+    fit: np.ndarray  # int64 [ways, images_per_class]
+    test: np.ndarray  # int64 [ways, test_images_per_class]
 
 
 @dataclass(frozen=True)
@@ -82,6 +76,10 @@ class ClassRanges:
         """Return the ranges of ascending `labels`, int64 [n]."""
         sizes = np.bincount(labels)
         return cls(np.cumsum(sizes) - sizes, sizes)
+
+    def positions(self, classes: tuple[int, ...]) -> np.ndarray:
+        """Return the positions of all images of `classes`, class by class, int64 [n]."""
+        return np.concatenate([self.starts[c] + np.arange(self.sizes[c]) for c in classes])
 
 
 def draw_group(
@@ -103,20 +101,13 @@ def draw_halves(
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Return a group that has every image of its classes, one random half of each class to fit and the other to test.
 
-    A pure function, like `draw_group`. Classes may differ in size; the odd image of a class is a test image.
-
-    Returns:
-        Positions in the source of the fit images and of the test images, int64 [k] for each class.
+    Returns positions in the source of the fit images and of the test images, int64 [k] for each class. Classes may differ in
+    size; the odd image of a class is a test image. A pure function, like `draw_group`.
     """
     rng = np.random.default_rng((seed, SPLITS.index(split), index))
-    fit, test = [], []
-    for place in rng.choice(len(classes), family.ways, replace=False):
-        c = classes[place]
-        order = ranges.starts[c] + rng.permutation(ranges.sizes[c])
-        half = len(order) // 2
-        fit.append(order[:half])
-        test.append(order[half:])
-    return fit, test
+    chosen = [classes[place] for place in rng.choice(len(classes), family.ways, replace=False)]
+    orders = [ranges.starts[c] + rng.permutation(ranges.sizes[c]) for c in chosen]
+    return [order[: len(order) // 2] for order in orders], [order[len(order) // 2 :] for order in orders]
 
 
 def _channels_last(images: Tensor) -> Tensor:
@@ -133,22 +124,18 @@ def _channels_last(images: Tensor) -> Tensor:
 class FamilyImages:
     """A family's images on a device, normalised when they are gathered into a Dataset.
 
-    Args:
-        trained_on: The images that methods meta-train on, whose mean and deviation per channel normalise these too. None:
-            they come from the training classes, or from all classes of a family without training classes.
-
-    Raises:
-        FamilyError: The source does not fit the family.
+    Mean and deviation per channel are those of `trained_on`, the images that methods meta-train on. If it is None, they come
+    from the training classes, or from all classes of a family without training classes. Raises FamilyError if the source
+    does not fit the family.
     """
 
     def __init__(
         self, family: Family, source: Source, device: torch.device, trained_on: FamilyImages | None = None
     ) -> None:
         if len(source.class_names) != family.classes:
-            raise FamilyError(
-                f"family '{family.name}' needs {family.classes} classes, and source '{source.name}' has "
-                f"{len(source.class_names)}; complete the source's class folders"
-            )
+            needed = f"family '{family.name}' needs {family.classes} classes"
+            found = f"source '{source.name}' has {len(source.class_names)}"
+            raise FamilyError(f"{needed}, and {found}; complete the source's class folders")
         self.family = family
         self.split = ClassSplit.of(family)
         self.ranges = ClassRanges.of(source.labels)
@@ -180,12 +167,7 @@ class FamilyImages:
 
     def _normalisation(self, source: Source) -> tuple[Tensor, Tensor]:
         """Return mean and deviation per channel, float32 [1, c, 1, 1]."""
-        positions = np.concatenate(
-            [
-                np.arange(self.ranges.starts[c], self.ranges.starts[c] + self.ranges.sizes[c])
-                for c in self.split.training or self.split.unseen
-            ]
-        )
+        positions = self.ranges.positions(self.split.training or self.split.unseen)
         sample = positions[:: max(1, len(positions) // NORMALISATION_IMAGES)]
         values = torch.from_numpy(source.images[sample]).to(torch.float32)
         std, mean = torch.std_mean(values, dim=(0, 2, 3), keepdim=True)
@@ -199,30 +181,23 @@ class FamilyImages:
         images = self.images.index_select(0, indices).to(torch.float32).sub_(self.mean).div_(self.std)
         return Dataset(_channels_last(images), torch.from_numpy(labels).to(self.device), n_classes)
 
-    def _ragged(self, positions: list[np.ndarray]) -> Dataset:
-        """Return the images at `positions`, int64 [k] for each class, with a k of its own."""
-        labels = np.repeat(np.arange(len(positions)), [len(part) for part in positions])
-        return self.dataset(np.concatenate(positions), len(positions), labels)
-
     def group(self, split: Split, seed: int, index: int) -> Group:
         """Return group `index` of `split`."""
-        if self.family.images == 0:
-            halves = draw_halves(self.family, getattr(self.split, split), self.ranges, split, seed, index)
-            return Group(index, *(self._ragged(half) for half in halves))
-        drawn = draw_group(self.family, getattr(self.split, split), self.ranges, split, seed, index)
-        return Group(index, self.dataset(drawn.fit, self.family.ways), self.dataset(drawn.test, self.family.ways))
+        ways, where = self.family.ways, (self.family, getattr(self.split, split), self.ranges, split, seed, index)
+        if self.family.images:
+            drawn = draw_group(*where)
+            return Group(index, self.dataset(drawn.fit, ways), self.dataset(drawn.test, ways))
+        halves = draw_halves(*where)
+        labels = [np.repeat(np.arange(ways), [len(part) for part in half]) for half in halves]
+        return Group(index, *(self.dataset(np.concatenate(h), ways, y) for h, y in zip(halves, labels, strict=True)))
 
 
 class TrainingStream:
     """Training groups of a family, as a method sees them (`methods.base.GroupStream`).
 
-    Class ids are places in `ClassSplit.training`.
-
-    Args:
-        validation: Number of validation groups. If there are any, the validation classes are held out of `episodes` and
-            `batches`.
-        support_per_class: Support images of an episode, at most half of a group's fit images.
-        queries_per_group: Query images of an episode, at most the remaining fit images.
+    Class ids are places in `ClassSplit.training`. If there are `validation` groups, the validation classes are held out of
+    `episodes` and `batches`. Support images of an episode are at most half of a group's fit images, and query images at most
+    the remaining ones.
     """
 
     def __init__(

@@ -37,10 +37,8 @@ class Learn2LearnStream(TrainingStream):
     """A `TrainingStream` whose episodes come from `TaskDataset` with the transforms NWays, KShots and LoadData.
 
     learn2learn draws from Python's global generator. It is seeded by (seed, split, index) for each task and restored
-    afterwards, so that an episode is a pure function of its index here too.
-
-    Raises:
-        MethodError: On the first episode, where learn2learn is not installed.
+    afterwards, so that an episode is a pure function of its index here too. The first episode raises MethodError where
+    learn2learn is not installed.
     """
 
     def episodes(self, first: int = 0, stride: int = 1) -> Iterator[Episode]:
@@ -56,23 +54,18 @@ class Learn2LearnStream(TrainingStream):
 
     @cached_property
     def _tasks(self) -> Any:
-        ranges = self.images.ranges
-        positions = [ranges.starts[c] + np.arange(ranges.sizes[c]) for c in self.classes]
-        labels = np.repeat(self.classes, [len(part) for part in positions])
-        data = learn2learn_data()
-        dataset = data.MetaDataset(_Positions(np.concatenate(positions), labels))
-        shots, transforms = self.images.family.images_per_class, data.transforms
-        return data.TaskDataset(
-            dataset,
-            [transforms.NWays(dataset, self.ways), transforms.KShots(dataset, shots), transforms.LoadData(dataset)],
-        )
+        ranges, data = self.images.ranges, learn2learn_data()
+        labels = np.repeat(self.classes, ranges.sizes[list(self.classes)])
+        dataset = data.MetaDataset(_Positions(ranges.positions(self.classes), labels))
+        ways = data.transforms.NWays(dataset, self.ways)
+        shots = data.transforms.KShots(dataset, self.images.family.images_per_class)
+        return data.TaskDataset(dataset, [ways, shots, data.transforms.LoadData(dataset)])
 
 
 def learn2learn_data() -> Any:
     """Import the module `learn2learn.data`, late and quietly: it imports gym, which prints a notice to stderr.
 
-    Raises:
-        MethodError: learn2learn is not installed.
+    Raises MethodError where learn2learn is not installed.
     """
     with contextlib.redirect_stderr(io.StringIO()):
         try:
@@ -86,5 +79,5 @@ def learn2learn_data() -> Any:
 
 
 def training_stream(kind: str, images: FamilyImages, seed: int, validation: int) -> TrainingStream:
-    """The training stream named `kind`: "own" or "learn2learn"."""
+    """Return the training stream of `kind` "own" or "learn2learn"."""
     return (Learn2LearnStream if kind == "learn2learn" else TrainingStream)(images, seed, validation)

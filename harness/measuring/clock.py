@@ -18,6 +18,7 @@ from typing import TypeVar
 import torch
 
 Item = TypeVar("Item")
+Amount = TypeVar("Amount", "Elapsed", float)
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,20 @@ class Clock:
 
 def timed(items: Iterator[Item], clock: Clock) -> Iterator[tuple[Item, Elapsed]]:
     """Yield each item with the time spent inside the generator so far; time between two items is not counted."""
-    total = Elapsed()
+    return accumulated(items, clock.start, clock.stop, Elapsed())
+
+
+def accumulated(
+    items: Iterator[Item], start: Callable[[], None], stop: Callable[[], Amount], total: Amount
+) -> Iterator[tuple[Item, Amount]]:
+    """Yield each item with `total` plus what `stop` returned for each region inside the generator so far."""
     while True:
-        clock.start()
+        start()
         try:
             item = next(items)
         except StopIteration:
             return
-        total += clock.stop()
+        total += stop()
         yield item, total
 
 

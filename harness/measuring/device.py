@@ -33,7 +33,7 @@ class Precision(StrEnum):
     BF16 = "bf16"
 
     def resolved(self, bf16: bool) -> Precision:
-        """The precision, `auto` replaced by bf16 where that is the faster one."""
+        """Return the precision, `auto` replaced by bf16 where that is the faster one."""
         return self if self != Precision.AUTO else Precision.BF16 if bf16 else Precision.FP32
 
 
@@ -91,11 +91,7 @@ def native_bf16(device: torch.device) -> bool:
 
 
 def choose_device(device: DeviceKind | str = DeviceKind.AUTO, precision: Precision | str = Precision.AUTO) -> Compute:
-    """Return the device and precision of this machine.
-
-    Raises:
-        ComputeError: This machine lacks the device.
-    """
+    """Return the device and precision of this machine. Raises ComputeError where it lacks the device."""
     import torch
 
     kind = DeviceKind(device)
@@ -107,7 +103,6 @@ def choose_device(device: DeviceKind | str = DeviceKind.AUTO, precision: Precisi
         where = torch.device("cuda", torch.cuda.current_device())
         name = torch.cuda.get_device_name(where)
     else:
-        raise ComputeError(
-            "--device cuda: torch sees no CUDA device here; use --device cpu, or check `python -m harness doctor`"
-        )
+        remedy = "use --device cpu, or check `python -m harness doctor`"
+        raise ComputeError(f"--device cuda: torch sees no CUDA device here; {remedy}")
     return Compute(where, name, Precision(precision).resolved(native_bf16(where)))

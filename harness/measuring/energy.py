@@ -1,12 +1,11 @@
 """Energy that a device uses over a region of code, in joules, where the device reports it.
 
 CUDA: NVML's counter of the whole GPU (Volta and later), updated every 20 to 100 ms. CPU: the package domains of Linux's
-powercap folder (RAPL, on Intel and AMD), updated about every millisecond; they cover cores, caches and the rest of the
-package, but not the memory modules. Elsewhere nothing is reported; powercap's files are often readable by root only.
+powercap folder (RAPL, on Intel and AMD; often readable by root only), updated about every millisecond, without the memory
+modules. Elsewhere nothing is reported.
 
 A counter includes idle power and other processes. For a region shorter than the update interval, such as one prediction on
-a GPU, the reading is noise and often zero; the mean over many groups is then the average power around the regions,
-multiplied by their length.
+a GPU, a reading is noise and often zero; the mean over many groups is then the average power around them times their length.
 """
 
 from __future__ import annotations
@@ -16,11 +15,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
-Item = TypeVar("Item")
+from pudnet_bench.harness.measuring.clock import Item, accumulated
 
 POWERCAP = Path("/sys/class/powercap")
 
@@ -75,15 +73,7 @@ class EnergyMeter:
 
 def metered(items: Iterator[Item], meter: EnergyMeter) -> Iterator[tuple[Item, float]]:
     """Yield each item with the joules used inside the generator so far; use between two items is not counted."""
-    total = 0.0
-    while True:
-        meter.start()
-        try:
-            item = next(items)
-        except StopIteration:
-            return
-        total += meter.stop()
-        yield item, total
+    return accumulated(items, meter.start, meter.stop, 0.0)
 
 
 def package_counters(powercap: Path) -> tuple[EnergyCounter, ...]:

@@ -64,11 +64,8 @@ def count(method: Method, group: Group, evaluate: Callable[[Classifier, Dataset]
     """Count the FLOPs of fitting `method` to `group` and of `evaluate(classifier, group.test)`, for each snapshot.
 
     An iterative method is fitted up to its first snapshot with at least one epoch, any other method to its end. Compiled
-    code is counted as it is written.
-
-    Raises:
-        RuntimeError: An iterative method compiles, which must happen in its only warm-up and not here, or a method
-            records a CUDA graph. Whatever else the method raises passes through.
+    code is counted as it is written. Raises RuntimeError if an iterative method compiles, which must happen in its only
+    warm-up and not here, or if a method records a CUDA graph; whatever else the method raises passes through.
     """
     snapshots = []
     with _refusing_to_compile() if method.iterative else nullcontext():
@@ -122,8 +119,7 @@ def _counter() -> Iterator[Callable[[], float]]:
     counter.mod_tracker = _NoModules()  # type: ignore[assignment]
     with counter:
         if "torch._dynamo" not in sys.modules:
-            # torch shields the counter from its compiler, which it imports for that: seconds, in a process that never
-            # compiles.
+            # torch imports its compiler only to shield the counter from it: seconds, in a process that never compiles.
             mode = counter.mode
             assert mode is not None
             unguarded = MethodType(inspect.unwrap(type(mode).__torch_dispatch__), mode)

@@ -8,7 +8,6 @@ import importlib.util
 import math
 import struct
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pudnet_bench.suites.sources.catalog import SourceError
-from pudnet_bench.suites.sources.content import Content, Listing, content_of_arrays, list_files
+from pudnet_bench.suites.sources.content import Content, Listing, Section, content_of_arrays, list_files
 from pudnet_bench.suites.sources.pickles import read_pickle
 
 FASHION_CLASSES = (
@@ -26,14 +25,7 @@ FASHION_CLASSES = (
 
 @dataclass(frozen=True)
 class CifarFiles:
-    """The files of a CIFAR source.
-
-    Attributes:
-        batches: Published MD5 of each file of images, by name.
-        meta: Name and MD5 of the file of class names.
-        label_key: Key of the labels in a batch.
-        names_key: Key of the class names in `meta`.
-    """
+    """A CIFAR source: MD5 of each file of images, name and MD5 of the file of class names, and keys in the two."""
 
     batches: dict[str, str]
     meta: tuple[str, str]
@@ -43,24 +35,17 @@ class CifarFiles:
 
 # MD5s of torchvision.datasets (a test compares them), copied because importing torchvision takes seconds.
 CIFAR_10 = CifarFiles(
-    batches={
-        "data_batch_1": "c99cafc152244af753f735de768cd75f",
-        "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-        "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-        "data_batch_4": "634d18415352ddfa80567beed471001a",
-        "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-        "test_batch": "40351d587109b95175f43aff81a1287e",
+    {
+        "data_batch_1": "c99cafc152244af753f735de768cd75f", "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+        "data_batch_3": "54ebc095f3ab1f0389bbae665268c751", "data_batch_4": "634d18415352ddfa80567beed471001a",
+        "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb", "test_batch": "40351d587109b95175f43aff81a1287e",
     },
-    meta=("batches.meta", "5ff9c542aee3614f3951f8cda6e48888"),
-    label_key="labels",
-    names_key="label_names",
-)
+    ("batches.meta", "5ff9c542aee3614f3951f8cda6e48888"), "labels", "label_names",
+)  # fmt: skip
 CIFAR_100 = CifarFiles(
-    batches={"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
-    meta=("meta", "7973b15100ade9c7d40fb424638fde48"),
-    label_key="fine_labels",
-    names_key="fine_label_names",
-)
+    {"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
+    ("meta", "7973b15100ade9c7d40fb424638fde48"), "fine_labels", "fine_label_names",
+)  # fmt: skip
 
 
 def list_digits() -> Listing:
@@ -97,10 +82,8 @@ def list_idx(root: Path) -> Listing:
         labels = [_read_idx(path, 1) for _, path in pairs]
         for (image_path, label_path), batch, batch_labels in zip(pairs, images, labels, strict=True):
             if len(batch) != len(batch_labels):
-                raise SourceError(
-                    f"{image_path} holds {len(batch)} images but {label_path} {len(batch_labels)} labels: "
-                    "delete both and fetch them again"
-                )
+                counts = f"{image_path} holds {len(batch)} images but {label_path} {len(batch_labels)} labels"
+                raise SourceError(f"{counts}: delete both and fetch them again")
         sections = _by_label(np.concatenate(images), np.concatenate(labels), len(FASHION_CLASSES), root)
         return content_of_arrays(sections, FASHION_CLASSES, size)
 
@@ -158,17 +141,15 @@ def mini_imagenet_pickles(root: Path) -> list[Path]:
 def list_mini_imagenet(root: Path) -> Listing:
     """List learn2learn's `mini-imagenet-cache-*.pkl`: splits pooled, classes in the order of their names.
 
-    Each file is a dictionary of `image_data` (uint8 [n, h, w, 3]) and `class_dict` (name -> indices). Nothing in it is
-    executed; decoding a file that holds anything else raises SourceError.
+    Nothing in a file is executed; decoding raises SourceError where it is not the expected dictionary.
     """
     paths = mini_imagenet_pickles(root)
 
     def decode(size: int | None) -> Content:
         found = [(name, images, indices) for path in paths for name, images, indices in _mini_imagenet_classes(path)]
         if len({images.shape[1:] for _, images, _ in found}) > 1:
-            raise SourceError(
-                f"the mini-imagenet-cache-*.pkl files in {root} hold images of several sizes: download them again"
-            )
+            files = f"the mini-imagenet-cache-*.pkl files in {root}"
+            raise SourceError(f"{files} hold images of several sizes: download them again")
         names = sorted({name for name, _, _ in found})
         sections = sorted(((names.index(name), images, indices) for name, images, indices in found), key=lambda s: s[0])
         return content_of_arrays(sections, names, size)
@@ -194,17 +175,14 @@ def _mini_imagenet_classes(path: Path) -> list[tuple[str, np.ndarray, np.ndarray
             indices = np.asarray(members)
         except ValueError:
             raise invalid from None
-        if indices.ndim != 1 or not len(indices) or indices.dtype.kind not in "iu":
-            raise invalid
-        if indices.min() < 0 or indices.max() >= len(images):
+        is_list = indices.ndim == 1 and len(indices) and indices.dtype.kind in "iu"
+        if not is_list or indices.min() < 0 or indices.max() >= len(images):
             raise invalid
         classes.append((str(name), images, indices))
     return classes
 
 
-def _by_label(
-    images: np.ndarray, labels: np.ndarray, classes: int, root: Path
-) -> Sequence[tuple[int, np.ndarray, np.ndarray]]:
+def _by_label(images: np.ndarray, labels: np.ndarray, classes: int, root: Path) -> list[Section]:
     """Return one section per class for `content_of_arrays`, images in stored order."""
     if set(np.unique(labels)) != set(range(classes)):
         raise SourceError(f"{root} does not hold images of exactly {classes} classes: fetch it again")

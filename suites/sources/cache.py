@@ -1,7 +1,7 @@
 """Cache of decoded sources: written once, then memory-mapped by every process.
 
-    <cache_dir>/sources/<name>-<fingerprint[:16]>[-<size>]/   images.npy, labels.npy, meta.json
-    <cache_dir>/sources/index/<key>.json                      the folder that a list of files decodes to
+    <cache_dir>/images-v<FORMAT>/<name>-<fingerprint[:16]>[-<size>]/   images.npy, labels.npy, meta.json
+    <cache_dir>/images-v<FORMAT>/index/<key>.json                      the folder that a list of files decodes to
 
 With the index, a second load walks over the files and decodes nothing. Its key covers every file's size and modification
 time, so a changed source is decoded again. A folder is written under a temporary name and then renamed, so it is never seen
@@ -24,8 +24,10 @@ from pudnet_bench.results.store.files import checksummed_json, quarantine, read_
 from pudnet_bench.suites.sources.catalog import SourceError
 from pudnet_bench.suites.sources.content import BLOCK, Content, Listing, Source, fingerprint
 
-DECODER = 2  # raise it when decoding or the files change, so that older entries are not used
-TEMPORARY = ".unfinished-"
+# Raise it when decoding or the files change: caches of other versions are then neither used nor taken for damaged ones.
+FORMAT = 2
+TEMPORARY = ".temporary-"
+REMEDY = "the source is decoded again"
 SWEEP_SECONDS = 86_400  # age at which files of killed processes, and damaged ones, are removed
 
 
@@ -36,54 +38,49 @@ class _DamagedError(Exception):
 def index_key(listing: Listing, name: str, size: int | None) -> str:
     """Return the key of a source's index entry: everything that decides what its files decode to, short of their bytes."""
     # With the resolved path: two folders may hold files of equal names, sizes and times.
-    parts = [DECODER, name, size, str(listing.path.resolve()), listing.stamps]
+    parts = [name, size, str(listing.path.resolve()), listing.stamps]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
 def recall(cache_dir: Path, key: str, name: str) -> Source | None:
     """Return the source cached under an index key; None, with a warning if something is damaged, if it must be decoded."""
-    entry = _index_file(cache_dir, key)
+    root = _root(cache_dir)
+    entry = root / "index" / f"{key}.json"
     try:
-        folder = cache_dir / "sources" / Path(read_checksummed_json(entry.read_bytes())["folder"]).name
+        folder = root / Path(read_checksummed_json(entry.read_bytes())["folder"]).name
         return _open(folder, name) if folder.is_dir() else None
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise SourceError(
-            f"cannot read the image cache {cache_dir} ({error.strerror}): choose another cache folder"
-        ) from error
+        reason = f"cannot read the image cache {cache_dir} ({error.strerror})"
+        raise SourceError(f"{reason}: choose another cache folder") from error
     except ValueError as error:
-        _set_aside(entry, str(error))
+        quarantine(entry, str(error), REMEDY)
     except _DamagedError as error:
-        _set_aside(folder, str(error))
+        quarantine(folder, str(error), REMEDY)
     return None
 
 
 def store(cache_dir: Path, key: str, name: str, size: int | None, content: Content) -> Source:
     """Write `content` to the cache, add it to the index and return it memory-mapped.
 
-    If the cache already holds the same content, that is used.
-
-    Raises:
-        SourceError: The cache cannot be written. Whatever decoding raises passes through.
+    If the cache already holds the same content, that is used. Raises SourceError if the cache cannot be written; errors of
+    decoding pass through.
     """
-    sources = cache_dir / "sources"
-    temporary = sources / f"{TEMPORARY}{uuid.uuid4().hex}"
+    root = _root(cache_dir)
+    temporary = root / f"{TEMPORARY}{uuid.uuid4().hex}"
     try:
         temporary.mkdir(parents=True)
-        _sweep(sources)
+        _sweep(root)
         digest = _write(temporary, content, name)
-        folder = sources / (f"{name}-{digest[:16]}" + (f"-{size}" if size else ""))
+        folder = root / (f"{name}-{digest[:16]}" + (f"-{size}" if size else ""))
         source = _publish(temporary, folder, name)
-        entry = _index_file(cache_dir, key)
-        entry.parent.mkdir(exist_ok=True)
-        write_atomically(entry, checksummed_json({"folder": folder.name}))
+        (root / "index").mkdir(exist_ok=True)
+        write_atomically(root / "index" / f"{key}.json", checksummed_json({"folder": folder.name}))
         return source
     except OSError as error:
-        raise SourceError(
-            f"cannot write the image cache {cache_dir} ({error.strerror or error}): "
-            "free some space there or choose another cache folder"
-        ) from error
+        reason = f"cannot write the image cache {cache_dir} ({error.strerror or error})"
+        raise SourceError(f"{reason}: free some space there or choose another cache folder") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -94,7 +91,7 @@ def _publish(temporary: Path, folder: Path, name: str) -> Source:
         try:
             return _open(folder, name)
         except _DamagedError as error:
-            _set_aside(folder, str(error))
+            quarantine(folder, str(error), REMEDY)
     try:
         temporary.rename(folder)
     except OSError:
@@ -114,10 +111,9 @@ def _write(folder: Path, content: Content, name: str) -> str:
         with (folder / "images.npy").open("wb") as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": content.shape}
             np.lib.format.write_array_header_1_0(file, header)
-            for block in content.blocks:
-                contiguous = np.ascontiguousarray(block)
-                file.write(contiguous.data)
-                yield contiguous
+            for block in map(np.ascontiguousarray, content.blocks):
+                file.write(block.data)
+                yield block
 
     np.save(folder / "labels.npy", content.labels, allow_pickle=False)
     digest = fingerprint(content.shape, written(), content.labels, content.class_names)
@@ -134,12 +130,9 @@ def _write(folder: Path, content: Content, name: str) -> str:
 
 
 def _open(folder: Path, name: str) -> Source:
-    """Memory-map a cache folder.
+    """Memory-map a cache folder; raises _DamagedError if a byte is not what was written.
 
     All images are read to verify them, at about a gigabyte per second: numbers from a damaged image would be wrong.
-
-    Raises:
-        _DamagedError: A byte is not what was written.
     """
     file = folder / "meta.json"
     try:
@@ -148,13 +141,10 @@ def _open(folder: Path, name: str) -> Source:
             file = folder / part
             if file.stat().st_size != size:
                 raise _DamagedError(f"{part} has {file.stat().st_size} bytes where {size} were written")
-        arrays = {}
-        for part in meta["bytes"]:
-            file = folder / part
-            arrays[part] = np.load(file, mmap_mode="r", allow_pickle=False)
+        images = np.load(file := folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        labels = np.load(file := folder / "labels.npy", mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise _DamagedError(f"{file.name}: {error}") from error
-    images, labels = arrays["images.npy"], arrays["labels.npy"]
     if list(images.shape) != meta["shape"] or images.dtype != np.uint8 or labels.shape != images.shape[:1]:
         raise _DamagedError("the arrays have another shape than meta.json says")
     blocks = (images[start : start + BLOCK] for start in range(0, len(images), BLOCK))
@@ -163,19 +153,13 @@ def _open(folder: Path, name: str) -> Source:
     return Source(name, images, labels, tuple(meta["class_names"]), meta["fingerprint"])
 
 
-def _index_file(cache_dir: Path, key: str) -> Path:
-    return cache_dir / "sources" / "index" / f"{key}.json"
+def _root(cache_dir: Path) -> Path:
+    return cache_dir / f"images-v{FORMAT}"
 
 
-def _set_aside(path: Path, reason: str) -> None:
-    """Set a damaged file or folder aside, in place of any that was set aside before."""
-    shutil.rmtree(path.with_name(f"{path.name}.corrupt"), ignore_errors=True)
-    quarantine(path, reason)
-
-
-def _sweep(sources: Path) -> None:
+def _sweep(root: Path) -> None:
     """Remove old folders that killed processes left behind or that were damaged."""
-    for left in [*sources.glob(f"{TEMPORARY}*"), *sources.glob("*.corrupt")]:
+    for left in [*root.glob(f"{TEMPORARY}*"), *root.glob("*.corrupt")]:
         try:
             if time.time() - left.stat().st_mtime > SWEEP_SECONDS:
                 shutil.rmtree(left, ignore_errors=True)

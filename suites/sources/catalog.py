@@ -13,93 +13,40 @@ class SourceError(BenchError):
 
 @dataclass(frozen=True)
 class SourceSpec:
-    """An image source known by name.
-
-    Attributes:
-        classes: Number of classes of the complete source.
-        channels: 1 (grey) or 3 (RGB).
-        image_size: Side of its images, in pixels.
-        layouts: Paths under the data folder where it may be, for people.
-        origin: Where to get it.
-        torchvision: Class of `torchvision.datasets` that downloads it; None if torchvision cannot.
-        resize: Side in pixels to which `load` resizes by default; set only for a source with images of many sizes.
-    """
+    """An image source known by name."""
 
     name: str
     description: str
-    classes: int
-    channels: int
-    image_size: int
-    layouts: tuple[str, ...]
-    origin: str
-    torchvision: str | None = None
-    resize: int | None = None
+    classes: int  # of the complete source
+    channels: int  # 1 (grey) or 3 (RGB)
+    image_size: int  # side in pixels
+    layouts: tuple[str, ...]  # paths under the data folder where it may be, for people
+    origin: str  # where to get it
+    torchvision: str | None = None  # class of `torchvision.datasets` that downloads it
+    resize: int | None = None  # side in pixels to which `load` resizes by default, where images are of many sizes
 
 
 SOURCES: dict[str, SourceSpec] = {
     spec.name: spec
     for spec in (
-        SourceSpec(
-            name="digits",
-            description="1,797 handwritten digits, 8x8 grey, 10 classes; comes with scikit-learn",
-            classes=10,
-            channels=1,
-            image_size=8,
-            layouts=("part of scikit-learn",),
-            origin="https://scikit-learn.org (installed with the harness)",
-        ),
-        SourceSpec(
-            name="fashion-mnist",
-            description="70,000 articles of clothing, 28x28 grey, 10 classes",
-            classes=10,
-            channels=1,
-            image_size=28,
-            layouts=("FashionMNIST/raw/*-ubyte (or .gz)", "fashion-mnist/{train,test}/<class>/*"),
-            origin="https://github.com/zalandoresearch/fashion-mnist",
-            torchvision="FashionMNIST",
-        ),
-        SourceSpec(
-            name="cifar-10",
-            description="60,000 photographs, 32x32 colour, 10 classes",
-            classes=10,
-            channels=3,
-            image_size=32,
-            layouts=("cifar-10-batches-py/", "cifar-10/{train,test}/<class>/*"),
-            origin="https://www.cs.toronto.edu/~kriz/cifar.html",
-            torchvision="CIFAR10",
-        ),
-        SourceSpec(
-            name="cifar-100",
-            description="60,000 photographs, 32x32 colour, 100 classes",
-            classes=100,
-            channels=3,
-            image_size=32,
-            layouts=("cifar-100-python/", "cifar-100/{train,test}/<class>/*"),
-            origin="https://www.cs.toronto.edu/~kriz/cifar.html",
-            torchvision="CIFAR100",
-        ),
-        SourceSpec(
-            name="mini-imagenet",
-            description="60,000 photographs, 84x84 colour, 100 classes of ImageNet",
-            classes=100,
-            channels=3,
-            image_size=84,
-            layouts=(
-                "mini-imagenet/{train,val,test}/<class>/*",
-                "mini-imagenet/<class>/*",
-                "mini-imagenet-cache-{train,validation,test}.pkl",
-            ),
-            origin="https://zenodo.org/record/7978538 (learn2learn's three .pkl files)",
-        ),
-        SourceSpec(
-            name="animals-10",
-            description="26,179 photographs of animals, of many sizes, colour, 10 classes",
-            classes=10,
-            channels=3,
-            image_size=84,
-            layouts=("animals-10/<class>/*", "animals-10/{train,test}/<class>/*", "raw-img/<class>/*"),
-            origin="https://www.kaggle.com/datasets/alessiocorrado99/animals10",
-            resize=84,
-        ),
+        # name, description, classes, channels, image size, layouts, origin
+        SourceSpec("digits", "1,797 handwritten digits, 8x8 grey, 10 classes; comes with scikit-learn", 10, 1, 8,
+                   ("part of scikit-learn",), "https://scikit-learn.org (installed with the harness)"),
+        SourceSpec("fashion-mnist", "70,000 articles of clothing, 28x28 grey, 10 classes", 10, 1, 28,
+                   ("FashionMNIST/raw/*-ubyte (or .gz)", "fashion-mnist/{train,test}/<class>/*"),
+                   "https://github.com/zalandoresearch/fashion-mnist", torchvision="FashionMNIST"),
+        SourceSpec("cifar-10", "60,000 photographs, 32x32 colour, 10 classes", 10, 3, 32,
+                   ("cifar-10-batches-py/", "cifar-10/{train,test}/<class>/*"),
+                   "https://www.cs.toronto.edu/~kriz/cifar.html", torchvision="CIFAR10"),
+        SourceSpec("cifar-100", "60,000 photographs, 32x32 colour, 100 classes", 100, 3, 32,
+                   ("cifar-100-python/", "cifar-100/{train,test}/<class>/*"),
+                   "https://www.cs.toronto.edu/~kriz/cifar.html", torchvision="CIFAR100"),
+        SourceSpec("mini-imagenet", "60,000 photographs, 84x84 colour, 100 classes of ImageNet", 100, 3, 84,
+                   ("mini-imagenet/{train,val,test}/<class>/*", "mini-imagenet/<class>/*",
+                    "mini-imagenet-cache-{train,validation,test}.pkl"),
+                   "https://zenodo.org/record/7978538 (learn2learn's three .pkl files)"),
+        SourceSpec("animals-10", "26,179 photographs of animals, of many sizes, colour, 10 classes", 10, 3, 84,
+                   ("animals-10/<class>/*", "animals-10/{train,test}/<class>/*", "raw-img/<class>/*"),
+                   "https://www.kaggle.com/datasets/alessiocorrado99/animals10", resize=84),
     )
-}
+}  # fmt: skip

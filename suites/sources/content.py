@@ -63,6 +63,9 @@ class Listing:
     decode: Callable[[int | None], Content]
 
 
+Section = tuple[int, np.ndarray, np.ndarray]  # label, images uint8 [n, h, w] or [n, h, w, c], indices int64 [k] in them
+
+
 def fingerprint(shape: tuple[int, ...], blocks: Iterator[np.ndarray], labels: np.ndarray, names: Sequence[str]) -> str:
     """Return the hexadecimal BLAKE2b of uint8 blocks ([k, c, h, w], `shape` in all), int64 labels and class names."""
     digest = hashlib.blake2b(json.dumps([list(shape), list(names)]).encode(), digest_size=16)
@@ -84,15 +87,10 @@ def list_files(root: Path, files: Sequence[Path]) -> list[tuple[str, int, int]]:
     return stamps
 
 
-def content_of_arrays(
-    sections: Sequence[tuple[int, np.ndarray, np.ndarray]], class_names: Sequence[str], size: int | None
-) -> Content:
-    """Return the content of images that are in memory.
+def content_of_arrays(sections: Sequence[Section], class_names: Sequence[str], size: int | None) -> Content:
+    """Return the content of images that are in memory, all of one shape, resized to `size` pixels (None: as stored).
 
-    Args:
-        sections: (label, images uint8 [n, h, w] or [n, h, w, c], indices int64 [k] of that label's images), in ascending
-            order of label; all images have one shape.
-        size: Side in pixels to resize to; None: the size as stored.
+    The sections are in ascending order of label.
     """
     first = sections[0][1]
     height, width = (size, size) if size else first.shape[1:3]

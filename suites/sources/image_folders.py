@@ -28,12 +28,8 @@ R = TypeVar("R")
 def list_image_folder(root: Path, channels: int | None) -> Listing:
     """List the images under `root`: those of a class pooled over the splits, classes in the order of their names.
 
-    Args:
-        root: The folder. Dotfiles, and files without an image's suffix, are ignored.
-        channels: 1 or 3; None: 1 if every image is grey, else 3.
-
-    Raises:
-        SourceError: The folder has no class, a class has no image, or a file cannot be read.
+    Images have 1 or 3 `channels`; None: 1 if every image is grey, else 3. Dotfiles, and files without an image's suffix, are
+    ignored. Raises SourceError if the folder has no class, a class has no image, or a file cannot be read.
     """
     tops = _folders(root)
     if not tops:
@@ -92,10 +88,8 @@ def _decode(files: dict[str, list[str]], channels: int | None, size: int | None)
         for i, path in enumerate(batch):
             pixels = _pixels(path, n_channels, size)
             if pixels.shape[:2] != (height, width):
-                raise SourceError(
-                    f"{paths[0]} is {width}x{height} pixels but {path} is {pixels.shape[1]}x{pixels.shape[0]}: "
-                    "resize them to one size first"
-                )
+                sizes = f"{paths[0]} is {width}x{height} pixels but {path} is {pixels.shape[1]}x{pixels.shape[0]}"
+                raise SourceError(f"{sizes}: resize them to one size first")
             out[i] = pixels if n_channels == 1 else pixels.transpose(2, 0, 1)
         return out
 
@@ -128,12 +122,9 @@ def _pixels(path: str, channels: int, size: int | None) -> np.ndarray:
     try:
         with Image.open(path, formats=FORMATS) as stored:
             # Pillow would clip 16-bit grey at 255; take the high byte.
-            eight_bit = (
-                Image.fromarray((np.asarray(stored).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-                if stored.mode in SIXTEEN_BIT
-                else stored
-            )
-            image = eight_bit.convert("L" if channels == 1 else "RGB")
+            sixteen_bit = stored.mode in SIXTEEN_BIT
+            high = (np.asarray(stored).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8) if sixteen_bit else None
+            image = (stored if high is None else Image.fromarray(high)).convert("L" if channels == 1 else "RGB")
     except Exception as error:  # Pillow's readers raise nearly every kind of exception on a damaged file
         raise _undecodable(path, error) from error
     return np.asarray(image) if size is None or image.size == (size, size) else resized(image, size)

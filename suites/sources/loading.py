@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 from pudnet_bench.suites.sources import array_files, cache
 from pudnet_bench.suites.sources.catalog import SOURCES, SourceError, SourceSpec
@@ -17,7 +18,8 @@ from pudnet_bench.suites.sources.image_folders import list_image_folder
 
 __all__ = ["Source", "SourceSummary", "fetch", "load", "locate", "verify"]
 
-NO_FOLDERS: Mapping[str, Path] = MappingProxyType({})
+Folders = Mapping[str, Path]  # a user's image folders, by source name
+NO_FOLDERS: Folders = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,7 @@ class SourceSummary:
     path: Path
 
 
-@dataclass(frozen=True)
-class _Place:
+class _Place(NamedTuple):
     """Folder of a source, and how to list its files."""
 
     path: Path
@@ -42,12 +43,7 @@ class _Place:
 
 
 def load(
-    name: str,
-    *,
-    data_dir: Path | None,
-    cache_dir: Path,
-    folders: Mapping[str, Path] = NO_FOLDERS,
-    size: int | None = None,
+    name: str, *, data_dir: Path | None, cache_dir: Path, folders: Folders = NO_FOLDERS, size: int | None = None
 ) -> Source:
     """Return the source `name`, decoded once into `cache_dir` and memory-mapped from there afterwards.
 
@@ -55,19 +51,17 @@ def load(
 
     Args:
         name: A known source, or a key of `folders`.
-        data_dir: Data folder in which to look for known sources.
-        cache_dir: Cache folder.
+        data_dir: Folder in which to look for known sources.
         folders: The user's image folders by name, which take precedence over known sources.
         size: Side in pixels to which every image is resized; None: the source's default.
 
     Raises:
-        SourceError: The source is unknown, missing, empty, incomplete, damaged or of mixed sizes, or the cache cannot be
-            written.
+        SourceError: The source is unknown, missing, incomplete, damaged or of mixed sizes; or the cache is not writable.
     """
     return _load(name, data_dir, cache_dir, folders, size, check=False)[0]
 
 
-def locate(name: str, *, data_dir: Path | None, folders: Mapping[str, Path] = NO_FOLDERS) -> Path | None:
+def locate(name: str, *, data_dir: Path | None, folders: Folders = NO_FOLDERS) -> Path | None:
     """Return the folder in which `load` would find the source (for `digits`, scikit-learn's own); None if it is missing.
 
     Use `verify` to check that it is complete. Raises SourceError if the name is unknown.
@@ -80,18 +74,15 @@ def locate(name: str, *, data_dir: Path | None, folders: Mapping[str, Path] = NO
 def fetch(name: str, data_dir: Path) -> Path:
     """Download the source into `data_dir` through torchvision, unless it is there, and return its folder.
 
-    Raises:
-        SourceError: torchvision cannot download the source, or the download fails.
+    Raises SourceError if torchvision cannot download the source, or the download fails.
     """
     _check_name(name, NO_FOLDERS)
     spec = SOURCES[name]
     place = _find(name, data_dir, NO_FOLDERS)
+    by_hand = f"get it from {spec.origin} and put it under {data_dir} as {' or '.join(spec.layouts)}"
     if spec.torchvision is None:
         if place is None:
-            raise SourceError(
-                f"{name} cannot be downloaded for you: get it from {spec.origin} and put it under {data_dir} "
-                f"as {' or '.join(spec.layouts)}"
-            )
+            raise SourceError(f"{name} cannot be downloaded for you: {by_hand}")
         return place.path
     if place is not None and place.path == data_dir / name:
         return place.path  # an image folder; torchvision completes a folder of its own
@@ -105,10 +96,7 @@ def fetch(name: str, data_dir: Path) -> Path:
         getattr(datasets, spec.torchvision)(data_dir, download=True)
     except Exception as error:  # no network, a mirror that is down, a wrong checksum, a full disk, ...
         reason = " ".join(str(error).split())[:200]
-        raise SourceError(
-            f"cannot download {name} ({reason}): try again with a network, or get it from {spec.origin} and put it "
-            f"under {data_dir} as {' or '.join(spec.layouts)}"
-        ) from error
+        raise SourceError(f"cannot download {name} ({reason}): try again with a network, or {by_hand}") from error
     place = _find(name, data_dir, NO_FOLDERS)
     if place is None:
         raise _missing(spec, data_dir)
@@ -116,12 +104,7 @@ def fetch(name: str, data_dir: Path) -> Path:
 
 
 def verify(
-    name: str,
-    *,
-    data_dir: Path | None,
-    cache_dir: Path,
-    folders: Mapping[str, Path] = NO_FOLDERS,
-    size: int | None = None,
+    name: str, *, data_dir: Path | None, cache_dir: Path, folders: Folders = NO_FOLDERS, size: int | None = None
 ) -> SourceSummary:
     """Decode every image again, compare all bytes of the cache with the result, and summarise the source.
 
@@ -133,7 +116,7 @@ def verify(
 
 
 def _load(
-    name: str, data_dir: Path | None, cache_dir: Path, folders: Mapping[str, Path], size: int | None, *, check: bool
+    name: str, data_dir: Path | None, cache_dir: Path, folders: Folders, size: int | None, *, check: bool
 ) -> tuple[Source, Path]:
     _check_name(name, folders)
     if size is not None and size < 1:
@@ -155,7 +138,7 @@ def _load(
     return stored, listing.path
 
 
-def _check_name(name: str, folders: Mapping[str, Path]) -> None:
+def _check_name(name: str, folders: Folders) -> None:
     known = sorted({*SOURCES, *folders})
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
@@ -165,7 +148,7 @@ def _check_name(name: str, folders: Mapping[str, Path]) -> None:
         raise SourceError(f"{name!r} cannot name a source: use letters, digits, '.', '_', '+' and '-'")
 
 
-def _find(name: str, data_dir: Path | None, folders: Mapping[str, Path]) -> _Place | None:
+def _find(name: str, data_dir: Path | None, folders: Folders) -> _Place | None:
     """Return the first layout of the source that exists."""
     if name in folders:
         folder = Path(folders[name])
@@ -198,16 +181,17 @@ def _places(spec: SourceSpec, data_dir: Path) -> Iterator[_Place]:
 
 
 def _missing(spec: SourceSpec, data_dir: Path | None) -> SourceError:
-    layouts = " or ".join(spec.layouts)
     if data_dir is None:
         where = "no data folder is given; pass --data DIR or set PUDNET_BENCH_DATA"
     elif not Path(data_dir).is_dir():
         where = f"the data folder {data_dir} does not exist; create it"
     else:
         where = f"it is not under {data_dir}; get it"
-    fetch = f"`python -m harness data fetch {spec.name}` downloads it"
-    how = fetch if spec.torchvision else f"it is published at {spec.origin}"
-    return SourceError(f"the source {spec.name!r} is missing: {where}, and put {layouts} there; {how}")
+    command = f"`python -m harness data fetch {spec.name}` downloads it"
+    how = command if spec.torchvision else f"it is published at {spec.origin}"
+    return SourceError(
+        f"the source {spec.name!r} is missing: {where}, and put {' or '.join(spec.layouts)} there; {how}"
+    )
 
 
 def _check_complete(spec: SourceSpec, content: Content, path: Path) -> None:

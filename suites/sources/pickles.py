@@ -18,6 +18,11 @@ from pudnet_bench.suites.sources.catalog import SourceError
 _PLAIN = frozenset({"b1", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8"})
 
 
+def _bytes(raw: bytes | str) -> bytes:
+    # Python 2's byte strings arrive as text, because the pickle is read as latin-1.
+    return raw.encode("latin-1") if isinstance(raw, str) else raw
+
+
 class _Dtype:
     """`numpy.dtype(code, align, copy)`, numbers only."""
 
@@ -39,9 +44,7 @@ class _Array:
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, fortran_order, raw = state
-        # Python 2's byte strings arrive as text, because the pickle is read as latin-1.
-        data = raw.encode("latin-1") if isinstance(raw, str) else raw
-        self.value = np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if fortran_order else "C")
+        self.value = np.frombuffer(_bytes(raw), dtype.dtype).reshape(shape, order="F" if fortran_order else "C")
 
 
 class _Buffer(_Array):
@@ -55,8 +58,7 @@ class _Scalar:
     """`numpy.scalar(dtype, raw)`."""
 
     def __init__(self, dtype: _Dtype, raw: bytes | str) -> None:
-        data = raw.encode("latin-1") if isinstance(raw, str) else raw
-        self.value = np.frombuffer(data, dtype.dtype)[0].item()
+        self.value = np.frombuffer(_bytes(raw), dtype.dtype)[0].item()
 
     def __setstate__(self, state: object) -> None:
         raise pickle.UnpicklingError("a number has no state")
@@ -73,18 +75,14 @@ class _Latin1(bytes):
 
 
 _ALLOWED: dict[tuple[str, str], type] = {
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _Dtype,
-    ("_codecs", "encode"): _Latin1,
+    ("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype, ("_codecs", "encode"): _Latin1,
 } | {
-    (f"numpy.{core}.{module}", name): stand_in
+    (f"numpy.{core}.{name}", function): stand_in
     for core in ("core", "_core")
-    for module, name, stand_in in (
-        ("multiarray", "_reconstruct", _Array),
-        ("multiarray", "scalar", _Scalar),
-        ("numeric", "_frombuffer", _Buffer),
+    for name, function, stand_in in (
+        ("multiarray", "_reconstruct", _Array), ("multiarray", "scalar", _Scalar), ("numeric", "_frombuffer", _Buffer),
     )
-}
+}  # fmt: skip
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -98,8 +96,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 def read_pickle(path: Path) -> Any:
     """Return the dictionaries, lists, text, numbers and NumPy arrays of a pickle, without executing anything in it.
 
-    Raises:
-        SourceError: The file is damaged or holds anything else.
+    Raises SourceError if the file is damaged or holds anything else.
     """
     try:
         with path.open("rb") as file:

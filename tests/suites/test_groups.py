@@ -312,8 +312,8 @@ def test_episodes_repeat_themselves_and_depend_on_the_seed(images: FamilyImages)
     assert numbers(0) == numbers(0)
     assert numbers(0) != numbers(1)
     stream = TrainingStream(images, 0)
-    kept = list(islice(stream.episodes(), 5))  # asked for late, an episode still gives its own images
-    assert [numbers_of(images, e.fit) for e in kept] == numbers(0)
+    episodes = list(islice(stream.episodes(), 5))  # asked for late, an episode still gives its own images
+    assert [numbers_of(images, e.fit) for e in episodes] == numbers(0)
 
 
 @given(st.integers(1, 20), st.integers(2, 200), st.integers(2, 40))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import pickle
 import resource
@@ -24,6 +25,7 @@ from pudnet_bench.suites.sources import SOURCES, SourceError, array_files, cache
 from pudnet_bench.suites.sources.loading import Source, fetch, load, locate, verify
 from pudnet_bench.suites.sources.pickles import read_pickle
 
+IMAGES = "images-v2"  # of the cache folder
 DATA = os.environ.get("PUDNET_BENCH_DATA")
 real_data = [
     pytest.mark.real_data,
@@ -454,7 +456,7 @@ def test_same_content_elsewhere_shares_one_cache_folder(tmp_path: Path) -> None:
     a = load_folder(make_folder(tmp_path / "a"), tmp_path / "cache")
     b = load_folder(make_folder(tmp_path / "b" / "train").parent, tmp_path / "cache")
     assert a.fingerprint == b.fingerprint
-    assert len(list((tmp_path / "cache" / "sources").glob("mine-*"))) == 1
+    assert len(list((tmp_path / "cache" / IMAGES).glob("mine-*"))) == 1
 
 
 def test_equal_names_sizes_and_times_are_not_taken_for_equal_content(tmp_path: Path) -> None:
@@ -481,8 +483,24 @@ def test_changed_pixel_and_renamed_class_are_noticed(tmp_path: Path) -> None:
     assert renamed.fingerprint != after.fingerprint
 
 
+def test_a_cache_of_version_0_1_is_neither_used_nor_taken_for_damaged(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "in")
+    first = load_folder(folder, tmp_path / "cache")
+    (tmp_path / "cache" / IMAGES).rename(tmp_path / "cache" / "sources")
+    metas = list((tmp_path / "cache" / "sources").rglob("*.json"))
+    assert len(metas) == 2
+    for meta in metas:  # version 0.1 wrote no checksums
+        meta.write_text(json.dumps({k: v for k, v in json.loads(meta.read_text()).items() if k != "checksum"}))
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "sources").rglob("*")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            assert load_folder(folder, tmp_path / "cache").fingerprint == first.fingerprint
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "sources").rglob("*")} == files
+
+
 def cache_folder(cache_dir: Path) -> Path:
-    (folder,) = (cache_dir / "sources").glob("mine-*")
+    (folder,) = (cache_dir / IMAGES).glob("mine-*")
     return folder
 
 
@@ -514,24 +532,24 @@ def test_damaged_cache_is_rebuilt_with_a_warning(tmp_path: Path, file: str, dama
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_folder(folder, tmp_path / "cache")
-    assert not list((tmp_path / "cache" / "sources").glob(".unfinished-*"))
+    assert not list((tmp_path / "cache" / IMAGES).glob(".temporary-*"))
 
 
 def test_a_cache_that_is_damaged_twice_is_rebuilt_twice(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "in")
     for _ in range(2):
         load_folder(folder, tmp_path / "cache")
-        truncate(next((tmp_path / "cache" / "sources").glob("mine-*[!t]")) / "images.npy")
+        truncate(next((tmp_path / "cache" / IMAGES).glob("mine-*[!t]")) / "images.npy")
         with pytest.warns(UserWarning, match=r"is damaged .*set aside as mine-.*\.corrupt"):
             assert len(load_folder(folder, tmp_path / "cache").images) == 6
-    assert len(list((tmp_path / "cache" / "sources").glob("*.corrupt"))) == 1
+    assert len(list((tmp_path / "cache" / IMAGES).glob("*.corrupt"))) == 1
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"folder": 1}', '{"other": "x"}', "\xff"])
 def test_damaged_index_is_rebuilt_with_a_warning(tmp_path: Path, text: str) -> None:
     folder = make_folder(tmp_path / "in")
     first = load_folder(folder, tmp_path / "cache")
-    (entry,) = (tmp_path / "cache" / "sources" / "index").iterdir()
+    (entry,) = (tmp_path / "cache" / IMAGES / "index").iterdir()
     entry.write_text(text)
     with pytest.warns(UserWarning, match=entry.name):
         assert load_folder(folder, tmp_path / "cache").fingerprint == first.fingerprint
@@ -574,7 +592,7 @@ def test_of_two_writers_the_second_uses_the_folder_of_the_first(
     source = load_folder(folder, tmp_path / "cache")
     assert (cache_folder(tmp_path / "cache") / "winner").exists()
     assert len(source.images) == 6
-    assert not list((tmp_path / "cache" / "sources").glob(".unfinished-*"))
+    assert not list((tmp_path / "cache" / IMAGES).glob(".temporary-*"))
 
 
 def test_processes_that_race_end_with_one_folder(tmp_path: Path) -> None:
@@ -596,12 +614,12 @@ def test_failed_decoding_leaves_no_cache(tmp_path: Path) -> None:
     (folder / "dog" / "2.png").write_bytes(b"not a picture")
     with pytest.raises(SourceError):
         load_folder(folder, tmp_path / "cache")
-    assert list((tmp_path / "cache" / "sources").iterdir()) == []
+    assert list((tmp_path / "cache" / IMAGES).iterdir()) == []
 
 
 def test_leftovers_of_killed_processes_are_removed_after_a_day(tmp_path: Path) -> None:
-    names = (".unfinished-old", "mine-old.corrupt", ".unfinished-new")
-    old, damaged, new = (tmp_path / "cache" / "sources" / name for name in names)
+    names = (".temporary-old", "mine-old.corrupt", ".temporary-new")
+    old, damaged, new = (tmp_path / "cache" / IMAGES / name for name in names)
     for left in (old, damaged, new):
         left.mkdir(parents=True)
     os.utime(old, (0, 0))
@@ -632,7 +650,7 @@ def test_older_decoders_cache_is_not_used(
 ) -> None:
     folder = make_folder(tmp_path / "in")
     load_folder(folder, tmp_path / "cache")
-    monkeypatch.setattr(cache, "DECODER", cache.DECODER + 1)
+    monkeypatch.setattr(cache, "FORMAT", cache.FORMAT + 1)
     request.getfixturevalue("no_decoding")
     with pytest.raises(AssertionError, match="an image was decoded"):
         load_folder(folder, tmp_path / "cache")

@@ -67,9 +67,9 @@ def test_later_epochs_follow_by_proportion(group: Group) -> None:
     """What comes before the first epoch, here one image in three hundred, is counted once for each."""
     adam = registry.find("adam")
     first, whole = (counted_on(group, adam(DIGITS, 6, epochs=epochs)) for epochs in ((1, 4), (4,)))  # type: ignore[call-arg]
-    told = first.of(Snapshot(lambda images: images, "4 epochs", 4), 100)[0]
-    assert told - whole.snapshots[0].fit == 3 * sum(CONVOLUTIONS)
-    assert told == pytest.approx(whole.snapshots[0].fit, rel=0.004)
+    extrapolated = first.of(Snapshot(lambda images: images, "4 epochs", 4), 100)[0]
+    assert extrapolated - whole.snapshots[0].fit == 3 * sum(CONVOLUTIONS)
+    assert extrapolated == pytest.approx(whole.snapshots[0].fit, rel=0.004)
 
 
 @pytest.mark.parametrize(
