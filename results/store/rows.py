@@ -83,7 +83,7 @@ def table_of(key: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     return table
 
 
-def merged(tables: Sequence[pa.Table]) -> pa.Table:
+def merge(tables: Sequence[pa.Table]) -> pa.Table:
     """One table ordered by group; a group that is in several tables counts once, from the first of them."""
     # Not `empty_table`, which imports pandas; nor `take`, which imports pyarrow.compute, where nothing is out of order.
     joined = pa.concat_tables(tables) if tables else pa.Table.from_batches([], ROW_SCHEMA)
@@ -96,15 +96,6 @@ def merged(tables: Sequence[pa.Table]) -> pa.Table:
     begins[1:] = groups[order[1:]] != groups[order[:-1]]
     first = table[begins][np.cumsum(begins) - 1]
     return joined.take(order[table == first])
-
-
-def complete_columns(table: pa.Table, precision: str, threads: int) -> pa.Table:
-    """`table` with the columns that were added after it was written: these precision and threads, else NaN."""
-    known: dict[str, Any] = {"precision": precision, "threads": threads}
-    for column in list(ROW_SCHEMA)[table.num_columns :]:
-        value = pa.scalar(known.get(column.name, float("nan")), column.type)
-        table = table.append_column(column, pa.repeat(value, table.num_rows))
-    return table
 
 
 def write_frame(path: Path, frame: pd.DataFrame) -> None:
@@ -121,11 +112,24 @@ def write_table(path: Path, table: pa.Table) -> None:
     write_atomically(path, sink.getvalue())
 
 
-def read_table(data: bytes, *, of_rows: bool) -> pa.Table:
-    """The table in the content of a checksummed Parquet file, of rows or of any columns.
+def read_rows(data: bytes, precision: str, threads: int) -> pa.Table:
+    """The table of rows in the content of a Parquet file, with all columns: NaN, or the `precision` and `threads` given,
+    in those that were added after it was written.
 
-    Raises:
-        ValueError, pyarrow.ArrowException, OSError: The content is damaged, or not of rows where it should be.
+    Raises what `read_table` raises, and ValueError if its columns are not those of a row.
+    """
+    known: dict[str, Any] = {"precision": precision, "threads": threads}
+    table = read_table(data, of_rows=True)
+    for column in list(ROW_SCHEMA)[table.num_columns :]:
+        value = pa.scalar(known.get(column.name, float("nan")), column.type)
+        table = table.append_column(column, pa.repeat(value, table.num_rows))
+    return table
+
+
+def read_table(data: bytes, *, of_rows: bool = False) -> pa.Table:
+    """The table in the content of a checksummed Parquet file.
+
+    Raises ValueError, pyarrow.ArrowException or OSError if it is damaged, or not of rows where it should be.
     """
     table = pq.ParquetFile(io.BytesIO(data)).read(use_threads=False)  # a third of the time of pq.read_table
     if of_rows and not table.schema.equals(pa.schema(_row_fields(table.column_names))):

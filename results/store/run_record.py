@@ -165,33 +165,24 @@ def encode(record: RunRecord) -> bytes:
     return checksummed_json(dataclasses.asdict(record))
 
 
-def decode(data: bytes) -> RunRecord:
-    """The record in the content of a `record.json`. Raises ValueError if it is damaged or of another format."""
-    values = read_checksummed_json(data)
-    if values.get("format") != FORMAT:
-        raise ValueError(
-            f"it is of format {values.get('format')}, and this version of pudnet-bench reads 2 and {FORMAT}"
-        )
-    return _decoded(RunRecord, values, "the record")
+def decode(data: bytes, file: str = RECORD) -> RunRecord:
+    """The record in the content of a `file` of this name: `RECORD`, or `MANIFEST` (format 2).
 
-
-def decode_format_2(data: bytes) -> RunRecord:
-    """The record in the content of a `manifest.json`, with what format 2 did not record filled in where it is known.
-
-    Raises ValueError if it is damaged or of another format.
+    What format 2 did not record is filled in where it is known. Raises ValueError if the content is damaged or of
+    another format.
     """
     values = read_checksummed_json(data)
-    if values.get("format") != 2:
-        raise ValueError(
-            f"it is of format {values.get('format')}, and this version of pudnet-bench reads 2 and {FORMAT}"
-        )
+    if (found := values.get("format")) != (2 if file == MANIFEST else FORMAT):
+        raise ValueError(f"it is of format {found}, and this version of pudnet-bench reads 2 and {FORMAT}")
+    if found == FORMAT:
+        return _decoded(RunRecord, values, "the record")
     try:
-        return _from_format_2(values)
+        return _decoded(RunRecord, _from_format_2(values), "the manifest")
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"a field of format 2 is missing or damaged: {error}") from error
 
 
-def _from_format_2(values: Mapping[str, Any]) -> RunRecord:
+def _from_format_2(values: Mapping[str, Any]) -> dict[str, Any]:
     constants = json.loads((Path(__file__).parent / "format_2.json").read_text())
     plan = values["plan"]
     variants = [
@@ -212,7 +203,7 @@ def _from_format_2(values: Mapping[str, Any]) -> RunRecord:
     ]  # fmt: skip
     invocations[0]["load_start"] = values.get("load", [])
     invocations[-1]["ended"] = values.get("ended", "")
-    record = {
+    return {
         **{name: values[name] for name in ("suite", "profile", "device", "precision")},
         "format": FORMAT,
         "plan": {**plan, "variants": variants, "reference": constants["reference"]},
@@ -220,7 +211,6 @@ def _from_format_2(values: Mapping[str, Any]) -> RunRecord:
         "unrecorded_precision": values["precision"],
         "unrecorded_threads": values["threads"],
     }
-    return _decoded(RunRecord, record, "the manifest")
 
 
 def _decoded(kind: type[T], value: Any, where: str) -> T:
