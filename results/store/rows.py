@@ -55,7 +55,7 @@ ROW_SCHEMA = pa.schema(
 )
 """The columns of a row: one (group, snapshot) of a cell. A cell has one seed, so its groups are unique in it.
 
-Columns are only ever added at the end; `complete_columns` fills those that an older file lacks.
+Columns are only ever added at the end; `read_rows` fills those that an older file lacks.
 """
 
 _FIRST_COLUMNS = 22  # of the oldest files that are read
@@ -66,25 +66,22 @@ def table_of(key: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """`rows` of the cell `key` as a table. Raises ValueError if they do not fit `ROW_SCHEMA`."""
     if not rows:
         raise ValueError(f"no rows given for the cell {key}")
-    expected = set(ROW_SCHEMA.names)
     for row in rows:
-        if row.keys() != expected:
-            wrong = ", ".join(sorted(row.keys() ^ expected))
-            raise ValueError(f"a row of the cell {key} lacks or adds columns: {wrong}")
+        if wrong := row.keys() ^ set(ROW_SCHEMA.names):
+            raise ValueError(f"a row of the cell {key} lacks or adds columns: {', '.join(sorted(wrong))}")
         if row["cell"] != key:
             raise ValueError(f"a row of the cell {row['cell']} was given for the cell {key}")
     try:
         table = pa.Table.from_pylist([dict(row) for row in rows], schema=ROW_SCHEMA)
     except (pa.ArrowException, TypeError) as error:
         raise ValueError(f"a row of the cell {key} does not fit the columns: {error}") from error
-    empty = [name for name in ROW_SCHEMA.names if table[name].null_count]
-    if empty:
+    if empty := [name for name in ROW_SCHEMA.names if table[name].null_count]:
         raise ValueError(f"a row of the cell {key} has no value (None) in: {', '.join(empty)}")
     return table
 
 
 def merge(tables: Sequence[pa.Table]) -> pa.Table:
-    """One table ordered by group; a group that is in several tables counts once, from the first of them."""
+    """One table ordered by group; a group in several tables is taken from the first of them."""
     # Not `empty_table`, which imports pandas; nor `take`, which imports pyarrow.compute, where nothing is out of order.
     joined = pa.concat_tables(tables) if tables else pa.Table.from_batches([], ROW_SCHEMA)
     groups = _numpy(joined["group"])
@@ -113,11 +110,7 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def read_rows(data: bytes, precision: str, threads: int) -> pa.Table:
-    """The table of rows in the content of a Parquet file, with all columns: NaN, or the `precision` and `threads` given,
-    in those that were added after it was written.
-
-    Raises what `read_table` raises, and ValueError if its columns are not those of a row.
-    """
+    """Read rows; columns that were added after they were written get `precision`, `threads` or NaN. Raises as `read_table`."""
     known: dict[str, Any] = {"precision": precision, "threads": threads}
     table = read_table(data, of_rows=True)
     for column in list(ROW_SCHEMA)[table.num_columns :]:
@@ -127,7 +120,7 @@ def read_rows(data: bytes, precision: str, threads: int) -> pa.Table:
 
 
 def read_table(data: bytes, *, of_rows: bool = False) -> pa.Table:
-    """The table in the content of a checksummed Parquet file.
+    """Read the content of a checksummed Parquet file.
 
     Raises ValueError, pyarrow.ArrowException or OSError if it is damaged, or not of rows where it should be.
     """
@@ -146,10 +139,7 @@ def _row_fields(names: Sequence[str]) -> list[pa.Field]:
 
 
 def _checksum(table: pa.Table) -> bytes:
-    """SHA-256 over the values, in hex: the footer's own checks do not cover the pages.
-
-    Over the names of the columns too where they are not those of a row.
-    """
+    """SHA-256 in hex over the values, which Parquet's footer does not protect, and over the names unless they are a row's."""
     digest = hashlib.sha256()
     if not _row_fields(table.column_names):
         digest.update(json.dumps(table.column_names).encode())

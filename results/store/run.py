@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 @dataclass
 class Run:
-    """A run's folder and its record as last read. Get one from `create_or_open` (to measure) or `open` (to read)."""
+    """A run's folder and its record as last read, from `create_or_open` (to measure) or `open` (to read)."""
 
     folder: Path
     record: RunRecord
@@ -46,10 +46,8 @@ class Run:
 
         A damaged record is set aside with a warning and replaced: the cells do not need it.
 
-        Raises:
-            StoreError: The folder holds a run of another suite, profile, device or precision, is in use by another
-                process, or holds something else.
-            OSError: The folder cannot be written.
+        Raises StoreError if the folder is in use by another process, or holds something else or a run of another suite,
+        profile, device or precision; OSError if it cannot be written.
         """
         path = _record_path(folder)
         if not path.exists():
@@ -114,9 +112,7 @@ class Run:
     def write_shard(self, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write the rows of complete groups of a cell (columns: `ROW_SCHEMA`); once this returns they survive a crash.
 
-        Raises:
-            ValueError: The rows do not fit the schema.
-            OSError: The folder cannot be written.
+        Raises ValueError if the rows do not fit the schema, OSError if the folder cannot be written.
         """
         table = table_of(key, rows)
         groups = table["group"].to_numpy()
@@ -145,8 +141,7 @@ class Run:
         Safe to be killed anywhere: until the rename the shards are all there is, after it they are copies of groups
         in the merged file, which readers skip and the next `finish` removes.
 
-        Raises:
-            StoreError: Nothing is measured, or a shard is damaged (the others stay as they are).
+        Raises StoreError if nothing is measured, or a shard is damaged (the others stay as they are).
         """
         path, shards = self._path("cells", key), self._shards(key)
         tables = [self._read_rows(shard) for shard in shards]
@@ -218,8 +213,7 @@ class Run:
         found = []
         for group in groups:
             path = self._parameters_path(key, group)
-            data = self._read(path, files.read_checksummed)
-            if data is None:
+            if (data := self._read(path, files.read_checksummed)) is None:
                 raise StoreError(f"{path} is missing, and its group is measured: repeat the `run` command.")
             found.append(load(data))
         return {name: np.stack([arrays[name] for arrays in found]) for name in (found[0] if found else ())}
@@ -312,7 +306,7 @@ class Run:
 
 
 def _record_path(folder: Path) -> Path:
-    """The file with the run's record: that of format 2 only where there is no newer one."""
+    """The file of the run's record: that of format 2 only where there is no newer one."""
     older = folder / MANIFEST
     return older if older.exists() and not (folder / RECORD).exists() else folder / RECORD
 

@@ -19,6 +19,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,7 +62,7 @@ class Invocation:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedVariant:
-    """A method variant: a row of the table for each of `snapshots`, which are (snapshot name, row label).
+    """A method variant, with a row of the table for each of its `snapshots`: (snapshot name, row label).
 
     `figure_line` and `figure_x` place it in the suite's figure. `derived_from` is the variant that it is a milestone or
     another clock of.
@@ -90,7 +91,7 @@ class PlannedCell:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRecord:
-    """What was planned, as far as reading a table or a status needs it.
+    """The part of the plan that reading a table or a status needs.
 
     Attributes:
         figure: What is drawn in addition to the table (`suites.declaration.FIGURES`).
@@ -124,9 +125,7 @@ class PlanRecord:
     def merged(self, newer: PlanRecord) -> PlanRecord:
         """This plan and a newer one of the same run; a cell that was planned again replaces its predecessor."""
 
-        def place(cell: PlannedCell) -> tuple[str, str, str, int]:
-            return cell.method, cell.family, cell.target, cell.seed
-
+        place = attrgetter("method", "family", "target", "seed")
         cells = {place(cell): cell for cell in self.cells}
         for cell in newer.cells:
             earlier = cells.get(place(cell))
