@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pudnet_bench.results.analysis.statistics import holm, paired, smallest_p_value, wilcoxon_p_value
-from pudnet_bench.results.analysis.timing import of_one_thread_count
+from pudnet_bench.results.analysis import statistics
+from pudnet_bench.results.analysis.statistics import holm, of_one_thread_count
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,23 +18,9 @@ SIGNIFICANCE = 0.05
 PAIR = ["seed", "group"]
 PLACE = ["method", "snapshot", "family", "target"]
 COMPARISON = (
-    *PLACE,
-    "n",
-    "accuracy_a",
-    "accuracy_b",
-    "difference",
-    "low",
-    "high",
-    "p_value",
-    "p_holm",
-    "verdict",
-    "seconds_a",
-    "seconds_b",
-    "ratio",
-    "threads_a",
-    "threads_b",
-    "same_threads",
-)
+    *PLACE, "n", "accuracy_a", "accuracy_b", "difference", "low", "high", "p_value", "p_holm", "verdict", "seconds_a",
+    "seconds_b", "ratio", "threads_a", "threads_b", "same_threads",
+)  # fmt: skip
 
 
 def ranks(frame: pd.DataFrame) -> dict[Place, Rank]:
@@ -57,12 +43,12 @@ def ranks(frame: pd.DataFrame) -> dict[Place, Rank]:
             if means[place] == means[leaders[family]]:
                 continue
             both = accuracies[leaders[family]].to_frame("best").join(accuracies[place], how="inner")
-            tests[place] = (wilcoxon_p_value(both["best"], both["accuracy"]), len(both))
+            tests[place] = (statistics.wilcoxon_p_value(both["best"], both["accuracy"]), len(both))
     adjusted = dict(zip(tests, holm([p_value for p_value, _ in tests.values()]), strict=True))
     tied = {
         place
         for place, (_, n) in tests.items()
-        if adjusted[place] >= SIGNIFICANCE and len(tests) * smallest_p_value(n) < SIGNIFICANCE
+        if adjusted[place] >= SIGNIFICANCE and len(tests) * statistics.smallest_p_value(n) < SIGNIFICANCE
     }
     found: dict[Place, Rank] = {}
     for family, places in families.items():
@@ -80,7 +66,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     Columns `COMPARISON`. Accuracies, difference (b - a), low and high in percent and percentage points, over the n groups
     (seed, group) that both measured: bootstrap interval drawn from `seed`, Wilcoxon's p-value, and Holm's over the whole
     comparison. `verdict` is "better" or "worse" (of b) at 5% after Holm, "no difference shown", or "no common groups".
-    Seconds are medians over all groups of one thread count (`timing.of_one_thread_count`), `ratio` is seconds_b /
+    Seconds are medians over all groups of one thread count (`of_one_thread_count`), `ratio` is seconds_b /
     seconds_a, `same_threads` says whether all rows of both are of one thread count. In the order of `b`.
     """
     import pandas as pd
@@ -92,7 +78,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
             continue
         both = ours.merge(theirs, on=PAIR, suffixes=("_a", "_b")).sort_values(PAIR)
         first, second = 100 * both["accuracy_a"].to_numpy(), 100 * both["accuracy_b"].to_numpy()
-        result = paired(second, first, seed=seed)
+        result = statistics.paired(second, first, seed=seed)
         timed = [of_one_thread_count(rows) for rows in (ours, theirs)]
         seconds = [float(rows["seconds"].median()) for rows, _ in timed]
         same_threads = pd.concat([ours["threads"], theirs["threads"]]).nunique() == 1

@@ -1,4 +1,4 @@
-"""Means with confidence intervals, paired differences and break-even points. Pure functions; no files, no devices."""
+"""Pure functions: means and their intervals, paired tests, break-even points, Pareto fronts, comparable times."""
 
 from __future__ import annotations
 
@@ -50,11 +50,7 @@ def mean_ci(values: ArrayLike, confidence: float = 0.95) -> MeanCI:
 
 
 def paired(
-    a: Sequence[float] | np.ndarray,
-    b: Sequence[float] | np.ndarray,
-    seed: int = 0,
-    resamples: int = 10_000,
-    confidence: float = 0.95,
+    a: ArrayLike, b: ArrayLike, seed: int = 0, resamples: int = 10_000, confidence: float = 0.95
 ) -> PairedDifference:
     """Compare two methods on the same groups: a[i] and b[i] are measured on group i.
 
@@ -92,8 +88,7 @@ def wilcoxon_p_value(a: ArrayLike, b: ArrayLike) -> float:
 
 def _differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Accuracies are fractions k / n: rounding makes equal differences equal again, so that Wilcoxon sees the ties."""
-    rounded: np.ndarray = np.round(first - second, 12)
-    return rounded
+    return np.asarray(np.round(first - second, 12))
 
 
 ALL_SIGNS = 13
@@ -170,3 +165,30 @@ def break_even_count(meta_train_seconds: float, predict_seconds: float, scratch_
     if meta <= 0:
         return 0
     return None if scratch <= predict else math.ceil(meta / (scratch - predict))
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the (cost, value) pairs that no other dominates, in order of cost.
+
+    A pair is dominated by one that costs at most as much with at least the value, and is better in one of the two.
+    Equal pairs are all on the front or all off it.
+    """
+    front: list[int] = []
+    highest = -math.inf
+    for index in sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1])):
+        value = points[index][1]
+        if value > highest or (front and points[front[-1]] == points[index]):
+            front.append(index)
+            highest = value
+    return front
+
+
+def of_one_thread_count(rows: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """The rows that a mean time of `rows` is over, and their thread count (0 if unknown).
+
+    Times of different thread counts never enter one mean: the rows are those of the most frequent count, and of the
+    largest among equally frequent ones.
+    """
+    counts = rows["threads"].value_counts()
+    threads = int(counts.index[counts == counts.max()].max()) if len(counts) else 0
+    return rows[rows["threads"] == threads], threads
