@@ -28,7 +28,7 @@ class CheckResult:
 
 
 def run_check(check: Check, subject: Subject) -> CheckResult:
-    """Run one check; an exception from the method is a failure that says where it was raised."""
+    """Run one check; an exception of the method is a failure that says where it was raised."""
     try:
         return CheckResult("ok", check(subject))
     except CheckFailure as failure:
