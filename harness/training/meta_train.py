@@ -21,6 +21,7 @@ from pudnet_bench.methods.base import SINGLE_PROCESS, Budget, Checkpoint, Diverg
 from pudnet_bench.suites.groups import FamilyImages, TrainingStream
 from pudnet_bench.suites.learn2learn_episodes import training_stream
 
+OnMilestone = Callable[[int, dict[str, Tensor], float], None]
 OnReport = Callable[[str, int, int, dict[str, float]], None]
 """Called with the phase ("search 1", "final"), the groups seen, the groups at most, and the metrics."""
 
@@ -31,7 +32,7 @@ class Training:
 
     Attributes:
         seed: of the method's initial state and of the stream of groups.
-        budget: limits the search, or with `validation_groups` = 0 sets the number of groups to `budget.max_groups`.
+        budget: of the search, or with `validation_groups` = 0 of the training, which takes `budget.max_groups`.
         validation_groups: groups of held-out training classes on which the number of groups is chosen.
         milestones: numbers of groups after which the state is stored on the way.
         episodes: who draws the episodes (`training_stream`).
@@ -50,12 +51,8 @@ class TrainingJob:
 
     Attributes:
         make_method: builds an untrained method on the device.
-        images: the family to train on.
-        training: settings.
-        compute: the device.
         base: artifact of the method that this one starts from, if any.
         make_base: builds that method, untrained, on the device.
-        on_report: called whenever the method reports.
         on_milestone: called at each milestone with the groups seen and what the training leaves if it ends there.
         checkpoints: where checkpoints are saved and resumed from, if anywhere.
         stop_signal: ends the process after a checkpoint.
@@ -83,10 +80,8 @@ def meta_train(job: TrainingJob) -> Trained:
     the same initial state and takes the (lower) median of these numbers. A search that builds on `job.base` starts from
     the state that the base had in the same fold, so that nothing has seen the held-out classes.
 
-    An interrupted training resumes from `job.checkpoints` and ends bit for bit like one that was not interrupted.
-
-    Raises:
-        DivergenceError: if a loss becomes infinite or NaN; with checkpoints, the best state before is saved and named.
+    An interrupted training resumes from `job.checkpoints` and ends bit for bit like one that was not interrupted. Raises
+    DivergenceError if a loss becomes infinite or NaN; with checkpoints, the best state before is saved and named.
     """
     training, base = job.training, job.base
     searches = []
@@ -121,7 +116,7 @@ def meta_train(job: TrainingJob) -> Trained:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What a phase leaves: the learned state, the curve's rows, the number of groups that was best, device seconds."""
+    """What a phase leaves: the learned state, the curve's rows, the best number of groups, device seconds."""
 
     state: dict[str, Tensor]
     curve: list[dict[str, Any]]
@@ -139,13 +134,7 @@ class _Phase:
     A phase without `on_milestone` is a search, whose outcome is saved among the checkpoints until the whole training is done.
     """
 
-    def __init__(
-        self,
-        job: TrainingJob,
-        name: str,
-        budget: Budget,
-        on_milestone: Callable[[int, dict[str, Tensor], float], None] | None = None,
-    ) -> None:
+    def __init__(self, job: TrainingJob, name: str, budget: Budget, on_milestone: OnMilestone | None = None) -> None:
         self.job, self.name, self.on_milestone = job, name, on_milestone
         self.clock, self.schedule, self.seconds = Clock(job.compute.device), CheckpointSchedule(), 0.0
         self.session = Session(
@@ -162,17 +151,15 @@ class _Phase:
     def run(self, stream: TrainingStream, start: dict[str, Tensor] | None) -> _Outcome:
         """Train on `stream`, from the base's state `start` if there is a base; or return the outcome from before."""
         job, session = self.job, self.session
-        done = self._load(f"{self.name} done")
-        if done is not None:
-            return _Outcome(done.tensors, done.numbers["curve"], done.numbers["chosen_groups"], done.numbers["seconds"])
+        if (done := self._load(f"{self.name} done")) is not None:
+            return _Outcome(done.tensors, **done.numbers)
         torch.manual_seed(job.training.seed)
         method = job.make_method()
         if job.make_base is not None and start is not None:
             base = job.make_base()
             base.load_state_dict({name: tensor.to(job.compute.device) for name, tensor in start.items()})
             method.start_from(base)
-        checkpoint = self._load(self.name)
-        if checkpoint is not None:
+        if (checkpoint := self._load(self.name)) is not None:
             session.checkpoint = Checkpoint(checkpoint.numbers["method"], checkpoint.tensors)
             session.curve, self.seconds = checkpoint.numbers["curve"], checkpoint.numbers["seconds"]
         self.clock.start()
@@ -183,10 +170,12 @@ class _Phase:
             raise
         self._stop_clock()
         curve = [{"phase": self.name, **row} for row in session.curve]
-        outcome = _Outcome(method.state_dict(), curve, session.chosen_groups, self.seconds)
-        if self.on_milestone is None:
-            self._save_outcome(outcome)
-        return outcome
+        state, chosen = method.state_dict(), session.chosen_groups
+        numbers: dict[str, Any] = {"chosen_groups": chosen, "seconds": self.seconds, "curve": curve}
+        if self.on_milestone is None and self._checkpoints is not None:
+            self._checkpoints.save(f"{self.name} done", Checkpoint(numbers, state))
+            self._checkpoints.delete(self.name)
+        return _Outcome(state, **numbers)
 
     def _stop_clock(self) -> None:
         self.seconds += self.clock.stop().seconds
@@ -211,12 +200,6 @@ class _Phase:
             if self.job.stop_signal is not None:
                 self.job.stop_signal.exit_if_requested()
         self.clock.start()
-
-    def _save_outcome(self, outcome: _Outcome) -> None:
-        if self._checkpoints is not None:
-            numbers = {"chosen_groups": outcome.chosen_groups, "seconds": outcome.seconds, "curve": outcome.curve}
-            self._checkpoints.save(f"{self.name} done", Checkpoint(numbers, outcome.state))
-            self._checkpoints.delete(self.name)
 
     def _save_best(self, error: DivergenceError) -> None:
         """Save the best state before the divergence; raises `error` again with the file's name."""
