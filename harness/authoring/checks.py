@@ -1,7 +1,7 @@
 """The conformance checks: what the harness relies on when it times, stores, resumes and shares a method.
 
-Each check takes a `Subject`, returns a remark ("" for none), and raises `CheckFailure` or `CheckSkipped`. They train for
-a few groups and say nothing about accuracy. All compute in float32, so that results can be compared bit for bit.
+Each check takes a `Subject`, may return a remark, and raises `CheckFailure` or `CheckSkipped`. They train for a few
+groups, whatever the accuracy, and compute in float32, so that results can be compared bit for bit.
 """
 
 from __future__ import annotations
@@ -122,13 +122,12 @@ def learns_a_state(subject: Subject) -> str:
     return f"{len(state)} tensors after {GROUPS} groups"
 
 
-def training_is_reproducible(subject: Subject) -> str:
+def training_is_reproducible(subject: Subject) -> None:
     """The same seed leaves the same state, bit for bit."""
     _require_meta_training(subject)
     name = differing_tensor(subject.trained[0].state_dict(), subject.train(short_session()).state_dict())
     remedy = "draw random numbers from torch's global generator only"
     fail_if(name, f" differs between two meta-trainings from one seed; {remedy}")
-    return ""
 
 
 def training_resumes(subject: Subject) -> str:
@@ -183,7 +182,7 @@ def _copied(state: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value.detach().clone() if isinstance(value, Tensor) else value for name, value in state.items()}
 
 
-def saves_milestones(subject: Subject) -> str:
+def saves_milestones(subject: Subject) -> None:
     """`session.save_milestone` is called with a state at each milestone, and the last one is the final state."""
     _require_meta_training(subject)
     milestones = (GROUPS // 2, GROUPS)
@@ -204,20 +203,18 @@ def saves_milestones(subject: Subject) -> str:
         fail_if(non_tensor(state, "session.save_milestone was given"))
     name = differing_tensor(saved[GROUPS], method.state_dict())
     fail_if(name, " differs between the last milestone and the final state")
-    return ""
 
 
-def logits_are_valid(subject: Subject) -> str:
+def logits_are_valid(subject: Subject) -> None:
     """`fit` yields at least one snapshot, and each gives finite logits of shape [n, n_classes]."""
     fit, test = subject.datasets
     found = logits_of(subject.ready(), fit, test)
     if not found:
         raise CheckFailure("fit yielded no snapshot; it must yield at least one")
     fail_if(invalid_logits(found, test))
-    return ""
 
 
-def state_is_complete(subject: Subject) -> str:
+def state_is_complete(subject: Subject) -> None:
     """A fresh instance with the stored state gives the same logits as the trained one."""
     _require_meta_training(subject)
     before, after = (logits_of(method, *subject.datasets) for method in (subject.trained[0], subject.ready()))
@@ -226,16 +223,14 @@ def state_is_complete(subject: Subject) -> str:
         raise CheckFailure(f"{len(before)} snapshots from the trained instance, but {len(after)} {where}")
     for a, b in zip(before, after, strict=True):
         fail_if(logits_difference(a, b), f" {where}; put all that was learned into state_dict")
-    return ""
 
 
-def images_are_independent(subject: Subject) -> str:
+def images_are_independent(subject: Subject) -> None:
     """An image's logits depend neither on the other test images, nor on their order, nor on earlier calls."""
     fit, test = subject.datasets
     torch.manual_seed(SEED)
     for snapshot in subject.ready().fit(fit):
         _require_independence(snapshot.classifier, test.images)
-    return ""
 
 
 @torch.no_grad()
@@ -251,7 +246,7 @@ def _require_independence(classifier: Classifier, images: Tensor) -> None:
         fail_if(difference, f" when test images {company}; BatchNorm and its like must be in evaluation mode then")
 
 
-def fit_is_reproducible(subject: Subject) -> str:
+def fit_is_reproducible(subject: Subject) -> None:
     """The same seed gives the same logits bit for bit, whatever was fitted before."""
     method = subject.ready()
     first = logits_of(method, *subject.datasets)
@@ -264,10 +259,9 @@ def fit_is_reproducible(subject: Subject) -> str:
     logits_of(method, other.fit, other.test)
     if not _all_identical(first, logits_of(method, *subject.datasets)):
         raise CheckFailure("a group's logits depend on the group fitted before; fit must not change the method")
-    return ""
 
 
-def fit_has_no_side_effects(subject: Subject) -> str:
+def fit_has_no_side_effects(subject: Subject) -> None:
     """`fit` and its classifiers change neither images nor labels nor torch's global settings."""
     fit, test = subject.datasets
     with _restored_settings() as changes:
@@ -281,7 +275,6 @@ def fit_has_no_side_effects(subject: Subject) -> str:
         for what in ("images", "labels"):
             if not torch.equal(getattr(now, what), getattr(then, what)):
                 raise CheckFailure(f"the {what} of the {name} dataset were changed; work on a copy")
-    return ""
 
 
 @contextmanager
@@ -343,11 +336,10 @@ def takes_other_groups(subject: Subject) -> str:
     return "; ".join(remarks)
 
 
-def runs_in_bfloat16(subject: Subject) -> str:
+def runs_in_bfloat16(subject: Subject) -> None:
     """Logits are valid under the autocast that the harness sets on GPUs, and on CPUs that have instructions for it."""
     fit, test = subject.datasets
     fail_if(invalid_logits(logits_of(replace(subject, precision=Precision.BF16).ready(), fit, test), test))
-    return ""
 
 
 def runs_on_gpu(subject: Subject) -> str:
@@ -391,7 +383,7 @@ def speed(subject: Subject) -> str:
     return f"fit {own * 1e3:.2f} ms; {forward} ({own / bare:.1f} times)"
 
 
-Check = Callable[[Subject], str]
+Check = Callable[[Subject], str | None]
 
 CHECKS: dict[str, Check] = {
     "can be constructed and has a name": constructs,

@@ -138,10 +138,9 @@ class Run:
     def finish(self, key: str, last: Sequence[pa.Table] = ()) -> None:
         """Merge the cell's shards and the `last` tables into `cells/<key>.parquet`, then remove the shards.
 
-        Safe to be killed anywhere: until the rename the shards are all there is, after it they are copies of groups
-        in the merged file, which readers skip and the next `finish` removes.
-
-        Raises StoreError if nothing is measured, or a shard is damaged (the others stay as they are).
+        Safe to be killed anywhere: until the rename the shards are all there is, after it they are copies of groups in the
+        merged file, which readers skip and the next `finish` removes. Raises StoreError if nothing is measured, or a shard
+        is damaged (the others stay as they are).
         """
         path, shards = self._path("cells", key), self._shards(key)
         tables = [self._read_rows(shard) for shard in shards]
@@ -176,7 +175,7 @@ class Run:
         return frame
 
     def save_curve(self, key: str, curve: pd.DataFrame) -> None:
-        """Save what the meta-training behind a cell reported: any columns, a row for each report."""
+        """Save what the meta-training behind a cell reported: a row for each report."""
         write_frame(self._path("curves", key), curve)
 
     def curve(self, key: str) -> pd.DataFrame | None:
@@ -220,11 +219,7 @@ class Run:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Lock the run, so that no other process measures it or changes its record meanwhile.
-
-        The lock is the kernel's (flock): it ends with the process that holds it, however that process ends. Raises
-        StoreError naming the process that holds it.
-        """
+        """Lock the run, so that no other process measures it or changes its record. Raises StoreError naming its holder."""
         with (self.folder / ".lock").open("a+") as file:
             if not files.try_lock(file):
                 file.seek(0)
