@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import median_low
 from typing import Any
 
@@ -68,7 +68,7 @@ class TrainingJob:
     on_report: OnReport = lambda phase, seen, at_most, metrics: None
     on_milestone: Callable[[int, Trained], None] = lambda groups_seen, trained: None
     checkpoints: CheckpointFolder | None = None
-    stop_signal: StopSignal | None = None
+    stop_signal: StopSignal = field(default_factory=StopSignal)
     ranks: Ranks = SINGLE_PROCESS
 
 
@@ -94,15 +94,12 @@ def meta_train(job: TrainingJob) -> Trained:
     groups = median_low(chosen) if chosen else training.budget.max_groups
 
     def summary(groups: int, seconds: float) -> TrainingSummary:
+        accuracies = [search.best_accuracy for search in searches]
+        search_seconds = sum((search.seconds for search in searches), 0.0)
         return TrainingSummary(
-            groups=groups,
-            chosen_by_fold=chosen,
-            validation_accuracy_by_fold=[search.best_accuracy for search in searches],
-            base_seconds=base.seconds if base else 0.0,
-            search_seconds=sum((search.seconds for search in searches), 0.0),
-            final_seconds=seconds,
-            processes=job.ranks.world_size,
-        )
+            groups=groups, chosen_by_fold=chosen, validation_accuracy_by_fold=accuracies, processes=job.ranks.world_size,
+            base_seconds=base.seconds if base else 0.0, search_seconds=search_seconds, final_seconds=seconds,
+        )  # fmt: skip
 
     def on_milestone(groups_seen: int, state: dict[str, Tensor], seconds: float) -> None:
         job.on_milestone(groups_seen, Trained(state, (), pd.DataFrame(curve), summary(groups_seen, seconds)))
@@ -129,24 +126,17 @@ class _Outcome:
 
 
 class _Phase:
-    """One run of `Method.meta_train`: its clock, its checkpoints and its session.
-
-    A phase without `on_milestone` is a search, whose outcome is saved among the checkpoints until the whole training is done.
-    """
+    """One run of `Method.meta_train`. Without `on_milestone` it is a search, whose outcome is saved as a checkpoint too."""
 
     def __init__(self, job: TrainingJob, name: str, budget: Budget, on_milestone: OnMilestone | None = None) -> None:
         self.job, self.name, self.on_milestone = job, name, on_milestone
         self.clock, self.schedule, self.seconds = Clock(job.compute.device), CheckpointSchedule(), 0.0
         self.session = Session(
-            budget,
+            budget, seed=job.training.seed, ranks=job.ranks,
             on_report=lambda seen, metrics: job.on_report(name, seen, budget.max_groups, metrics),
-            milestones=job.training.milestones if on_milestone else (),
-            save_milestone=self._save_milestone,
-            save_checkpoint=self._save_checkpoint,
-            checkpoint_due=self._checkpoint_due,
-            ranks=job.ranks,
-            seed=job.training.seed,
-        )
+            milestones=job.training.milestones if on_milestone else (), save_milestone=self._save_milestone,
+            save_checkpoint=self._save_checkpoint, checkpoint_due=self._checkpoint_due,
+        )  # fmt: skip
 
     def run(self, stream: TrainingStream, start: dict[str, Tensor] | None) -> _Outcome:
         """Train on `stream`, from the base's state `start` if there is a base; or return the outcome from before."""
@@ -187,8 +177,8 @@ class _Phase:
         self.clock.start()
 
     def _checkpoint_due(self) -> bool:
-        ranks, stop = self.job.ranks, self.job.stop_signal
-        return ranks.any(ranks.rank == 0 and (self.schedule.due() or (stop is not None and stop.requested)))
+        ranks = self.job.ranks
+        return ranks.any(ranks.rank == 0 and (self.schedule.due() or self.job.stop_signal.requested))
 
     def _save_checkpoint(self, checkpoint: Checkpoint) -> None:
         self._stop_clock()
@@ -197,8 +187,7 @@ class _Phase:
             numbers = {"method": checkpoint.numbers, "seconds": self.seconds, "curve": self.session.curve}
             self._checkpoints.save(self.name, Checkpoint(numbers, checkpoint.tensors))
             self.schedule.saved(time.monotonic() - began)
-            if self.job.stop_signal is not None:
-                self.job.stop_signal.exit_if_requested()
+            self.job.stop_signal.exit_if_requested()
         self.clock.start()
 
     def _save_best(self, error: DivergenceError) -> None:

@@ -18,41 +18,37 @@ from pudnet_bench.results.store.files import write_atomically
 if TYPE_CHECKING:
     import pandas as pd
 
-ROW_SCHEMA = pa.schema(
-    [
-        pa.field(name, kind, nullable=False)
-        for name, kind in [
-            ("cell", pa.string()),  # the cell's key
-            ("suite", pa.string()),
-            ("method", pa.string()),  # name of the variant
-            ("family", pa.string()),
-            ("target", pa.string()),
-            ("seed", pa.int64()),
-            ("group", pa.int64()),
-            ("snapshot", pa.string()),  # "" when a method yields only one
-            ("accuracy", pa.float64()),  # fraction, 0 to 1
-            ("seconds", pa.float64()),  # fit time until this snapshot, by the device's clock
-            ("wall_seconds", pa.float64()),
-            ("evaluation_seconds", pa.float64()),
-            ("data_seconds", pa.float64()),
-            ("peak_memory_bytes", pa.int64()),
-            ("n_fit", pa.int64()),  # images
-            ("n_test", pa.int64()),  # images
-            ("n_classes", pa.int64()),
-            ("device", pa.string()),
-            ("artifact", pa.string()),  # "" if none
-            ("meta_train_seconds", pa.float64()),  # NaN if none
-            ("training_groups", pa.float64()),  # that meta-training used; NaN if none
-            ("epochs", pa.float64()),  # NaN when the snapshot is not one of an iterative training
-            ("fit_flops", pa.float64()),  # of fit until this snapshot; NaN if unknown
-            ("test_flops", pa.float64()),  # of the classifier, per test image; NaN if unknown
-            ("parameters", pa.float64()),  # learned before any unseen group, BatchNorm statistics included; 0 if none
-            ("energy_joules", pa.float64()),  # of fit until this snapshot; NaN where the device does not report it
-            ("precision", pa.string()),  # "" if unknown
-            ("threads", pa.int64()),  # of torch; 0 if unknown
-        ]
-    ]
-)
+_COLUMNS = {
+    "cell": pa.string(),  # the cell's key
+    "suite": pa.string(),
+    "method": pa.string(),  # name of the variant
+    "family": pa.string(),
+    "target": pa.string(),
+    "seed": pa.int64(),
+    "group": pa.int64(),
+    "snapshot": pa.string(),  # "" when a method yields only one
+    "accuracy": pa.float64(),  # fraction, 0 to 1
+    "seconds": pa.float64(),  # fit time until this snapshot, by the device's clock
+    "wall_seconds": pa.float64(),
+    "evaluation_seconds": pa.float64(),
+    "data_seconds": pa.float64(),
+    "peak_memory_bytes": pa.int64(),
+    "n_fit": pa.int64(),  # images
+    "n_test": pa.int64(),  # images
+    "n_classes": pa.int64(),
+    "device": pa.string(),
+    "artifact": pa.string(),  # "" if none
+    "meta_train_seconds": pa.float64(),  # NaN if none
+    "training_groups": pa.float64(),  # that meta-training used; NaN if none
+    "epochs": pa.float64(),  # NaN when the snapshot is not one of an iterative training
+    "fit_flops": pa.float64(),  # of fit until this snapshot; NaN if unknown
+    "test_flops": pa.float64(),  # of the classifier, per test image; NaN if unknown
+    "parameters": pa.float64(),  # learned before any unseen group, BatchNorm statistics included; 0 if none
+    "energy_joules": pa.float64(),  # of fit until this snapshot; NaN where the device does not report it
+    "precision": pa.string(),  # "" if unknown
+    "threads": pa.int64(),  # of torch; 0 if unknown
+}
+ROW_SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, kind in _COLUMNS.items()])
 """The columns of a row: one (group, snapshot) of a cell. A cell has one seed, so its groups are unique in it.
 
 Columns are only ever added at the end; `read_rows` fills those that an older file lacks.

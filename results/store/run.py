@@ -203,10 +203,7 @@ class Run:
         return self._read(self._parameters_path(key, group), files.read_checksummed) is not None
 
     def parameters(self, key: str, groups: Collection[int]) -> dict[str, np.ndarray]:
-        """What `save_parameters` saved for `groups`, stacked in their order: [n, ...] by name.
-
-        Raises StoreError if one is missing or damaged.
-        """
+        """What `save_parameters` saved for `groups`, stacked in their order, [n, ...]. Raises StoreError if one is lost."""
         from safetensors.numpy import load
 
         found = []

@@ -38,7 +38,6 @@ class Invocation:
     Attributes:
         started: UTC, ISO 8601; so is `ended`, which is "" while the call runs or if it was killed.
         commit: Commit of the checkout, "" outside one.
-        version: Version of pudnet-bench.
         versions: Version of Python and of each installed distribution.
         load_start: Load averages of the machine over 1, 5 and 15 minutes; empty if unknown.
         prototype_classifier: What prototypes are classified with, "learn2learn" or "methods.metric"; "" if unknown.
