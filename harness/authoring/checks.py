@@ -1,7 +1,7 @@
 """The conformance checks: what the harness relies on when it times, stores, resumes and shares a method.
 
-Each check takes a `Subject`, returns a remark ("" for none), and raises `CheckFailure` or `CheckSkipped`. They train for
-a few groups and say nothing about accuracy. All compute in float32, so that results can be compared bit for bit.
+Each check takes a `Subject`, may return a remark, and raises `CheckFailure` or `CheckSkipped`. They train for a few
+groups, whatever the accuracy, and compute in float32, so that results can be compared bit for bit.
 """
 
 from __future__ import annotations
@@ -24,10 +24,15 @@ from pudnet_bench.methods.base import Checkpoint, Classifier, Dataset, MethodErr
 
 TIMED_FITS = 5  # whose median is the time of a fit
 SINGLE_IMAGES = 5  # test images classified alone; halves and another order stand for the rest
+_GLOBAL_SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
+    (torch.is_grad_enabled, torch.set_grad_enabled),
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.get_num_threads, torch.set_num_threads),
+)
 
 
 class CheckFailure(Exception):  # noqa: N818 - the outcome of a check, not an error of the program
-    """The method violates the contract; the message says how, and what to do."""
+    """The method violates the contract; the message says how, and how to mend it."""
 
 
 class CheckSkipped(Exception):  # noqa: N818
@@ -42,9 +47,6 @@ def fail_if(problem: str, continuation: str = "") -> None:
     """Raise `CheckFailure` with `problem` and the rest of the sentence, unless `problem` is empty."""
     if problem:
         raise CheckFailure(problem + continuation)
-
-
-# --- Comparisons: each returns a description, "" where there is nothing to object to -----------------------------------
 
 
 def logits_difference(a: Tensor, b: Tensor) -> str:
@@ -85,16 +87,11 @@ def invalid_logits(found: Sequence[Tensor], test: Dataset) -> str:
     expected = (len(test), test.n_classes)
     for logits in found:
         if tuple(logits.shape) != expected:
-            return (
-                f"logits of shape {tuple(logits.shape)} for {len(test)} images of {test.n_classes} classes; "
-                f"it must be {expected}"
-            )
+            images = f"{len(test)} images of {test.n_classes} classes"
+            return f"logits of shape {tuple(logits.shape)} for {images}; it must be {expected}"
         if not torch.isfinite(logits).all():
             return f"{int((~torch.isfinite(logits)).sum())} of {logits.numel()} logits are not finite"
     return ""
-
-
-# --- Meta-training -----------------------------------------------------------------------------------------------------
 
 
 def _require_meta_training(subject: Subject) -> None:
@@ -125,16 +122,12 @@ def learns_a_state(subject: Subject) -> str:
     return f"{len(state)} tensors after {GROUPS} groups"
 
 
-def training_is_reproducible(subject: Subject) -> str:
+def training_is_reproducible(subject: Subject) -> None:
     """The same seed leaves the same state, bit for bit."""
     _require_meta_training(subject)
-    again = subject.train(short_session()).state_dict()
-    name = differing_tensor(subject.trained[0].state_dict(), again)
-    fail_if(
-        name,
-        " differs between two meta-trainings from one seed; draw random numbers from torch's global generator only",
-    )
-    return ""
+    name = differing_tensor(subject.trained[0].state_dict(), subject.train(short_session()).state_dict())
+    remedy = "draw random numbers from torch's global generator only"
+    fail_if(name, f" differs between two meta-trainings from one seed; {remedy}")
 
 
 def training_resumes(subject: Subject) -> str:
@@ -144,11 +137,12 @@ def training_resumes(subject: Subject) -> str:
     if steps < 2:
         raise CheckSkipped("it never calls session.checkpoint_due, so an interrupted meta-training starts over")
     # Without validation every step shows in the end; with it, the best state so far must be saved, too.
-    for uninterrupted, validation_groups, step in (
+    cases = (
         (subject.trained_on_all, 0, 1),
         (subject.trained_on_all, 0, steps - 1),
         (validated, VALIDATION_GROUPS, steps - 1),
-    ):
+    )
+    for uninterrupted, validation_groups, step in cases:
         saved = checkpoint_after(subject, step, validation_groups)
         if saved is None:
             raise CheckFailure("session.checkpoint_due() was true, but session.save_checkpoint was not called")
@@ -188,7 +182,7 @@ def _copied(state: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value.detach().clone() if isinstance(value, Tensor) else value for name, value in state.items()}
 
 
-def saves_milestones(subject: Subject) -> str:
+def saves_milestones(subject: Subject) -> None:
     """`session.save_milestone` is called with a state at each milestone, and the last one is the final state."""
     _require_meta_training(subject)
     milestones = (GROUPS // 2, GROUPS)
@@ -207,45 +201,36 @@ def saves_milestones(subject: Subject) -> str:
         )
     for state in saved.values():
         fail_if(non_tensor(state, "session.save_milestone was given"))
-    fail_if(
-        differing_tensor(saved[GROUPS], method.state_dict()), " differs between the last milestone and the final state"
-    )
-    return ""
+    name = differing_tensor(saved[GROUPS], method.state_dict())
+    fail_if(name, " differs between the last milestone and the final state")
 
 
-# --- Fitting -----------------------------------------------------------------------------------------------------------
-
-
-def logits_are_valid(subject: Subject) -> str:
+def logits_are_valid(subject: Subject) -> None:
     """`fit` yields at least one snapshot, and each gives finite logits of shape [n, n_classes]."""
     fit, test = subject.datasets
     found = logits_of(subject.ready(), fit, test)
     if not found:
         raise CheckFailure("fit yielded no snapshot; it must yield at least one")
     fail_if(invalid_logits(found, test))
-    return ""
 
 
-def state_is_complete(subject: Subject) -> str:
+def state_is_complete(subject: Subject) -> None:
     """A fresh instance with the stored state gives the same logits as the trained one."""
     _require_meta_training(subject)
-    before = logits_of(subject.trained[0], *subject.datasets)
-    after = logits_of(subject.ready(), *subject.datasets)
+    before, after = (logits_of(method, *subject.datasets) for method in (subject.trained[0], subject.ready()))
     where = "after load_state_dict into a fresh instance"
     if len(before) != len(after):
         raise CheckFailure(f"{len(before)} snapshots from the trained instance, but {len(after)} {where}")
     for a, b in zip(before, after, strict=True):
         fail_if(logits_difference(a, b), f" {where}; put all that was learned into state_dict")
-    return ""
 
 
-def images_are_independent(subject: Subject) -> str:
+def images_are_independent(subject: Subject) -> None:
     """An image's logits depend neither on the other test images, nor on their order, nor on earlier calls."""
     fit, test = subject.datasets
     torch.manual_seed(SEED)
     for snapshot in subject.ready().fit(fit):
         _require_independence(snapshot.classifier, test.images)
-    return ""
 
 
 @torch.no_grad()
@@ -261,24 +246,22 @@ def _require_independence(classifier: Classifier, images: Tensor) -> None:
         fail_if(difference, f" when test images {company}; BatchNorm and its like must be in evaluation mode then")
 
 
-def fit_is_reproducible(subject: Subject) -> str:
+def fit_is_reproducible(subject: Subject) -> None:
     """The same seed gives the same logits bit for bit, whatever was fitted before."""
     method = subject.ready()
     first = logits_of(method, *subject.datasets)
     if not _all_identical(first, logits_of(method, *subject.datasets)):
         if _all_identical(first, logits_of(subject.ready(), *subject.datasets)):
             raise CheckFailure("a second fit of one instance gives other logits; fit must not change the method")
-        raise CheckFailure(
-            "two fits with one seed give other logits; draw random numbers from torch's global generator only"
-        )
+        remedy = "draw random numbers from torch's global generator only"
+        raise CheckFailure(f"two fits with one seed give other logits; {remedy}")
     other = subject.images.group("unseen", SEED, 1)
     logits_of(method, other.fit, other.test)
     if not _all_identical(first, logits_of(method, *subject.datasets)):
         raise CheckFailure("a group's logits depend on the group fitted before; fit must not change the method")
-    return ""
 
 
-def fit_has_no_side_effects(subject: Subject) -> str:
+def fit_has_no_side_effects(subject: Subject) -> None:
     """`fit` and its classifiers change neither images nor labels nor torch's global settings."""
     fit, test = subject.datasets
     with _restored_settings() as changes:
@@ -292,32 +275,26 @@ def fit_has_no_side_effects(subject: Subject) -> str:
         for what in ("images", "labels"):
             if not torch.equal(getattr(now, what), getattr(then, what)):
                 raise CheckFailure(f"the {what} of the {name} dataset were changed; work on a copy")
-    return ""
 
 
 @contextmanager
 def _restored_settings() -> Iterator[Callable[[], str]]:
     """Restore torch's global settings after the block, which gets a function that describes their changes so far."""
-    grad, dtype, threads = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads()
+    before = [get() for get, _ in _GLOBAL_SETTINGS]
 
     def changes() -> str:
-        settings = (
-            ("is_grad_enabled", torch.is_grad_enabled(), grad),
-            ("get_default_dtype", torch.get_default_dtype(), dtype),
-            ("get_num_threads", torch.get_num_threads(), threads),
-        )
-        return ", ".join(f"torch.{name}() is {now}, not {before}" for name, now, before in settings if now != before)
+        settings = [(get.__name__, get(), old) for (get, _), old in zip(_GLOBAL_SETTINGS, before, strict=True)]
+        return ", ".join(f"torch.{name}() is {now}, not {old}" for name, now, old in settings if now != old)
 
     try:
         yield changes
     finally:
-        torch.set_grad_enabled(grad)
-        torch.set_default_dtype(dtype)
-        torch.set_num_threads(threads)
+        for (_, restore), old in zip(_GLOBAL_SETTINGS, before, strict=True):
+            restore(old)
 
 
 def snapshots_are_stable(subject: Subject) -> str:
-    """Snapshots have distinct names and answer the same until `fit` is resumed, whatever is classified meanwhile."""
+    """Snapshots have distinct names and do not change until `fit` is resumed, whatever is classified meanwhile."""
     fit, test = subject.datasets
     names: list[str] = []
     torch.manual_seed(SEED)
@@ -329,11 +306,9 @@ def snapshots_are_stable(subject: Subject) -> str:
             first = snapshot.classifier(test.images).clone()
             snapshot.classifier(fit.images)
             again = snapshot.classifier(test.images)
-        fail_if(
-            logits_difference(first, again), f" when snapshot '{snapshot.name}' is called again before fit is resumed"
-        )
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
+        difference = logits_difference(first, again)
+        fail_if(difference, f" when snapshot '{snapshot.name}' is called again before fit is resumed")
+    if repeated := sorted(name for name in names if names.count(name) > 1):
         raise CheckFailure(
             f"{names.count(repeated[0])} snapshots are named '{repeated[0]}'; give each a name of its own"
         )
@@ -346,12 +321,9 @@ def takes_other_groups(subject: Subject) -> str:
     first_class = int((fit.labels == 0).sum())
     chosen = torch.cat((torch.arange(12), torch.arange(first_class, len(fit))))
     unequal = Dataset(fit.images[chosen], fit.labels[chosen], fit.n_classes), test
+    groups = {"5 classes": subject.dataset(5, 100), "10 images a class": subject.dataset(2, 20)}
     remarks = []
-    for what, (known, asked) in {
-        "5 classes": subject.dataset(5, 100),
-        "10 images a class": subject.dataset(2, 20),
-        "classes of unequal size": unequal,
-    }.items():
+    for what, (known, asked) in {**groups, "classes of unequal size": unequal}.items():
         try:
             found = logits_of(subject.ready(), known, asked)
         except MethodError as error:
@@ -364,14 +336,10 @@ def takes_other_groups(subject: Subject) -> str:
     return "; ".join(remarks)
 
 
-# --- Devices -----------------------------------------------------------------------------------------------------------
-
-
-def runs_in_bfloat16(subject: Subject) -> str:
+def runs_in_bfloat16(subject: Subject) -> None:
     """Logits are valid under the autocast that the harness sets on GPUs, and on CPUs that have instructions for it."""
     fit, test = subject.datasets
     fail_if(invalid_logits(logits_of(replace(subject, precision=Precision.BF16).ready(), fit, test), test))
-    return ""
 
 
 def runs_on_gpu(subject: Subject) -> str:
@@ -383,15 +351,14 @@ def runs_on_gpu(subject: Subject) -> str:
     method.to(device)
     fit, test = (Dataset(d.images.to(device), d.labels.to(device), d.n_classes) for d in subject.datasets)
     found = logits_of(method, fit, test)
-    for logits in found:
-        if not logits.is_cuda:
-            raise CheckFailure(f"logits are on {logits.device}; `to` must move what the method holds")
+    if elsewhere := [logits.device for logits in found if not logits.is_cuda]:
+        raise CheckFailure(f"logits are on {elsewhere[0]}; `to` must move what the method holds")
     fail_if(invalid_logits(found, test))
     return torch.cuda.get_device_name(device)
 
 
 def speed(subject: Subject) -> str:
-    """Report how long `fit` takes beside one forward pass of the target on the same images; never fails for slowness."""
+    """Compare the time of `fit` with a forward pass of the target on the same images; never fails for slowness."""
     fit, _ = subject.datasets
     method, clock = subject.ready(), Clock(fit.images.device)
     network = targets.build(TargetSpec(subject.target, subject.images.image_shape)).to(fit.images.device).eval()
@@ -412,13 +379,11 @@ def speed(subject: Subject) -> str:
     # The first call warms up.
     own = median([fit_seconds() for _ in range(1 + (1 if method.iterative else TIMED_FITS))][1:])
     bare = median([forward_seconds() for _ in range(1 + TIMED_FITS)][1:])
-    return (
-        f"fit {own * 1e3:.2f} ms; one pass of {len(fit)} images through {subject.target} {bare * 1e3:.2f} ms "
-        f"({own / bare:.1f} times)"
-    )
+    forward = f"one pass of {len(fit)} images through {subject.target} {bare * 1e3:.2f} ms"
+    return f"fit {own * 1e3:.2f} ms; {forward} ({own / bare:.1f} times)"
 
 
-Check = Callable[[Subject], str]
+Check = Callable[[Subject], str | None]
 
 CHECKS: dict[str, Check] = {
     "can be constructed and has a name": constructs,

@@ -28,9 +28,9 @@ class CheckResult:
 
 
 def run_check(check: Check, subject: Subject) -> CheckResult:
-    """Run one check; an exception from the method is a failure that says where it was raised."""
+    """Run one check; an exception of the method is a failure that says where it was raised."""
     try:
-        return CheckResult("ok", check(subject))
+        return CheckResult("ok", check(subject) or "")
     except CheckFailure as failure:
         return CheckResult("failed", str(failure))
     except CheckSkipped as skipped:

@@ -1,7 +1,4 @@
-"""Scaffold a user's own method or suite, or describe the family that a folder of images makes.
-
-Importing this module imports neither torch nor an array library; `describe_family` does.
-"""
+"""Scaffold a user's own method or suite, or describe a folder of images as a family. Imports torch only for the latter."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import importlib.util
 import keyword
 import re
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 
 from pudnet_bench.errors import BenchError
@@ -24,19 +20,10 @@ class ScaffoldError(BenchError):
     """A file that cannot be written, or a folder that makes no family; the message names it and the way out."""
 
 
-@dataclass(frozen=True)
-class _Names:
-    """The names that follow from a file's name: `my_method.py` has the class `MyMethod` and the rows `my-method`."""
+def _names_for(file: Path, template: str, kind: str, taken: tuple[str, ...]) -> tuple[str, str]:
+    """The names of the class and of the rows in a `kind` of file, such as `MyMethod` and `my-method` in `my_method.py`.
 
-    class_name: str
-    row_name: str
-
-
-def _names_for(file: Path, template: str, kind: str, taken: tuple[str, ...]) -> _Names:
-    """Return the names for a `kind` of file whose text is `template`; `taken` are row names in use.
-
-    Raises:
-        ScaffoldError: unless all of them can be used.
+    Raises ScaffoldError if one cannot be used: it is among the rows `taken`, or the file's `template` or Python has it.
     """
     stem, example = file.stem, f"my_{kind}.py"
     if file.suffix != ".py":
@@ -54,45 +41,42 @@ def _names_for(file: Path, template: str, kind: str, taken: tuple[str, ...]) -> 
         raise ScaffoldError(
             f"'{file.name}' would shadow the Python module '{stem}'; give it another name, such as my_{file.name}"
         )
-    return _Names(class_name, row_name)
+    return class_name, row_name
 
 
 def _shadows_module(stem: str) -> bool:
-    """Return whether a file of that name in the working directory would be imported in place of a module."""
+    """Whether a file of that name in the working directory would be imported in place of a module."""
     spec = importlib.util.find_spec(stem)
     return spec is not None and spec.origin not in (None, str(Path.cwd() / f"{stem}.py"))
 
 
 def scaffold_method(file: Path) -> str:
-    """Write a method that runs as it is to `file`; return the commands to try next.
+    """Write a method that runs as it is to `file`, and return the commands to try next.
 
-    Raises:
-        ScaffoldError: if the file cannot be written or its name cannot be used.
+    Raises ScaffoldError if the file cannot be written or its name cannot be used.
     """
     template = (TEMPLATES / "my_method.py").read_text()
-    names = _names_for(file, template, "method", tuple(registry.entries()))
-    _write(file, template.replace("MyMethod", names.class_name).replace("my-method", names.row_name))
-    reference = shlex.quote(f"{file}:{names.class_name}")
+    class_name, row = _names_for(file, template, "method", tuple(registry.entries()))
+    _write(file, template.replace("MyMethod", class_name).replace("my-method", row))
+    reference = shlex.quote(f"{file}:{class_name}")
+    run = f"python -m harness run table1 --method {reference} --methods {row},protonet"
     return _with_commands(
-        f"{file} has the method '{names.row_name}', which runs as it is",
+        f"{file} has the method '{row}', which runs as it is",
         (f"python -m harness check {reference}", "verify the contract, in seconds"),
-        (
-            f"python -m harness run table1 --method {reference} --methods {names.row_name},protonet",
-            "its row beside another; without --methods, beside all",
-        ),
+        (run, "its row beside another; without --methods, beside all"),
     )
 
 
 def scaffold_suite(file: Path) -> str:
-    """Write a suite that runs as it is to `file`; return the commands to try next. Raises like `scaffold_method`."""
+    """Write a suite that runs as it is to `file`, as `scaffold_method` does a method."""
     from pudnet_bench.suites.catalog import SUITES
 
     template = (TEMPLATES / "my_suite.py").read_text()
-    names = _names_for(file, template, "suite", ("all", *SUITES))
-    _write(file, template.replace("my-suite", names.row_name))
+    _, name = _names_for(file, template, "suite", ("all", *SUITES))
+    _write(file, template.replace("my-suite", name))
     path = shlex.quote(str(file))
     return _with_commands(
-        f"{file} has the suite '{names.row_name}', which runs as it is",
+        f"{file} has the suite '{name}', which runs as it is",
         (f"python -m harness run {path} --dry-run", "its plan"),
         (f"python -m harness run {path}", "its table, on the embedded digits"),
         (f"python -m harness run {path} --profile standard", "the same on real images (--data)"),
@@ -100,17 +84,14 @@ def scaffold_suite(file: Path) -> str:
 
 
 def describe_family(folder: Path, name: str | None, cache_dir: Path) -> str:
-    """Describe the family that a folder of images makes, and the command that measures table1 on it.
+    """Describe the family that a folder of images by class makes, and the command that measures table1 on it.
 
-    Args:
-        folder: has a subfolder of images for each class.
-        name: of the family; by default the folder's own.
-        cache_dir: takes the decoded images.
+    The family has the folder's name by default; decoded images go to `cache_dir`.
 
     Raises:
-        ScaffoldError: for a name that cannot be used, and for images that are too small.
-        SourceError: for a folder that cannot be read as images of classes.
-        FamilyError: for too few classes, or too few images in one.
+        ScaffoldError: The name cannot be used, or the images are too small.
+        SourceError: The folder cannot be read as images of classes.
+        FamilyError: There are too few classes, or too few images in one.
     """
     import numpy as np
 
@@ -144,14 +125,9 @@ def describe_family(folder: Path, name: str | None, cache_dir: Path) -> str:
         f"  groups    {family.ways} ways, {family.images} images to fit ({family.images_per_class} a class), "
         f"{family.test_images_per_class * family.ways} others to test",
     ]
-    return _with_commands(
-        "\n".join(lines),
-        (
-            f"python -m harness run table1 --source {argument} --families {shlex.quote(name)} "
-            f"--out {shlex.quote(str(RUNS / name))}",
-            "table1 on it, in a run folder of its own",
-        ),
-    )
+    options = f"--source {argument} --families {shlex.quote(name)} --out {shlex.quote(str(RUNS / name))}"
+    run = f"python -m harness run table1 {options}"
+    return _with_commands("\n".join(lines), (run, "table1 on it, in a run folder of its own"))
 
 
 def _classes(names: tuple[str, ...], indices: tuple[int, ...]) -> str:

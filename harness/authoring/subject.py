@@ -55,11 +55,11 @@ class Subject:
         return self.method.meta_trains()
 
     def ready(self) -> Method:
-        """Return an instance that can fit, restored by the harness's way from the state of a short meta-training."""
-        state = self.stored_state if self.meta_trains else {}
+        """Return an instance that can fit, restored from the state of a short meta-training as the harness does it."""
+        state = self.stored_state if self.meta_trains else None
         torch.manual_seed(SEED + 1)  # what is missing from the state must not agree by chance
         method = self.make()
-        if self.meta_trains:
+        if state is not None:
             method.load_state_dict({name: tensor.clone() for name, tensor in state.items()})
         elif self.base is not None:
             method.start_from(self.base.ready())
@@ -85,8 +85,7 @@ class Subject:
             calls += 1
             return False
 
-        method = self.train(short_session(checkpoint_due=checkpoint_due))
-        return method, calls
+        return self.train(short_session(checkpoint_due=checkpoint_due)), calls
 
     @cached_property
     def trained_on_all(self) -> Method:
@@ -96,10 +95,8 @@ class Subject:
     @cached_property
     def stored_state(self) -> dict[str, Tensor]:
         """The state after meta-training, through the file format of artifacts."""
-        state = self.trained[0].state_dict()
-        return safetensors.torch.load(
-            safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})
-        )
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.trained[0].state_dict().items()}
+        return safetensors.torch.load(safetensors.torch.save(state))
 
     @property
     def datasets(self) -> tuple[Dataset, Dataset]:
@@ -129,9 +126,7 @@ def logits_of(method: Method, fit: Dataset, test: Dataset) -> list[Tensor]:
 def subject_of(method: type[Method], target: str, options: Mapping[str, Any], cache_dir: Path) -> Subject:
     """Return `method` on the embedded digits, decoded into `cache_dir`.
 
-    Raises:
-        SuiteError: for an unknown target.
-        MethodError: if the method refuses this target or these options.
+    Raises SuiteError for an unknown target, MethodError if the method refuses the target or the options.
     """
     pick("target", target, targets.TARGETS)
     family = FAMILIES["digits"]

@@ -26,7 +26,7 @@ from pudnet_bench.harness.running.job import Job
 from pudnet_bench.harness.running.status import OUTCOMES, Submitted, live_jobs, outcome_path, save_submitted, submitted
 from pudnet_bench.harness.running.worker import Worker, missing_jobs
 from pudnet_bench.harness.training.artifacts import ArtifactStore
-from pudnet_bench.harness.training.stop_signal import ProcessStopSignal
+from pudnet_bench.harness.training.stop_signal import StopSignal
 from pudnet_bench.results.store.files import write_atomically
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.slurm import launcher
@@ -54,7 +54,7 @@ class ClusterJob:
             torch.set_num_threads(int(cores))
         outcome = outcome_path(Path(self.folder), self.job.title)
         try:
-            stop_signal = ProcessStopSignal(WARNING)
+            stop_signal = StopSignal(WARNING)
             with Display() as display:
                 Worker.of(self.request, Path(self.folder), display, stop_signal).perform(self.job)
         except Exception as error:

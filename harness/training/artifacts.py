@@ -43,13 +43,13 @@ class TrainingSummary:
     """Counts and device seconds of a meta-training, written to `meta.json`.
 
     Attributes:
-        groups: number of groups the weights were trained on.
+        groups: that the weights were trained on.
         chosen_by_fold: number of groups that validated best, for each fold of the search; empty without a search.
-        validation_accuracy_by_fold: the best validation accuracy (0..1), or None if none was reported.
-        base_seconds: whole meta-training of the method that this one starts from.
-        search_seconds: choice of the number of groups.
-        final_seconds: training on all training classes.
-        processes: how many shared the training.
+        validation_accuracy_by_fold: the best (0..1), or None if none was reported.
+        base_seconds: of the whole meta-training of the method that this one starts from.
+        search_seconds: of the choice of the number of groups.
+        final_seconds: of the training on all training classes.
+        processes: that shared the training.
     """
 
     groups: int
@@ -65,11 +65,8 @@ class TrainingSummary:
 class Trained:
     """The outcome of a meta-training before it is stored.
 
-    Attributes:
-        state: the learned tensors.
-        search_states: what each fold of the search learned without its validation classes; empty without a search.
-        curve: a row per report: `phase`, `groups` and the metrics.
-        summary: counts and seconds.
+    `search_states` has what each fold of the search learned without its validation classes, and is empty without a search.
+    `curve` has a row per report: `phase`, `groups` and the metrics.
     """
 
     state: dict[str, Tensor]
@@ -90,7 +87,6 @@ class Artifact:
 
     @property
     def groups(self) -> int:
-        """Number of groups the weights were trained on."""
         return int(self.meta["groups"])
 
     @property
@@ -106,7 +102,7 @@ class ArtifactStore:
     cache_dir: Path
 
     def folder(self, spec: ArtifactSpec) -> Path:
-        """Return where the artifact is, or will be."""
+        """The artifact's folder, existing or not."""
         return self.cache_dir / "artifacts" / spec.key
 
     def checkpoints(self, training_key: str) -> CheckpointFolder:
@@ -159,7 +155,6 @@ class ArtifactStore:
 
 
 def _verified_bytes(path: Path, checksum: str) -> bytes:
-    content = path.read_bytes()
-    if sha256(content).hexdigest() != checksum:
+    if sha256(content := path.read_bytes()).hexdigest() != checksum:
         raise ValueError(f"the checksum of {path.name} does not match")
     return content

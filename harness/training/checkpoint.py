@@ -45,11 +45,7 @@ class CheckpointFolder:
             return None
 
     def save(self, part: str, checkpoint: Checkpoint) -> Path:
-        """Write the checkpoint atomically and return its file.
-
-        Raises:
-            OSError: if the cache cannot be written.
-        """
+        """Write the checkpoint atomically and return its file. Raises OSError if the cache cannot be written."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
         body = safetensors.torch.save(tensors, {"numbers": json.dumps(checkpoint.numbers)})
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -87,12 +83,10 @@ class CheckpointSchedule:
         return time.monotonic() >= self.next
 
     def saved(self, duration: float) -> None:
-        """Record a save that took `duration` seconds."""
+        """Schedule the next save after one that took `duration` seconds."""
         self.next = time.monotonic() + max(SECONDS_BETWEEN, SAVING_SHARE * duration)
 
 
 def _metadata(body: bytes) -> dict[str, str]:
-    """Return the metadata of a safetensors file, whose first 8 bytes are the length of its JSON header."""
-    length = int.from_bytes(body[:8], "little")
-    metadata: dict[str, str] = json.loads(body[8 : 8 + length])["__metadata__"]
-    return metadata
+    """The metadata of a safetensors file, whose first 8 bytes are the length of its JSON header."""
+    return dict(json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])["__metadata__"])

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -27,7 +28,7 @@ REPORT_SECONDS = 10.0  # that a failed rank has to report why
 
 
 class RankError(BenchError):
-    """A process of a distributed meta-training failed or cannot be started; the message names it and the cause."""
+    """A process of a distributed meta-training failed or cannot be started."""
 
 
 class _CommunicationError(Exception):
@@ -35,15 +36,10 @@ class _CommunicationError(Exception):
 
 
 def rank_count(requested: int, groups_per_step: int, gpus: int) -> int:
-    """Return how many processes share a meta-training.
+    """Return how many processes share a meta-training on so many GPUs (0 for the CPU).
 
-    Args:
-        requested: number of processes; 0 for one per GPU, as far as a step has a group for each.
-        groups_per_step: groups of an optimiser step.
-        gpus: number of GPUs, 0 to train on the CPU.
-
-    Raises:
-        RankError: if a step has fewer groups, or the machine fewer GPUs, than requested.
+    `requested` = 0 asks for one per GPU, as far as an optimiser step has a group for each. Raises RankError if a step has
+    fewer groups, or the machine fewer GPUs, than requested.
     """
     if requested == 0:
         return max(1, min(groups_per_step, gpus))
@@ -69,9 +65,7 @@ def spawn_ranks(
     """Make this process rank 0 of `count` for the duration of the block; the others call `work(*arguments, ranks)`.
 
     The others end with the block, and with this process however it ends. `work` and `arguments` must be picklable.
-
-    Raises:
-        RankError: if one of the others fails.
+    Raises RankError if one of the others fails.
     """
     if count == 1:
         yield SINGLE_PROCESS
@@ -83,11 +77,8 @@ def spawn_ranks(
     others: list[tuple[SpawnProcess, Connection, str]] = []
     for rank in range(1, count):
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(
-            target=_main,
-            args=(rank, count, store.port, device.type, threads_each, sender, work, arguments),
-            daemon=True,
-        )
+        inputs = (rank, count, store.port, device.type, threads_each, sender, partial(work, *arguments))
+        process = context.Process(target=_main, args=inputs, daemon=True)
         process.start()
         sender.close()
         others.append((process, receiver, f"process {rank + 1} of {count}"))
@@ -98,9 +89,9 @@ def spawn_ranks(
         with _process_group(0, count, store) as ranks:
             yield ranks
     except _CommunicationError:
-        for process, receiver, name in others:
-            if receiver.poll(REPORT_SECONDS):
-                _receive_report(process, receiver, name)
+        for other in others:
+            if other[1].poll(REPORT_SECONDS):
+                _receive_report(*other)
         raise
     finally:
         for process, _, _ in others:
@@ -110,7 +101,7 @@ def spawn_ranks(
 
 
 def _receive_report(process: SpawnProcess, receiver: Connection, name: str) -> None:
-    """Wait for the process's report: empty when it has started, or the reason of its failure, raised as RankError."""
+    """Wait for the process's report: empty once it has started, or the reason for its failure, raised as RankError."""
     try:
         failure = receiver.recv()
     except EOFError:
@@ -151,14 +142,7 @@ def _all_reduce(tensors: Sequence[Tensor]) -> None:
 
 
 def _main(
-    rank: int,
-    count: int,
-    port: int,
-    device_type: str,
-    threads: int,
-    sender: Connection,
-    work: Callable[..., None],
-    arguments: Sequence[Any],
+    rank: int, count: int, port: int, device: str, threads: int, sender: Connection, work: Callable[[Ranks], None]
 ) -> None:
     """Run `work` in a spawned process, reporting its start and its failure through `sender`."""
     # Ctrl-C and Slurm's warnings reach all processes; the first rank decides what to do about them.
@@ -168,13 +152,13 @@ def _main(
     if parent is not None:
         threading.Thread(target=_exit_after, args=(parent.join,), daemon=True).start()
     torch.set_num_threads(threads)
-    if device_type == "cuda":
+    if device == "cuda":
         torch.cuda.set_device(rank)
     try:
         store = dist.TCPStore(LOOPBACK, port, count, is_master=False)
         sender.send("")
         with _process_group(rank, count, store) as ranks:
-            work(*arguments, ranks)
+            work(ranks)
     except BaseException as error:
         sender.send(f"{type(error).__name__}: {error}")
         sys.exit(1)

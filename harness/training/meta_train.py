@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import median_low
 from typing import Any
 
@@ -21,6 +21,7 @@ from pudnet_bench.methods.base import SINGLE_PROCESS, Budget, Checkpoint, Diverg
 from pudnet_bench.suites.groups import FamilyImages, TrainingStream
 from pudnet_bench.suites.learn2learn_episodes import training_stream
 
+OnMilestone = Callable[[int, dict[str, Tensor], float], None]
 OnReport = Callable[[str, int, int, dict[str, float]], None]
 """Called with the phase ("search 1", "final"), the groups seen, the groups at most, and the metrics."""
 
@@ -31,7 +32,7 @@ class Training:
 
     Attributes:
         seed: of the method's initial state and of the stream of groups.
-        budget: limits the search, or with `validation_groups` = 0 sets the number of groups to `budget.max_groups`.
+        budget: of the search, or with `validation_groups` = 0 of the training, which takes `budget.max_groups`.
         validation_groups: groups of held-out training classes on which the number of groups is chosen.
         milestones: numbers of groups after which the state is stored on the way.
         episodes: who draws the episodes (`training_stream`).
@@ -50,12 +51,8 @@ class TrainingJob:
 
     Attributes:
         make_method: builds an untrained method on the device.
-        images: the family to train on.
-        training: settings.
-        compute: the device.
         base: artifact of the method that this one starts from, if any.
         make_base: builds that method, untrained, on the device.
-        on_report: called whenever the method reports.
         on_milestone: called at each milestone with the groups seen and what the training leaves if it ends there.
         checkpoints: where checkpoints are saved and resumed from, if anywhere.
         stop_signal: ends the process after a checkpoint.
@@ -71,7 +68,7 @@ class TrainingJob:
     on_report: OnReport = lambda phase, seen, at_most, metrics: None
     on_milestone: Callable[[int, Trained], None] = lambda groups_seen, trained: None
     checkpoints: CheckpointFolder | None = None
-    stop_signal: StopSignal | None = None
+    stop_signal: StopSignal = field(default_factory=StopSignal)
     ranks: Ranks = SINGLE_PROCESS
 
 
@@ -83,10 +80,8 @@ def meta_train(job: TrainingJob) -> Trained:
     the same initial state and takes the (lower) median of these numbers. A search that builds on `job.base` starts from
     the state that the base had in the same fold, so that nothing has seen the held-out classes.
 
-    An interrupted training resumes from `job.checkpoints` and ends bit for bit like one that was not interrupted.
-
-    Raises:
-        DivergenceError: if a loss becomes infinite or NaN; with checkpoints, the best state before is saved and named.
+    An interrupted training resumes from `job.checkpoints` and ends bit for bit like one that was not interrupted. Raises
+    DivergenceError if a loss becomes infinite or NaN; with checkpoints, the best state before is saved and named.
     """
     training, base = job.training, job.base
     searches = []
@@ -99,15 +94,12 @@ def meta_train(job: TrainingJob) -> Trained:
     groups = median_low(chosen) if chosen else training.budget.max_groups
 
     def summary(groups: int, seconds: float) -> TrainingSummary:
+        accuracies = [search.best_accuracy for search in searches]
+        search_seconds = sum((search.seconds for search in searches), 0.0)
         return TrainingSummary(
-            groups=groups,
-            chosen_by_fold=chosen,
-            validation_accuracy_by_fold=[search.best_accuracy for search in searches],
-            base_seconds=base.seconds if base else 0.0,
-            search_seconds=sum((search.seconds for search in searches), 0.0),
-            final_seconds=seconds,
-            processes=job.ranks.world_size,
-        )
+            groups=groups, chosen_by_fold=chosen, validation_accuracy_by_fold=accuracies, processes=job.ranks.world_size,
+            base_seconds=base.seconds if base else 0.0, search_seconds=search_seconds, final_seconds=seconds,
+        )  # fmt: skip
 
     def on_milestone(groups_seen: int, state: dict[str, Tensor], seconds: float) -> None:
         job.on_milestone(groups_seen, Trained(state, (), pd.DataFrame(curve), summary(groups_seen, seconds)))
@@ -121,7 +113,7 @@ def meta_train(job: TrainingJob) -> Trained:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What a phase leaves: the learned state, the curve's rows, the number of groups that was best, device seconds."""
+    """What a phase leaves: the learned state, the curve's rows, the best number of groups, device seconds."""
 
     state: dict[str, Tensor]
     curve: list[dict[str, Any]]
@@ -134,45 +126,30 @@ class _Outcome:
 
 
 class _Phase:
-    """One run of `Method.meta_train`: its clock, its checkpoints and its session.
+    """One run of `Method.meta_train`. Without `on_milestone` it is a search, whose outcome is saved as a checkpoint too."""
 
-    A phase without `on_milestone` is a search, whose outcome is saved among the checkpoints until the whole training is done.
-    """
-
-    def __init__(
-        self,
-        job: TrainingJob,
-        name: str,
-        budget: Budget,
-        on_milestone: Callable[[int, dict[str, Tensor], float], None] | None = None,
-    ) -> None:
+    def __init__(self, job: TrainingJob, name: str, budget: Budget, on_milestone: OnMilestone | None = None) -> None:
         self.job, self.name, self.on_milestone = job, name, on_milestone
         self.clock, self.schedule, self.seconds = Clock(job.compute.device), CheckpointSchedule(), 0.0
         self.session = Session(
-            budget,
+            budget, seed=job.training.seed, ranks=job.ranks,
             on_report=lambda seen, metrics: job.on_report(name, seen, budget.max_groups, metrics),
-            milestones=job.training.milestones if on_milestone else (),
-            save_milestone=self._save_milestone,
-            save_checkpoint=self._save_checkpoint,
-            checkpoint_due=self._checkpoint_due,
-            ranks=job.ranks,
-            seed=job.training.seed,
-        )
+            milestones=job.training.milestones if on_milestone else (), save_milestone=self._save_milestone,
+            save_checkpoint=self._save_checkpoint, checkpoint_due=self._checkpoint_due,
+        )  # fmt: skip
 
     def run(self, stream: TrainingStream, start: dict[str, Tensor] | None) -> _Outcome:
         """Train on `stream`, from the base's state `start` if there is a base; or return the outcome from before."""
         job, session = self.job, self.session
-        done = self._load(f"{self.name} done")
-        if done is not None:
-            return _Outcome(done.tensors, done.numbers["curve"], done.numbers["chosen_groups"], done.numbers["seconds"])
+        if (done := self._load(f"{self.name} done")) is not None:
+            return _Outcome(done.tensors, **done.numbers)
         torch.manual_seed(job.training.seed)
         method = job.make_method()
         if job.make_base is not None and start is not None:
             base = job.make_base()
             base.load_state_dict({name: tensor.to(job.compute.device) for name, tensor in start.items()})
             method.start_from(base)
-        checkpoint = self._load(self.name)
-        if checkpoint is not None:
+        if (checkpoint := self._load(self.name)) is not None:
             session.checkpoint = Checkpoint(checkpoint.numbers["method"], checkpoint.tensors)
             session.curve, self.seconds = checkpoint.numbers["curve"], checkpoint.numbers["seconds"]
         self.clock.start()
@@ -183,10 +160,12 @@ class _Phase:
             raise
         self._stop_clock()
         curve = [{"phase": self.name, **row} for row in session.curve]
-        outcome = _Outcome(method.state_dict(), curve, session.chosen_groups, self.seconds)
-        if self.on_milestone is None:
-            self._save_outcome(outcome)
-        return outcome
+        state, chosen = method.state_dict(), session.chosen_groups
+        numbers: dict[str, Any] = {"chosen_groups": chosen, "seconds": self.seconds, "curve": curve}
+        if self.on_milestone is None and self._checkpoints is not None:
+            self._checkpoints.save(f"{self.name} done", Checkpoint(numbers, state))
+            self._checkpoints.delete(self.name)
+        return _Outcome(state, **numbers)
 
     def _stop_clock(self) -> None:
         self.seconds += self.clock.stop().seconds
@@ -198,8 +177,8 @@ class _Phase:
         self.clock.start()
 
     def _checkpoint_due(self) -> bool:
-        ranks, stop = self.job.ranks, self.job.stop_signal
-        return ranks.any(ranks.rank == 0 and (self.schedule.due() or (stop is not None and stop.requested)))
+        ranks = self.job.ranks
+        return ranks.any(ranks.rank == 0 and (self.schedule.due() or self.job.stop_signal.requested))
 
     def _save_checkpoint(self, checkpoint: Checkpoint) -> None:
         self._stop_clock()
@@ -208,15 +187,8 @@ class _Phase:
             numbers = {"method": checkpoint.numbers, "seconds": self.seconds, "curve": self.session.curve}
             self._checkpoints.save(self.name, Checkpoint(numbers, checkpoint.tensors))
             self.schedule.saved(time.monotonic() - began)
-            if self.job.stop_signal is not None:
-                self.job.stop_signal.exit_if_requested()
+            self.job.stop_signal.exit_if_requested()
         self.clock.start()
-
-    def _save_outcome(self, outcome: _Outcome) -> None:
-        if self._checkpoints is not None:
-            numbers = {"chosen_groups": outcome.chosen_groups, "seconds": outcome.seconds, "curve": outcome.curve}
-            self._checkpoints.save(f"{self.name} done", Checkpoint(numbers, outcome.state))
-            self._checkpoints.delete(self.name)
 
     def _save_best(self, error: DivergenceError) -> None:
         """Save the best state before the divergence; raises `error` again with the file's name."""

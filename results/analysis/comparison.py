@@ -4,37 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pudnet_bench.results.analysis.statistics import holm, paired, smallest_p_value, wilcoxon_p_value
-from pudnet_bench.results.analysis.timing import of_one_thread_count
+from pudnet_bench.results.analysis import statistics
+from pudnet_bench.results.analysis.statistics import holm, of_one_thread_count
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Rank = Literal["", "best", "second"]
-Place = tuple[str, str, str]
-"""(method, snapshot, family)."""
+Place = tuple[str, str, str]  # (method, snapshot, family)
 
 SIGNIFICANCE = 0.05
 PAIR = ["seed", "group"]
 PLACE = ["method", "snapshot", "family", "target"]
 COMPARISON = (
-    *PLACE,
-    "n",
-    "accuracy_a",
-    "accuracy_b",
-    "difference",
-    "low",
-    "high",
-    "p_value",
-    "p_holm",
-    "verdict",
-    "seconds_a",
-    "seconds_b",
-    "ratio",
-    "threads_a",
-    "threads_b",
-    "same_threads",
-)
+    *PLACE, "n", "accuracy_a", "accuracy_b", "difference", "low", "high", "p_value", "p_holm", "verdict", "seconds_a",
+    "seconds_b", "ratio", "threads_a", "threads_b", "same_threads",
+)  # fmt: skip
 
 
 def ranks(frame: pd.DataFrame) -> dict[Place, Rank]:
@@ -52,17 +37,16 @@ def ranks(frame: pd.DataFrame) -> dict[Place, Rank]:
     families = {family: [place for place in means if place[2] == family] for _, _, family in means}
     leaders = {family: max(places, key=lambda place: means[place]) for family, places in families.items()}
     tests: dict[Place, tuple[float, int]] = {}
-    for family, places in families.items():
-        for place in places:
-            if means[place] == means[leaders[family]]:
-                continue
-            both = accuracies[leaders[family]].to_frame("best").join(accuracies[place], how="inner")
-            tests[place] = (wilcoxon_p_value(both["best"], both["accuracy"]), len(both))
+    for place in (place for places in families.values() for place in places):
+        leader = leaders[place[2]]
+        if means[place] != means[leader]:
+            both = accuracies[leader].to_frame("best").join(accuracies[place], how="inner")
+            tests[place] = (statistics.wilcoxon_p_value(both["best"], both["accuracy"]), len(both))
     adjusted = dict(zip(tests, holm([p_value for p_value, _ in tests.values()]), strict=True))
     tied = {
         place
         for place, (_, n) in tests.items()
-        if adjusted[place] >= SIGNIFICANCE and len(tests) * smallest_p_value(n) < SIGNIFICANCE
+        if adjusted[place] >= SIGNIFICANCE and len(tests) * statistics.smallest_p_value(n) < SIGNIFICANCE
     }
     found: dict[Place, Rank] = {}
     for family, places in families.items():
@@ -80,8 +64,8 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     Columns `COMPARISON`. Accuracies, difference (b - a), low and high in percent and percentage points, over the n groups
     (seed, group) that both measured: bootstrap interval drawn from `seed`, Wilcoxon's p-value, and Holm's over the whole
     comparison. `verdict` is "better" or "worse" (of b) at 5% after Holm, "no difference shown", or "no common groups".
-    Seconds are medians over all groups of one thread count (`timing.of_one_thread_count`), `ratio` is seconds_b /
-    seconds_a, `same_threads` says whether all rows of both are of one thread count. In the order of `b`.
+    Seconds are medians over all groups of one thread count (`of_one_thread_count`), `ratio` is seconds_b / seconds_a,
+    `same_threads` says whether all rows of both are of one thread count. In the order of `b`.
     """
     import pandas as pd
 
@@ -92,15 +76,15 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
             continue
         both = ours.merge(theirs, on=PAIR, suffixes=("_a", "_b")).sort_values(PAIR)
         first, second = 100 * both["accuracy_a"].to_numpy(), 100 * both["accuracy_b"].to_numpy()
-        result = paired(second, first, seed=seed)
+        result = statistics.paired(second, first, seed=seed)
+        means = (first.mean(), second.mean()) if result.n else (float("nan"), float("nan"))
         timed = [of_one_thread_count(rows) for rows in (ours, theirs)]
         seconds = [float(rows["seconds"].median()) for rows, _ in timed]
         same_threads = pd.concat([ours["threads"], theirs["threads"]]).nunique() == 1
         found.append(
             (
-                *place, result.n, first.mean() if result.n else float("nan"), second.mean() if result.n else float("nan"),
-                result.mean, result.low, result.high, result.p_value, float("nan"), "", *seconds, seconds[1] / seconds[0],
-                *(threads for _, threads in timed), same_threads,
+                *place, result.n, *means, result.mean, result.low, result.high, result.p_value, float("nan"), "",
+                *seconds, seconds[1] / seconds[0], *(threads for _, threads in timed), same_threads,
             )
         )  # fmt: skip
     table = pd.DataFrame(found, columns=list(COMPARISON))

@@ -10,35 +10,21 @@ import math
 import pandas as pd
 
 from pudnet_bench.results.analysis.comparison import PAIR
-from pudnet_bench.results.analysis.statistics import break_even_count, break_even_epoch, paired
-from pudnet_bench.results.analysis.timing import of_one_thread_count
+from pudnet_bench.results.analysis.statistics import break_even_count, break_even_epoch, of_one_thread_count, paired
 
 _SETTING = ["family", "target", "device"]
-
-
 COSTS = (
     "meta_train_seconds", "fit_seconds", "evaluation_seconds", "data_seconds", "peak_memory_bytes", "parameters",
     "fit_flops", "test_flops", "energy_joules",
 )  # fmt: skip
 """What is accounted for: columns of `method_costs`."""
-
 TIMED = ("threads", "n_timed")
 """Thread count of the times in a row, and how many of its n groups they are means over."""
 METHOD_COSTS = (*_SETTING, "method", "snapshot", "n", *COSTS, *TIMED)
 BREAK_EVENS = (
-    *_SETTING,
-    "method",
-    "snapshot",
-    "reference",
-    "n",
-    "accuracy",
-    "reference_accuracy",
-    "fit_seconds",
-    "reference_fit_seconds",
-    "break_even_epoch",
-    "break_even_count",
-    *TIMED,
-)
+    *_SETTING, "method", "snapshot", "reference", "n", "accuracy", "reference_accuracy", "fit_seconds",
+    "reference_fit_seconds", "break_even_epoch", "break_even_count", *TIMED,
+)  # fmt: skip
 DIFFERENCES = (*_SETTING, "method", "snapshot", "reference", "n", "difference", "low", "high", "p_value")
 
 

@@ -1,4 +1,4 @@
-"""Means with confidence intervals, paired differences and break-even points. Pure functions; no files, no devices."""
+"""Pure functions: means and their intervals, paired tests, break-even points, Pareto fronts, comparable times."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class MeanCI:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Mean of a - b, its bootstrap interval [low, high], the Wilcoxon p-value, and the number of pairs."""
+    """Mean of a - b, its bootstrap interval [low, high], Wilcoxon's p-value, and the number of pairs."""
 
     mean: float
     low: float
@@ -40,21 +40,15 @@ def mean_ci(values: ArrayLike, confidence: float = 0.95) -> MeanCI:
     from scipy.special import stdtrit  # scipy.stats.t.ppf is the same number, but takes a second to import
 
     array = np.asarray(values, dtype=np.float64)
-    if array.size == 0:
-        return MeanCI(math.nan, math.nan, 0)
-    if array.size == 1:
-        return MeanCI(float(array[0]), math.nan, 1)
+    if array.size < 2:
+        return MeanCI(float(array[0]) if array.size else math.nan, math.nan, array.size)
     quantile = stdtrit(array.size - 1, 0.5 + confidence / 2)
     half_width = quantile * array.std(ddof=1) / math.sqrt(array.size)
     return MeanCI(float(array.mean()), float(half_width), array.size)
 
 
 def paired(
-    a: Sequence[float] | np.ndarray,
-    b: Sequence[float] | np.ndarray,
-    seed: int = 0,
-    resamples: int = 10_000,
-    confidence: float = 0.95,
+    a: ArrayLike, b: ArrayLike, seed: int = 0, resamples: int = 10_000, confidence: float = 0.95
 ) -> PairedDifference:
     """Compare two methods on the same groups: a[i] and b[i] are measured on group i.
 
@@ -62,10 +56,9 @@ def paired(
     two-sided Wilcoxon signed-rank test: 1.0 when all differences are zero. Everything is NaN for n = 0.
     Raises ValueError for different lengths or values that are not finite.
     """
-    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if first.shape != second.shape or first.ndim != 1:
-        raise ValueError(f"pairs need two lists of the same length, not {first.shape} and {second.shape}")
-    difference = _differences(first, second)
+    if np.shape(a) != np.shape(b) or np.ndim(a) != 1:
+        raise ValueError(f"pairs need two lists of the same length, not {np.shape(a)} and {np.shape(b)}")
+    difference = _differences(a, b)
     if not np.isfinite(difference).all():
         raise ValueError("pairs need finite values")
     n = difference.size
@@ -74,30 +67,26 @@ def paired(
 
     generator = np.random.default_rng(seed)
     at_once = max(1, 2_000_000 // n)  # bounds the memory of the index array to 16 MB
-    means = np.concatenate(
-        [
-            difference[generator.integers(0, n, size=(min(at_once, resamples - start), n))].mean(axis=1)
-            for start in range(0, resamples, at_once)
-        ]
-    )
+    sizes = [min(at_once, resamples - start) for start in range(0, resamples, at_once)]
+    means = np.concatenate([difference[generator.integers(0, n, size=(size, n))].mean(axis=1) for size in sizes])
     low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
     return PairedDifference(float(difference.mean()), float(low), float(high), _wilcoxon(difference), n)
 
 
 def wilcoxon_p_value(a: ArrayLike, b: ArrayLike) -> float:
     """p of the two-sided Wilcoxon signed-rank test of pairs a[i], b[i]: 1.0 without a difference, NaN without a pair."""
-    difference = _differences(np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64))
+    difference = _differences(a, b)
     return _wilcoxon(difference) if difference.size else math.nan
 
 
-def _differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def _differences(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     """Accuracies are fractions k / n: rounding makes equal differences equal again, so that Wilcoxon sees the ties."""
-    rounded: np.ndarray = np.round(first - second, 12)
-    return rounded
+    return np.asarray(np.round(np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64), 12))
 
 
-ALL_SIGNS = 13
-"""Up to so many pairs, p is over all assignments of signs; beyond, scipy chooses (exact, or asymptotic with ties)."""
+ALL_SIGNS = (
+    13  # pairs up to which p is over all assignments of signs; beyond, scipy chooses: exact, or asymptotic with ties
+)
 
 
 def _wilcoxon(difference: np.ndarray) -> float:
@@ -108,8 +97,7 @@ def _wilcoxon(difference: np.ndarray) -> float:
 
     if difference.size > ALL_SIGNS:
         return float(wilcoxon(difference).pvalue)
-    # What scipy's wilcoxon does for so few pairs, ties and zeros included, in a fortieth of its time: it recomputes the ranks
-    # for each of the 2^n assignments of signs.
+    # As scipy's wilcoxon for so few pairs, ties and zeros included, in a fortieth of its time: that ranks every assignment.
     signed = np.sign(changed) * rankdata(np.abs(changed))
     positive = permutation_test(
         (signed,), lambda x, axis: x.clip(0).sum(axis), permutation_type="samples", vectorized=True
@@ -132,9 +120,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     if not ((values >= 0) & (values <= 1)).all():
         raise ValueError("p-values lie between 0 and 1")
     order = np.argsort(values, kind="stable")
-    factors = np.arange(values.size, 0, -1)
     adjusted = np.empty_like(values)
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(values[order] * factors))
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(values[order] * np.arange(values.size, 0, -1)))
     return [float(value) for value in adjusted]
 
 
@@ -163,10 +150,36 @@ def break_even_count(meta_train_seconds: float, predict_seconds: float, scratch_
     0 if there was no meta-training to pay for; None if it never pays, or if a time is not known (NaN or infinite).
     """
     times = (meta_train_seconds, predict_seconds, scratch_seconds)
-    if not all(math.isfinite(time) for time in times):
+    if not all(map(math.isfinite, times)):
         return None
-    # Exact arithmetic on the measured numbers: a rounded quotient could be off by one dataset.
-    meta, predict, scratch = (Fraction(time) for time in times)
+    meta, predict, scratch = map(Fraction, times)  # a rounded quotient could be off by one dataset
     if meta <= 0:
         return 0
     return None if scratch <= predict else math.ceil(meta / (scratch - predict))
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the (cost, value) pairs that no other dominates, in order of cost.
+
+    A pair is dominated by one that costs at most as much with at least the value, and is better in one of the two.
+    Equal pairs are all on the front or all off it.
+    """
+    front: list[int] = []
+    highest = -math.inf
+    for index in sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1])):
+        value = points[index][1]
+        if value > highest or (front and points[front[-1]] == points[index]):
+            front.append(index)
+            highest = value
+    return front
+
+
+def of_one_thread_count(rows: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """The rows that a mean time of `rows` is over, and their thread count (0 if unknown).
+
+    Times of different thread counts never enter one mean: the rows are those of the most frequent count, and of the
+    largest among equally frequent ones.
+    """
+    counts = rows["threads"].value_counts()
+    threads = int(counts.index[counts == counts.max()].max()) if len(counts) else 0
+    return rows[rows["threads"] == threads], threads

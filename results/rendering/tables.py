@@ -2,7 +2,7 @@
 
 Accuracy is in percent (mean and 95% t interval over groups, pooled over seeds), time in seconds of fitting one group.
 Times of different devices never share a column: each device has its own table. Times of different thread counts never enter
-one mean: see `analysis.timing`.
+one mean: see `analysis.statistics`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from pudnet_bench.results.analysis.comparison import Rank, ranks
-from pudnet_bench.results.analysis.statistics import mean_ci
-from pudnet_bench.results.analysis.timing import of_one_thread_count
+from pudnet_bench.results.analysis.statistics import mean_ci, of_one_thread_count
 from pudnet_bench.results.rendering.escaping import Format, escape_latex, escape_markdown
 from pudnet_bench.results.rendering.latex import table_environment
 

@@ -19,14 +19,13 @@ from pudnet_bench.errors import BenchError
 
 
 class StoreError(BenchError):
-    """A run folder that cannot be used: one clear sentence that names the folder and the way out."""
+    """A run folder that cannot be used."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to `path` so that the name refers to the old file or the complete new one, even after a power cut.
 
-    Raises:
-        OSError: The folder is read-only or the disk is full; nothing is left behind.
+    Raises OSError if the folder is read-only or the disk full, leaving nothing behind.
     """
     # Not tempfile: its files are readable by their owner only, and a run is often shared.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
@@ -62,13 +61,11 @@ def locked(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[N
 
 
 def try_lock(file: IO[str]) -> bool:
-    """Lock `file`; False if another process holds it. True where the file system does not support locks."""
+    """Lock `file`; False if another process holds it, True where the file system (some of a network) has no locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # some network file systems: nothing can be promised there, and nothing is refused
-        return True
+    except OSError as error:
+        return not isinstance(error, BlockingIOError)
     return True
 
 
@@ -79,8 +76,8 @@ def checksummed(data: bytes) -> bytes:
 
 def read_checksummed(data: bytes) -> bytes:
     """Strip and verify the SHA-256 that `checksummed` appended. Raises ValueError if it does not match."""
-    content, digest = data[:-32], data[-32:]
-    if hashlib.sha256(content).digest() != digest:
+    content = data[:-32]
+    if hashlib.sha256(content).digest() != data[-32:]:
         raise ValueError("its checksum does not match")
     return content
 
@@ -107,7 +104,7 @@ def _json_checksum(value: Mapping[str, Any]) -> str:
 
 
 def quarantine(path: Path, reason: str, remedy: str = "repeat the `run` command to replace it") -> None:
-    """Rename a damaged file or folder to `*.corrupt`, with a warning that names both, the damage and the `remedy`."""
+    """Rename a damaged file or folder to `*.corrupt`, warning of the damage and the `remedy`."""
     corrupt = path.with_name(path.name + ".corrupt")
     try:
         if path.is_dir():

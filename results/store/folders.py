@@ -14,9 +14,7 @@ RUNS = Path("runs")
 
 def cache_folder(given: Path | None) -> Path:
     """The folder for decoded images and artifacts: `given`, or the user's cache."""
-    if given is not None:
-        return given
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pudnet-bench"
+    return given or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pudnet-bench"
 
 
 def run_folder(given: Path | None, suite: str, profile: str, device: str, several: bool) -> Path:

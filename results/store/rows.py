@@ -18,44 +18,40 @@ from pudnet_bench.results.store.files import write_atomically
 if TYPE_CHECKING:
     import pandas as pd
 
-ROW_SCHEMA = pa.schema(
-    [
-        pa.field(name, kind, nullable=False)
-        for name, kind in [
-            ("cell", pa.string()),  # the cell's key
-            ("suite", pa.string()),
-            ("method", pa.string()),  # name of the variant
-            ("family", pa.string()),
-            ("target", pa.string()),
-            ("seed", pa.int64()),
-            ("group", pa.int64()),
-            ("snapshot", pa.string()),  # "" when a method yields only one
-            ("accuracy", pa.float64()),  # fraction, 0 to 1
-            ("seconds", pa.float64()),  # fit time until this snapshot, by the device's clock
-            ("wall_seconds", pa.float64()),
-            ("evaluation_seconds", pa.float64()),
-            ("data_seconds", pa.float64()),
-            ("peak_memory_bytes", pa.int64()),
-            ("n_fit", pa.int64()),  # images
-            ("n_test", pa.int64()),  # images
-            ("n_classes", pa.int64()),
-            ("device", pa.string()),
-            ("artifact", pa.string()),  # "" if none
-            ("meta_train_seconds", pa.float64()),  # NaN if none
-            ("training_groups", pa.float64()),  # that meta-training used; NaN if none
-            ("epochs", pa.float64()),  # NaN when the snapshot is not one of an iterative training
-            ("fit_flops", pa.float64()),  # of fit until this snapshot; NaN if unknown
-            ("test_flops", pa.float64()),  # of the classifier, per test image; NaN if unknown
-            ("parameters", pa.float64()),  # learned before any unseen group, BatchNorm statistics included; 0 if none
-            ("energy_joules", pa.float64()),  # of fit until this snapshot; NaN where the device does not report it
-            ("precision", pa.string()),  # "" if unknown
-            ("threads", pa.int64()),  # of torch; 0 if unknown
-        ]
-    ]
-)
+_COLUMNS = {
+    "cell": pa.string(),  # the cell's key
+    "suite": pa.string(),
+    "method": pa.string(),  # name of the variant
+    "family": pa.string(),
+    "target": pa.string(),
+    "seed": pa.int64(),
+    "group": pa.int64(),
+    "snapshot": pa.string(),  # "" when a method yields only one
+    "accuracy": pa.float64(),  # fraction, 0 to 1
+    "seconds": pa.float64(),  # fit time until this snapshot, by the device's clock
+    "wall_seconds": pa.float64(),
+    "evaluation_seconds": pa.float64(),
+    "data_seconds": pa.float64(),
+    "peak_memory_bytes": pa.int64(),
+    "n_fit": pa.int64(),  # images
+    "n_test": pa.int64(),  # images
+    "n_classes": pa.int64(),
+    "device": pa.string(),
+    "artifact": pa.string(),  # "" if none
+    "meta_train_seconds": pa.float64(),  # NaN if none
+    "training_groups": pa.float64(),  # that meta-training used; NaN if none
+    "epochs": pa.float64(),  # NaN when the snapshot is not one of an iterative training
+    "fit_flops": pa.float64(),  # of fit until this snapshot; NaN if unknown
+    "test_flops": pa.float64(),  # of the classifier, per test image; NaN if unknown
+    "parameters": pa.float64(),  # learned before any unseen group, BatchNorm statistics included; 0 if none
+    "energy_joules": pa.float64(),  # of fit until this snapshot; NaN where the device does not report it
+    "precision": pa.string(),  # "" if unknown
+    "threads": pa.int64(),  # of torch; 0 if unknown
+}
+ROW_SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, kind in _COLUMNS.items()])
 """The columns of a row: one (group, snapshot) of a cell. A cell has one seed, so its groups are unique in it.
 
-Columns are only ever added at the end; `complete_columns` fills those that an older file lacks.
+Columns are only ever added at the end; `read_rows` fills those that an older file lacks.
 """
 
 _FIRST_COLUMNS = 22  # of the oldest files that are read
@@ -66,25 +62,22 @@ def table_of(key: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """`rows` of the cell `key` as a table. Raises ValueError if they do not fit `ROW_SCHEMA`."""
     if not rows:
         raise ValueError(f"no rows given for the cell {key}")
-    expected = set(ROW_SCHEMA.names)
     for row in rows:
-        if row.keys() != expected:
-            wrong = ", ".join(sorted(row.keys() ^ expected))
-            raise ValueError(f"a row of the cell {key} lacks or adds columns: {wrong}")
+        if wrong := row.keys() ^ set(ROW_SCHEMA.names):
+            raise ValueError(f"a row of the cell {key} lacks or adds columns: {', '.join(sorted(wrong))}")
         if row["cell"] != key:
             raise ValueError(f"a row of the cell {row['cell']} was given for the cell {key}")
     try:
         table = pa.Table.from_pylist([dict(row) for row in rows], schema=ROW_SCHEMA)
     except (pa.ArrowException, TypeError) as error:
         raise ValueError(f"a row of the cell {key} does not fit the columns: {error}") from error
-    empty = [name for name in ROW_SCHEMA.names if table[name].null_count]
-    if empty:
+    if empty := [name for name in ROW_SCHEMA.names if table[name].null_count]:
         raise ValueError(f"a row of the cell {key} has no value (None) in: {', '.join(empty)}")
     return table
 
 
-def merged(tables: Sequence[pa.Table]) -> pa.Table:
-    """One table ordered by group; a group that is in several tables counts once, from the first of them."""
+def merge(tables: Sequence[pa.Table]) -> pa.Table:
+    """One table ordered by group; a group in several tables is taken from the first of them."""
     # Not `empty_table`, which imports pandas; nor `take`, which imports pyarrow.compute, where nothing is out of order.
     joined = pa.concat_tables(tables) if tables else pa.Table.from_batches([], ROW_SCHEMA)
     groups = _numpy(joined["group"])
@@ -96,15 +89,6 @@ def merged(tables: Sequence[pa.Table]) -> pa.Table:
     begins[1:] = groups[order[1:]] != groups[order[:-1]]
     first = table[begins][np.cumsum(begins) - 1]
     return joined.take(order[table == first])
-
-
-def complete_columns(table: pa.Table, precision: str, threads: int) -> pa.Table:
-    """`table` with the columns that were added after it was written: these precision and threads, else NaN."""
-    known: dict[str, Any] = {"precision": precision, "threads": threads}
-    for column in list(ROW_SCHEMA)[table.num_columns :]:
-        value = pa.scalar(known.get(column.name, float("nan")), column.type)
-        table = table.append_column(column, pa.repeat(value, table.num_rows))
-    return table
 
 
 def write_frame(path: Path, frame: pd.DataFrame) -> None:
@@ -121,11 +105,20 @@ def write_table(path: Path, table: pa.Table) -> None:
     write_atomically(path, sink.getvalue())
 
 
-def read_table(data: bytes, *, of_rows: bool) -> pa.Table:
-    """The table in the content of a checksummed Parquet file, of rows or of any columns.
+def read_rows(data: bytes, precision: str, threads: int) -> pa.Table:
+    """Read rows; columns that were added after they were written get `precision`, `threads` or NaN. Raises as `read_table`."""
+    known: dict[str, Any] = {"precision": precision, "threads": threads}
+    table = read_table(data, of_rows=True)
+    for column in list(ROW_SCHEMA)[table.num_columns :]:
+        value = pa.scalar(known.get(column.name, float("nan")), column.type)
+        table = table.append_column(column, pa.repeat(value, table.num_rows))
+    return table
 
-    Raises:
-        ValueError, pyarrow.ArrowException, OSError: The content is damaged, or not of rows where it should be.
+
+def read_table(data: bytes, *, of_rows: bool = False) -> pa.Table:
+    """Read the content of a checksummed Parquet file.
+
+    Raises ValueError, pyarrow.ArrowException or OSError if it is damaged, or not of rows where it should be.
     """
     table = pq.ParquetFile(io.BytesIO(data)).read(use_threads=False)  # a third of the time of pq.read_table
     if of_rows and not table.schema.equals(pa.schema(_row_fields(table.column_names))):
@@ -142,10 +135,7 @@ def _row_fields(names: Sequence[str]) -> list[pa.Field]:
 
 
 def _checksum(table: pa.Table) -> bytes:
-    """SHA-256 over the values, in hex: the footer's own checks do not cover the pages.
-
-    Over the names of the columns too where they are not those of a row.
-    """
+    """SHA-256 in hex over the values, which Parquet's footer does not protect, and over the names unless they are a row's."""
     digest = hashlib.sha256()
     if not _row_fields(table.column_names):
         digest.update(json.dumps(table.column_names).encode())

@@ -9,44 +9,20 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
-from pudnet_bench.results.store.files import (
-    StoreError,
-    checksummed,
-    locked,
-    quarantine,
-    read_checksummed,
-    read_checksummed_json,
-    try_lock,
-    write_atomically,
-)
-from pudnet_bench.results.store.rows import (
-    ROW_SCHEMA,
-    complete_columns,
-    merged,
-    read_table,
-    table_of,
-    write_frame,
-    write_table,
-)
-from pudnet_bench.results.store.run_record import (
-    MANIFEST,
-    RECORD,
-    Invocation,
-    PlannedCell,
-    RunRecord,
-    decode,
-    decode_format_2,
-    encode,
-)
+from pudnet_bench.results.store import files
+from pudnet_bench.results.store.files import StoreError, write_atomically
+from pudnet_bench.results.store.rows import ROW_SCHEMA, merge, read_rows, read_table, table_of, write_frame, write_table
+from pudnet_bench.results.store.run_record import MANIFEST, RECORD, Invocation, PlannedCell, RunRecord, decode, encode
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,11 +30,12 @@ if TYPE_CHECKING:
 _IDENTITY = ("suite", "profile", "device", "precision")
 _SHARD = re.compile(r"(?P<key>.+)\.(?P<first>\d+)-(?P<last>\d+)")
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_@=+,.-]{0,199}")
+T = TypeVar("T")
 
 
 @dataclass
 class Run:
-    """A run's folder and its record as last read. Get one from `create_or_open` (to measure) or `open` (to read)."""
+    """A run's folder and its record as last read, from `create_or_open` (to measure) or `open` (to read)."""
 
     folder: Path
     record: RunRecord
@@ -69,36 +46,33 @@ class Run:
 
         A damaged record is set aside with a warning and replaced: the cells do not need it.
 
-        Raises:
-            StoreError: The folder holds a run of another suite, profile, device or precision, is in use by another
-                process, or holds something else.
-            OSError: The folder cannot be written.
+        Raises StoreError if the folder is in use by another process, or holds something else or a run of another suite,
+        profile, device or precision; OSError if it cannot be written.
         """
-        folder = Path(folder)
         path = _record_path(folder)
         if not path.exists():
             _refuse_foreign_folder(folder)
             folder.mkdir(parents=True, exist_ok=True)
         elif (folder / "cells").is_dir():
             try:
-                read_checksummed_json(path.read_bytes())
+                files.read_checksummed_json(path.read_bytes())
             except ValueError as error:
-                quarantine(path, str(error))
+                files.quarantine(path, str(error))
         else:
             cls.open(folder)  # refuses another program's manifest before a file is created beside it
-        with _exclusive(folder):
-            run = cls(folder, record)
+        run = cls(folder, record)
+        with run.exclusive():
             if _record_path(folder).exists():
                 run = cls.open(folder)
+                before = run.record
                 for name in _IDENTITY:
-                    if getattr(run.record, name) != getattr(record, name):
+                    ours, theirs = getattr(before, name), getattr(record, name)
+                    if ours != theirs:
                         raise StoreError(
-                            f"{folder} holds a run of {name} {getattr(run.record, name)!r}, not "
-                            f"{getattr(record, name)!r}: give another folder with --out."
+                            f"{folder} holds a run of {name} {ours!r}, not {theirs!r}: give another folder with --out."
                         )
-                invocations = (*run.record.invocations, *record.invocations)
-                plan = run.record.plan.merged(record.plan)
-                run.record = replace(run.record, plan=plan, invocations=invocations)
+                invocations = (*before.invocations, *record.invocations)
+                run.record = replace(before, plan=before.plan.merged(record.plan), invocations=invocations)
             run._write_record()
             run._cells.mkdir(exist_ok=True)
         return run
@@ -106,11 +80,9 @@ class Run:
     @classmethod
     def open(cls, folder: Path) -> Run:
         """The run in `folder`; writes nothing. Raises StoreError if there is none or its record cannot be read."""
-        folder = Path(folder)
         path = _record_path(folder)
         try:
-            data = path.read_bytes()
-            return cls(folder, decode(data) if path.name == RECORD else decode_format_2(data))
+            return cls(folder, decode(path.read_bytes(), path.name))
         except (FileNotFoundError, NotADirectoryError):
             raise StoreError(f"There is no run in {folder}: it has no {RECORD}. Give the folder of a run.") from None
         except (OSError, ValueError) as error:
@@ -120,17 +92,14 @@ class Run:
 
     def end_invocation(self, invocation: Invocation, ended: str, load_end: tuple[float, ...]) -> None:
         """Record when `invocation`, one of the run's own, ended. Only for the process that made it."""
-        record = Run.open(self.folder).record
-        calls = [
-            replace(call, ended=ended, load_end=load_end) if call == invocation else call for call in record.invocations
-        ]
-        self.record = replace(record, invocations=tuple(calls))
+        record, closed = Run.open(self.folder).record, replace(invocation, ended=ended, load_end=load_end)
+        calls = tuple(closed if call == invocation else call for call in record.invocations)
+        self.record = replace(record, invocations=calls)
         self._write_record()
 
     def finished(self, key: str) -> bool:
         """Whether the cell's merged file is there and undamaged."""
-        path = self._finished_path(key)
-        return path.exists() and self._read(path) is not None
+        return self._read_rows(self._path("cells", key)) is not None
 
     def groups_done(self, key: str) -> set[int]:
         """Groups of the cell that are measured and safe on disk, in shards or in the finished file."""
@@ -143,17 +112,14 @@ class Run:
     def write_shard(self, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write the rows of complete groups of a cell (columns: `ROW_SCHEMA`); once this returns they survive a crash.
 
-        Raises:
-            ValueError: The rows do not fit the schema.
-            OSError: The folder cannot be written.
+        Raises ValueError if the rows do not fit the schema, OSError if the folder cannot be written.
         """
         table = table_of(key, rows)
         groups = table["group"].to_numpy()
         path = self._cells / f"{_checked(key)}.{groups.min()}-{groups.max()}.parquet"
-        if path.exists() and (before := self._read(path)) is not None:
-            # Groups 0, 2, 5 and then 0, 3, 5 share a name: the second write must not lose group 2.
-            table = merged([table, before])
-        write_table(path, table)
+        # Groups 0, 2, 5 and then 0, 3, 5 share a name: the second write must not lose group 2.
+        before = self._read_rows(path)
+        write_table(path, table if before is None else merge([table, before]))
 
     def complete(self, key: str, rows: Sequence[Mapping[str, Any]], groups: int) -> bool:
         """Write the last `rows` of a cell of so many groups: to its finished file if none is missing then, else to a shard.
@@ -162,37 +128,29 @@ class Run:
         its groups, the last finishes it. Raises what `write_shard` and `finish` raise.
         """
         last = [table_of(key, rows)] if rows else []
-        if set(merged([*self._tables(key), *last])["group"].to_pylist()) >= set(range(groups)):
-            self._finish(key, last)
+        if set(merge([*self._tables(key), *last])["group"].to_pylist()) >= set(range(groups)):
+            self.finish(key, last)
             return True
         if rows:
             self.write_shard(key, rows)
         return False
 
-    def finish(self, key: str) -> None:
-        """Merge the cell's shards into `cells/<key>.parquet`, then remove them.
+    def finish(self, key: str, last: Sequence[pa.Table] = ()) -> None:
+        """Merge the cell's shards and the `last` tables into `cells/<key>.parquet`, then remove the shards.
 
-        Safe to be killed anywhere: until the rename the shards are all there is, after it they are copies of groups
-        in the merged file, which readers skip and the next `finish` removes.
-
-        Raises:
-            StoreError: Nothing is measured, or a shard is damaged (the others stay as they are).
+        Safe to be killed anywhere: until the rename the shards are all there is, after it they are copies of groups in the
+        merged file, which readers skip and the next `finish` removes. Raises StoreError if nothing is measured, or a shard
+        is damaged (the others stay as they are).
         """
-        self._finish(key, [])
-
-    def _finish(self, key: str, more: Sequence[pa.Table]) -> None:
-        path = self._finished_path(key)
-        shards = self._shards(key)
-        tables = [self._read(shard) for shard in shards]
+        path, shards = self._path("cells", key), self._shards(key)
+        tables = [self._read_rows(shard) for shard in shards]
         if None in tables:
             raise StoreError(f"A shard of the cell {key} in {self._cells} is damaged: run again to replace it.")
-        tables += more
-        if path.exists() and (before := self._read(path)) is not None:
-            tables.insert(0, before)
+        tables = [table for table in (self._read_rows(path), *tables, *last) if table is not None]
         if not tables:
             raise StoreError(f"Nothing of the cell {key} is measured in {self._cells}: run it first.")
-        if shards or more:
-            write_table(path, merged(tables))
+        if shards or last:
+            write_table(path, merge(tables))
         for shard in shards:
             shard.unlink(missing_ok=True)
 
@@ -210,29 +168,27 @@ class Run:
         tables = []
         for key in sorted(known if keys is None else known & set(keys)):
             rows = self._rows(key)
-            done = pa.array(np.full(rows.num_rows, self._finished_path(key).exists()))
+            done = pa.array(np.full(rows.num_rows, self._path("cells", key).exists()))
             tables.append(rows.append_column("finished", done))
         empty = ROW_SCHEMA.append(pa.field("finished", pa.bool_())).empty_table()
         frame: pd.DataFrame = pa.concat_tables(tables or [empty]).to_pandas()
         return frame
 
     def save_curve(self, key: str, curve: pd.DataFrame) -> None:
-        """Save what the meta-training behind a cell reported: any columns, a row for each report."""
-        write_frame(self._curve_path(key), curve)
+        """Save what the meta-training behind a cell reported: a row for each report."""
+        write_frame(self._path("curves", key), curve)
 
     def curve(self, key: str) -> pd.DataFrame | None:
         """What `save_curve` saved; None if there is none, or if it was damaged and is now set aside, with a warning."""
-        table = self._read(self._curve_path(key), of_rows=False)
-        return None if table is None else table.to_pandas()
+        return self._read_frame(self._path("curves", key))
 
     def save_derived(self, key: str, name: str, table: pd.DataFrame) -> None:
         """Save a table that takes long to compute from a cell; `name` says from what of it, and how."""
-        write_frame(self._derived_path(key, name), table)
+        write_frame(self._path("derived", key, f".{name}.parquet"), table)
 
     def derived(self, key: str, name: str) -> pd.DataFrame | None:
         """What `save_derived` saved under `name`; None if there is none, or if it was damaged."""
-        table = self._read(self._derived_path(key, name), of_rows=False)
-        return None if table is None else table.to_pandas()
+        return self._read_frame(self._path("derived", key, f".{name}.parquet"))
 
     def save_parameters(self, key: str, group: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Save arrays of the network that was fitted to a group (safetensors, checksummed)."""
@@ -240,42 +196,45 @@ class Run:
 
         path = self._parameters_path(key, group)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, checksummed(save(dict(arrays))))
+        write_atomically(path, files.checksummed(save(dict(arrays))))
 
     def has_parameters(self, key: str, group: int) -> bool:
         """Whether the arrays of the group are there and undamaged."""
-        return self._read_checksummed(self._parameters_path(key, group)) is not None
+        return self._read(self._parameters_path(key, group), files.read_checksummed) is not None
 
     def parameters(self, key: str, groups: Collection[int]) -> dict[str, np.ndarray]:
-        """What `save_parameters` saved for `groups`, stacked in their order: [n, ...] by name.
-
-        Raises StoreError if one is missing or damaged.
-        """
+        """What `save_parameters` saved for `groups`, stacked in their order, [n, ...]. Raises StoreError if one is lost."""
         from safetensors.numpy import load
 
         found = []
         for group in groups:
             path = self._parameters_path(key, group)
-            data = self._read_checksummed(path)
-            if data is None:
+            if (data := self._read(path, files.read_checksummed)) is None:
                 raise StoreError(f"{path} is missing, and its group is measured: repeat the `run` command.")
             found.append(load(data))
         return {name: np.stack([arrays[name] for arrays in found]) for name in (found[0] if found else ())}
 
-    def exclusive(self) -> AbstractContextManager[None]:
-        """Lock the run, so that no other process measures it or changes its record meanwhile.
-
-        The lock is the kernel's (flock): it ends with the process that holds it, however that process ends. Raises
-        StoreError naming the process that holds it.
-        """
-        return _exclusive(self.folder)
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Lock the run, so that no other process measures it or changes its record. Raises StoreError naming its holder."""
+        with (self.folder / ".lock").open("a+") as file:
+            if not files.try_lock(file):
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise StoreError(
+                    f"{self.folder} is in use by {holder}: wait for it, or give another folder with --out."
+                )
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+            yield
 
     @contextmanager
     def locked(self, key: str) -> Iterator[None]:
         """Lock one cell, waiting for its holder: of several processes that measured its groups, one finishes it."""
         folder = self.folder / ".locks"
         folder.mkdir(exist_ok=True)
-        with locked(folder / _checked(key)):
+        with files.locked(folder / _checked(key)):
             yield
 
     @property
@@ -285,17 +244,11 @@ class Run:
     def _write_record(self) -> None:
         write_atomically(self.folder / RECORD, encode(self.record))
 
-    def _curve_path(self, key: str) -> Path:
-        return self.folder / "curves" / f"{_checked(key)}.parquet"
-
-    def _derived_path(self, key: str, name: str) -> Path:
-        return self.folder / "derived" / f"{_checked(key)}.{name}.parquet"
+    def _path(self, folder: str, key: str, ending: str = ".parquet") -> Path:
+        return self.folder / folder / f"{_checked(key)}{ending}"
 
     def _parameters_path(self, key: str, group: int) -> Path:
-        return self.folder / "parameters" / _checked(key) / f"{group}.safetensors.sealed"
-
-    def _finished_path(self, key: str) -> Path:
-        return self._cells / f"{_checked(key)}.parquet"
+        return self._path("parameters", key, f"/{group}.safetensors.sealed")
 
     def _files(self, prefix: str = "") -> list[tuple[str, Path]]:
         """(key, file) of every Parquet file in `cells/` with such a name; shards in the order of their groups."""
@@ -310,61 +263,44 @@ class Run:
         return [(order[0], path) for order, path in sorted(found)]
 
     def _shards(self, key: str) -> list[Path]:
-        return [path for known, path in self._files(key) if known == key and path != self._finished_path(key)]
+        return [path for known, path in self._files(key) if known == key and _SHARD.fullmatch(path.stem)]
 
     def _tables(self, key: str) -> list[pa.Table]:
         # Shards before the merged file: if another process finishes the cell in between, the merged file is there.
-        tables = [self._read(shard) for shard in self._shards(key)]
-        tables.insert(0, self._read(self._finished_path(key)))
+        tables = [self._read_rows(shard) for shard in self._shards(key)]
+        tables.insert(0, self._read_rows(self._path("cells", key)))
         return [table for table in tables if table is not None]
 
     def _rows(self, key: str) -> pa.Table:
-        return merged(self._tables(key))
+        return merge(self._tables(key))
 
-    def _read(self, path: Path, *, of_rows: bool = True) -> pa.Table | None:
-        """The file's table, of rows with all columns; None if it is missing, or was damaged and is now set aside."""
+    def _read_rows(self, path: Path) -> pa.Table | None:
+        record = self.record
+        return self._read(
+            path, partial(read_rows, precision=record.unrecorded_precision, threads=record.unrecorded_threads)
+        )
+
+    def _read_frame(self, path: Path) -> pd.DataFrame | None:
+        table = self._read(path, read_table)
+        return None if table is None else table.to_pandas()
+
+    def _read(self, path: Path, parse: Callable[[bytes], T]) -> T | None:
+        """The parsed file; None if it is missing, or was damaged and is now set aside."""
         try:
             data = path.read_bytes()  # an OSError here is the folder's fault, below it is pyarrow's word for damage
         except FileNotFoundError:
             return None
         try:
-            table = read_table(data, of_rows=of_rows)
+            return parse(data)
         except (pa.ArrowException, OSError, ValueError) as error:
-            quarantine(path, str(error).splitlines()[0])
-            return None
-        if not of_rows:
-            return table
-        return complete_columns(table, self.record.unrecorded_precision, self.record.unrecorded_threads)
-
-    def _read_checksummed(self, path: Path) -> bytes | None:
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            return None
-        try:
-            return read_checksummed(data)
-        except ValueError as error:
-            quarantine(path, str(error))
+            files.quarantine(path, str(error).splitlines()[0])
             return None
 
 
 def _record_path(folder: Path) -> Path:
-    """The file with the run's record: that of format 2 only where there is no newer one."""
+    """The file of the run's record: that of format 2 only where there is no newer one."""
     older = folder / MANIFEST
     return older if older.exists() and not (folder / RECORD).exists() else folder / RECORD
-
-
-@contextmanager
-def _exclusive(folder: Path) -> Iterator[None]:
-    with (folder / ".lock").open("a+") as file:
-        if not try_lock(file):
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise StoreError(f"{folder} is in use by {holder}: wait for it, or give another folder with --out.")
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        yield
 
 
 def _refuse_foreign_folder(folder: Path) -> None:

@@ -19,6 +19,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,7 +38,6 @@ class Invocation:
     Attributes:
         started: UTC, ISO 8601; so is `ended`, which is "" while the call runs or if it was killed.
         commit: Commit of the checkout, "" outside one.
-        version: Version of pudnet-bench.
         versions: Version of Python and of each installed distribution.
         load_start: Load averages of the machine over 1, 5 and 15 minutes; empty if unknown.
         prototype_classifier: What prototypes are classified with, "learn2learn" or "methods.metric"; "" if unknown.
@@ -61,7 +61,7 @@ class Invocation:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedVariant:
-    """A method variant: a row of the table for each of `snapshots`, which are (snapshot name, row label).
+    """A method variant, with a row of the table for each of its `snapshots`: (snapshot name, row label).
 
     `figure_line` and `figure_x` place it in the suite's figure. `derived_from` is the variant that it is a milestone or
     another clock of.
@@ -90,7 +90,7 @@ class PlannedCell:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRecord:
-    """What was planned, as far as reading a table or a status needs it.
+    """The part of the plan that reading a table or a status needs.
 
     Attributes:
         figure: What is drawn in addition to the table (`suites.declaration.FIGURES`).
@@ -124,9 +124,7 @@ class PlanRecord:
     def merged(self, newer: PlanRecord) -> PlanRecord:
         """This plan and a newer one of the same run; a cell that was planned again replaces its predecessor."""
 
-        def place(cell: PlannedCell) -> tuple[str, str, str, int]:
-            return cell.method, cell.family, cell.target, cell.seed
-
+        place = attrgetter("method", "family", "target", "seed")
         cells = {place(cell): cell for cell in self.cells}
         for cell in newer.cells:
             earlier = cells.get(place(cell))
@@ -165,33 +163,24 @@ def encode(record: RunRecord) -> bytes:
     return checksummed_json(dataclasses.asdict(record))
 
 
-def decode(data: bytes) -> RunRecord:
-    """The record in the content of a `record.json`. Raises ValueError if it is damaged or of another format."""
-    values = read_checksummed_json(data)
-    if values.get("format") != FORMAT:
-        raise ValueError(
-            f"it is of format {values.get('format')}, and this version of pudnet-bench reads 2 and {FORMAT}"
-        )
-    return _decoded(RunRecord, values, "the record")
+def decode(data: bytes, file: str = RECORD) -> RunRecord:
+    """The record in the content of a `file` of this name: `RECORD`, or `MANIFEST` (format 2).
 
-
-def decode_format_2(data: bytes) -> RunRecord:
-    """The record in the content of a `manifest.json`, with what format 2 did not record filled in where it is known.
-
-    Raises ValueError if it is damaged or of another format.
+    What format 2 did not record is filled in where it is known. Raises ValueError if the content is damaged or of
+    another format.
     """
     values = read_checksummed_json(data)
-    if values.get("format") != 2:
-        raise ValueError(
-            f"it is of format {values.get('format')}, and this version of pudnet-bench reads 2 and {FORMAT}"
-        )
+    if (found := values.get("format")) != (2 if file == MANIFEST else FORMAT):
+        raise ValueError(f"it is of format {found}, and this version of pudnet-bench reads 2 and {FORMAT}")
+    if found == FORMAT:
+        return _decoded(RunRecord, values, "the record")
     try:
-        return _from_format_2(values)
+        return _decoded(RunRecord, _from_format_2(values), "the manifest")
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"a field of format 2 is missing or damaged: {error}") from error
 
 
-def _from_format_2(values: Mapping[str, Any]) -> RunRecord:
+def _from_format_2(values: Mapping[str, Any]) -> dict[str, Any]:
     constants = json.loads((Path(__file__).parent / "format_2.json").read_text())
     plan = values["plan"]
     variants = [
@@ -212,7 +201,7 @@ def _from_format_2(values: Mapping[str, Any]) -> RunRecord:
     ]  # fmt: skip
     invocations[0]["load_start"] = values.get("load", [])
     invocations[-1]["ended"] = values.get("ended", "")
-    record = {
+    return {
         **{name: values[name] for name in ("suite", "profile", "device", "precision")},
         "format": FORMAT,
         "plan": {**plan, "variants": variants, "reference": constants["reference"]},
@@ -220,7 +209,6 @@ def _from_format_2(values: Mapping[str, Any]) -> RunRecord:
         "unrecorded_precision": values["precision"],
         "unrecorded_threads": values["threads"],
     }
-    return _decoded(RunRecord, record, "the manifest")
 
 
 def _decoded(kind: type[T], value: Any, where: str) -> T:

@@ -10,9 +10,7 @@ import numpy as np
 
 from pudnet_bench.results.analysis import costs, curves
 from pudnet_bench.results.analysis.comparison import PAIR
-from pudnet_bench.results.analysis.pareto import pareto_front
-from pudnet_bench.results.analysis.statistics import mean_ci
-from pudnet_bench.results.analysis.timing import of_one_thread_count
+from pudnet_bench.results.analysis.statistics import mean_ci, of_one_thread_count, pareto_front
 from pudnet_bench.results.rendering.charts import Level, Point, Series, chart
 from pudnet_bench.results.rendering.report.model import Plot, ReportedRun, labels_by_column, row_label
 from pudnet_bench.results.rendering.tables import TableCell, TableLayout, format_accuracy, format_seconds

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pudnet_bench.results.analysis.statistics import mean_ci
-from pudnet_bench.results.analysis.timing import of_one_thread_count
+from pudnet_bench.results.analysis.statistics import mean_ci, of_one_thread_count
 from pudnet_bench.results.rendering.report.model import Entry, Head, PageTable, Place, ReportedRun, words
 from pudnet_bench.results.rendering.tables import format_accuracy, format_seconds
 

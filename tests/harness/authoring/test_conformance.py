@@ -416,8 +416,8 @@ def test_what_cannot_be_checked_is_exit_code_2(arguments: list[str], said: str, 
 
 
 def test_a_file_that_fails_to_import_is_exit_code_2(command_line: CommandLine, tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text("import not_there\n")
-    done = command_line("check", "mine.py:Mine")
+    (tmp_path / "failing.py").write_text("import not_there\n")
+    done = command_line("check", "failing.py:Mine")
     assert done.exit_code == 2
     assert "fails to import: ModuleNotFoundError" in done.stderr
 

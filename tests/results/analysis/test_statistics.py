@@ -12,7 +12,9 @@ from pudnet_bench.results.analysis.statistics import (
     break_even_count,
     break_even_epoch,
     mean_ci,
+    of_one_thread_count,
     paired,
+    pareto_front,
 )
 
 FRACTIONS = st.integers(0, 600).map(lambda correct: correct / 600)
@@ -170,3 +172,33 @@ def test_break_even_count_is_the_smallest(meta: float, predict: float, scratch: 
     else:
         assert paid(count)
         assert count == 0 or not paid(count - 1)
+
+
+def test_pareto_front_by_hand() -> None:
+    points = [(3.0, 90.0), (1.0, 80.0), (2.0, 70.0), (2.5, 90.0), (9.0, 95.0), (1.0, 80.0), (1.0, 60.0), (9.0, 95.0)]
+    assert sorted(pareto_front(points)) == [1, 3, 4, 5, 7]
+    assert [points[place] for place in pareto_front(points)] == sorted(points[place] for place in (1, 3, 4, 5, 7))
+    assert pareto_front([]) == []
+
+
+PAIRS = st.lists(st.tuples(st.integers(0, 6).map(float), st.integers(0, 6).map(float)), max_size=12)
+
+
+@given(PAIRS)
+def test_pareto_front_is_what_nothing_beats(points: list[tuple[float, float]]) -> None:
+    def beats(a: tuple[float, float], b: tuple[float, float]) -> bool:
+        return a != b and a[0] <= b[0] and a[1] >= b[1]
+
+    expected = [place for place, point in enumerate(points) if not any(beats(other, point) for other in points)]
+    assert sorted(pareto_front(points)) == expected
+
+
+@pytest.mark.parametrize(
+    ("threads", "chosen"),
+    [([2, 2, 2], 2), ([2, 8, 2], 2), ([2, 8], 8), ([8, 2], 8), ([1, 2, 4, 4, 2], 4), ([0, 0, 2], 0), ([], 0)],
+)
+def test_the_most_frequent_count_and_of_equals_the_largest(threads: list[int], chosen: int) -> None:
+    rows = pd.DataFrame({"threads": pd.array(threads, dtype="int64"), "seconds": range(len(threads))})
+    timed, count = of_one_thread_count(rows)
+    assert count == chosen
+    assert timed["seconds"].tolist() == [place for place, each in enumerate(threads) if each == chosen]

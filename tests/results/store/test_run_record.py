@@ -16,13 +16,13 @@ from pudnet_bench.results.store.files import StoreError, checksummed_json, read_
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.results.store.run_record import (
     FORMAT,
+    MANIFEST,
     Invocation,
     PlannedCell,
     PlannedVariant,
     PlanRecord,
     RunRecord,
     decode,
-    decode_format_2,
     encode,
 )
 
@@ -144,11 +144,11 @@ def test_format_2_with_a_damaged_field_is_refused(older: Path) -> None:
     values = read_checksummed_json((older / "manifest.json").read_bytes())
     del values["threads"]
     with pytest.raises(ValueError, match="a field of format 2 is missing or damaged: 'threads'"):
-        decode_format_2(checksummed_json(values))
+        decode(checksummed_json(values), MANIFEST)
     with pytest.raises(ValueError, match="a field of format 2 is missing or damaged"):
-        decode_format_2(checksummed_json({**values, "threads": 2, "plan": []}))
+        decode(checksummed_json({**values, "threads": 2, "plan": []}), MANIFEST)
     with pytest.raises(ValueError, match="it is of format 1, and"):
-        decode_format_2(checksummed_json({**values, "format": 1}))
+        decode(checksummed_json({**values, "format": 1}), MANIFEST)
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.parent.name)
