@@ -13,6 +13,7 @@ A field that is added, renamed or changes its meaning raises `FORMAT`.
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import typing
@@ -181,7 +182,7 @@ def decode(data: bytes, file: str = RECORD) -> RunRecord:
 
 
 def _from_format_2(values: Mapping[str, Any]) -> dict[str, Any]:
-    constants = json.loads((Path(__file__).parent / "format_2.json").read_text())
+    constants = dict(csv.reader((Path(__file__).parent / "format_2.csv").read_text().splitlines()))
     plan = values["plan"]
     variants = [
         {
