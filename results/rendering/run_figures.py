@@ -64,7 +64,7 @@ def printed_points(run: Run) -> pd.DataFrame:
     if len(points):
         return points
     numbers = paper.load(suite)
-    of_row = {v.derived_from: v.figure_line for v in plan.variants if v.derived_from}
+    of_row = {v.parent: v.curve_label for v in plan.variants if v.parent}
     groups = dict(plan.paper_groups)
     numbers = numbers[numbers["row"].isin(list(of_row)) & numbers["column"].isin(list(groups))]
     return numbers.assign(curve=numbers["row"].map(of_row), x=numbers["column"].map(groups))

@@ -28,7 +28,7 @@ def layouts(run: Run) -> list[TableLayout]:
                     snapshot,
                     label if several else variant.label,
                     variant.label if several else "",
-                    variant.derived_from + epochs if variant.derived_from and not variant.figure_x else "",
+                    variant.parent + epochs if variant.parent and not variant.curve_x else "",
                 )
             )
     return [TableLayout(run.record.suite, plan.title, tuple(rows), plan.families, target) for target in plan.targets]
