@@ -132,10 +132,7 @@ def _losses(run: Run) -> dict[str, bytes]:
     if found is None:
         return {}
     numbers = found.drop(columns=["family_label", "target_label"])
-    return {
-        ".csv": numbers.to_csv(index=False).encode(),
-        **_pictures(partial(figures.draw_losses, of_one_seed(found))),
-    }
+    return {".csv": numbers.to_csv(index=False).encode(), **_pictures(partial(figures.draw_losses, of_one_seed(found)))}
 
 
 def _correlations(run: Run) -> dict[str, bytes]:

@@ -45,7 +45,8 @@ def table_records(run: Run, with_paper: bool) -> list[dict[str, str | int | floa
     """The run's tables for programs: a record for each cell (`tables.records`)."""
     frame = run.planned_frame()
     numbers = paper.load(run.record.suite) if with_paper else None
-    return [record for layout in layouts(run) for record in records(frame, layout, numbers)]
+    tables = [(summarise(frame, layout, ranked=False), layout) for layout in layouts(run)]
+    return [record for cells, layout in tables for record in records(cells, layout, numbers)]
 
 
 def compare_runs(a: Run, b: Run, format: Format) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from pudnet_bench.results.rendering.tables import TableCell, TableLayout, TableRow, column_labels
+from pudnet_bench.results.rendering.tables import TableLayout, TableRow
 from pudnet_bench.results.store.run_record import RunRecord
 
 if TYPE_CHECKING:
@@ -139,11 +139,6 @@ class Section:
     facts: tuple[tuple[str, str], ...]
     invocations: PageTable
     cells: PageTable
-
-
-def labels_by_column(cells: Sequence[TableCell], layout: TableLayout) -> dict[str, str]:
-    """The label of each family, in the order of the columns."""
-    return dict(zip(dict.fromkeys(cell.column for cell in cells), column_labels(cells, layout), strict=True))
 
 
 def row_label(row: TableRow) -> str:

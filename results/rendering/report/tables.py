@@ -8,46 +8,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pudnet_bench.results.analysis import costs
+from pudnet_bench.results.rendering import tables
 from pudnet_bench.results.rendering.cost_tables import COSTS
-from pudnet_bench.results.rendering.report.model import (
-    Entry,
-    Head,
-    PageTable,
-    Place,
-    ReportedRun,
-    labels_by_column,
-    row_label,
-    words,
-)
-from pudnet_bench.results.rendering.tables import (
-    BOLD,
-    MIXED_THREADS,
-    UNDERLINED,
-    TableCell,
-    TableLayout,
-    TableRow,
-    format_accuracy,
-    format_seconds,
-)
+from pudnet_bench.results.rendering.report.model import Entry, Head, PageTable, Place, ReportedRun, row_label, words
+from pudnet_bench.results.rendering.tables import TableCell, TableLayout, TableRow, format_accuracy, format_seconds
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 def result_table(
-    number: int,
-    run: ReportedRun,
-    layout: TableLayout,
-    cells: Sequence[TableCell],
-    keys: Mapping[Place, str],
+    number: int, run: ReportedRun, layout: TableLayout, cells: Sequence[TableCell], keys: Mapping[Place, str],
     numbers: dict[str, Any],
-) -> PageTable:
+) -> PageTable:  # fmt: skip
     """The table of one target and device, with the paper's numbers; adds the facts behind those to `numbers`."""
-    printed = {
-        (row["row"], row["column"]): row
-        for row in run.printed[run.printed["target"] == layout.target].to_dict("records")
-    }
-    labels = labels_by_column(cells, layout)
+    printed = tables.printed_numbers(run.printed, layout.target)
+    labels = tables.column_labels({cell.column for cell in cells}, layout)
     with_paper = {column for column in labels if any((cell.row.in_paper, column) in printed for cell in cells)}
     heads = [Head("Method", numeric=False)]
     for column, over in labels.items():
@@ -60,13 +36,10 @@ def result_table(
         line = rows.setdefault(cell.row, [words(row_label(cell.row))])
         if cell.n:
             accuracy = format_accuracy(cell.accuracy_mean, cell.accuracy_ci, "±")
-            groups = f"{cell.n}" if cell.finished else f"{cell.n} (not finished)"
             seconds = format_seconds(cell.seconds_mean) + (f" (t={cell.threads})" if cell.mixed_threads else "")
-            line += [
-                Entry(accuracy, cell.accuracy_mean, key, opens=True, rank=cell.rank),
-                Entry(seconds, cell.seconds_mean, key),
-                Entry(groups, cell.n, key),
-            ]
+            line.append(Entry(accuracy, cell.accuracy_mean, key, opens=True, rank=cell.rank))
+            line.append(Entry(seconds, cell.seconds_mean, key))
+            line.append(Entry(f"{cell.n}" if cell.finished else f"{cell.n} (not finished)", cell.n, key))
         else:
             line += [Entry("—", None)] * 3
         if cell.column in with_paper:
@@ -79,15 +52,11 @@ def _paper_entries(
 ) -> list[Entry]:
     if printed is None:
         return [Entry("—", None, paper=True)] * 2
-    key = f"p{number}-{len(numbers)}"
+    key, seconds = f"p{number}-{len(numbers)}", printed["seconds"]
     accuracy = format_accuracy(printed["value"], printed["ci"], "±")
-    facts = [
-        ("source", f"the paper's {printed['table']}, as printed"),
-        ("row, as printed", printed["printed"]),
-        *([("note", printed["note"])] if printed["note"] else []),
-    ]
+    facts = [("source", f"the paper's {printed['table']}, as printed"), ("row, as printed", printed["printed"])]
+    facts += [("note", printed["note"])] if printed["note"] else []
     numbers[key] = {"run": None, "title": "The paper's number", "facts": facts}
-    seconds = printed["seconds"]
     return [
         Entry(accuracy, printed["value"], key, opens=True, paper=True),
         # The paper prints every number with two decimals.
@@ -98,16 +67,14 @@ def _paper_entries(
 def _note(cells: Sequence[TableCell]) -> str:
     if not any(cell.n for cell in cells):
         return "Nothing is measured yet."
-    note = (
-        "Mean ± 95% interval over n groups; time in seconds until a classifier is ready for one group, on "
-        f"{cells[0].device}."
-    )
+    note = "Mean ± 95% interval over n groups; time in seconds until a classifier is ready for one group"
+    note += f", on {cells[0].device}."
     if any(cell.mixed_threads for cell in cells):
-        note += f" {MIXED_THREADS}"
+        note += f" {tables.MIXED_THREADS}"
     if sum(cell.n > 0 for cell in cells) > 1:
-        note += BOLD
+        note += tables.BOLD
     if any(cell.rank == "second" for cell in cells):
-        note += UNDERLINED
+        note += tables.UNDERLINED
     return f"{note} Choose a number to see where it comes from."
 
 
@@ -127,9 +94,8 @@ class _Setting:
         names: dict[str, list[str]] = {"Family": [], "Target": [], "Device": []}
         methods = []
         for row in table.to_dict("records"):
-            method, snapshot = row["method"], row["snapshot"]
-            name = run.row_name(method, snapshot)
-            key = keys.get((row["device"], row["target"], method, snapshot, row["family"]), "")
+            name = run.row_name(row["method"], row["snapshot"])
+            key = keys.get((row["device"], row["target"], row["method"], row["snapshot"], row["family"]), "")
             methods.append(Entry(name, name, key, opens=bool(key)))
             names["Family"].append(run.family_label(row["family"]))
             names["Target"].append(run.target_label(row["target"]))
@@ -159,8 +125,7 @@ def cost_table(run: ReportedRun, keys: Mapping[Place, str]) -> PageTable:
             else Entry(cost.text(row[name]), float(row[name]), key)
             for name, cost in known.items()
         ]
-        mark = f" ({row['n_timed']} with {row['threads']} threads)" if row["n_timed"] < row["n"] else ""
-        rows.append((*where, *line, Entry(f"{row['n']}{mark}", row["n"], key)))
+        rows.append((*where, *line, _groups(row, key)))
     heads = (*(Head(cost.unit or cost.name, cost.name if cost.unit else "") for cost in known.values()), Head("n"))
     note = (
         "Means over the n groups, of a fit until a classifier is ready; meta-training: mean over seeds; evaluation: all test "
@@ -192,25 +157,15 @@ def break_even_table(run: ReportedRun, keys: Mapping[Place, str]) -> PageTable |
     setting = _Setting.of(run, table, keys)
     rows = []
     for where, row in zip(setting.rows, table.to_dict("records"), strict=True):
-        epoch, count = row["break_even_epoch"], row["break_even_count"]
-        never = math.isnan(epoch), not isinstance(count, int)
-        unknown = math.isnan(row["fit_seconds"])
-        mark = f" ({row['n_timed']} with {row['threads']} threads)" if row["n_timed"] < row["n"] else ""
-        key = where[0].key
-        rows.append(
-            (
-                *where,
-                Entry("never" if never[0] else f"{epoch:.3g}", None if never[0] else epoch, key),
-                Entry(
-                    "—" if unknown else "never" if never[1] else f"{count:,}", None if never[1] else float(count), key
-                ),
-                Entry(f"{100 * row['accuracy']:.2f}", row["accuracy"], key),
-                Entry(f"{100 * row['reference_accuracy']:.2f}", row["reference_accuracy"], key),
-                _seconds(row["fit_seconds"], "—", key),
-                _seconds(row["reference_fit_seconds"], "—", key),
-                Entry(f"{row['n']}{mark}", row["n"], key),
-            )
-        )
+        epoch, count, key = row["break_even_epoch"], row["break_even_count"], where[0].key
+        never = "—" if math.isnan(row["fit_seconds"]) else "never"
+        line = [
+            Entry("never", None, key) if math.isnan(epoch) else Entry(f"{epoch:.3g}", epoch, key),
+            Entry(f"{count:,}", float(count), key) if isinstance(count, int) else Entry(never, None, key),
+            *(Entry(f"{100 * row[name]:.2f}", row[name], key) for name in ("accuracy", "reference_accuracy")),
+            *(_seconds(row[name], key) for name in ("fit_seconds", "reference_fit_seconds")),
+        ]
+        rows.append((*where, *line, _groups(row, key)))
     heads = (
         Head("break-even epoch"), Head("break-even datasets"), Head("ACC (%)"), Head(f"{label} ACC (%)"), Head("fit (s)"),
         Head(f"{label} fit (s)"), Head("n"),
@@ -225,5 +180,10 @@ def break_even_table(run: ReportedRun, keys: Mapping[Place, str]) -> PageTable |
     return PageTable(f"Break-even with {label}", setting.note(note), (*setting.heads, *heads), tuple(rows))
 
 
-def _seconds(value: float, otherwise: str, key: str) -> Entry:
-    return Entry(otherwise, None, key) if math.isnan(value) else Entry(format_seconds(value), value, key)
+def _seconds(value: float, key: str) -> Entry:
+    return Entry("—", None, key) if math.isnan(value) else Entry(format_seconds(value), value, key)
+
+
+def _groups(row: Mapping[Any, Any], key: str) -> Entry:
+    mark = f" ({row['n_timed']} with {row['threads']} threads)" if row["n_timed"] < row["n"] else ""
+    return Entry(f"{row['n']}{mark}", row["n"], key)
