@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from pudnet_bench.results.analysis.costs import METHOD_COSTS, TIMED
-from pudnet_bench.results.rendering.escaping import escape_markdown
+from pudnet_bench.results.rendering.escaping import escape_markdown, markdown_table
 from pudnet_bench.results.rendering.tables import format_seconds
 
 
@@ -84,4 +84,4 @@ def markdown_text(table: pd.DataFrame) -> str:
     lines = [[costs[name].heading if name in costs else name for name in names], ["---"] * len(names)]
     lines += [[shown(name, row) for name in names] for row in table.to_dict("records")]
     mixed = "n_timed" in table and bool((table["n_timed"] < table["n"]).any())
-    return (f"{MIXED_THREADS}\n\n" if mixed else "") + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return (f"{MIXED_THREADS}\n\n" if mixed else "") + markdown_table(lines)

@@ -121,7 +121,7 @@ def panels_figure(
         drawn = [pair in pairs for pair in zip(printed["column"], printed["target"], strict=True)]
         printed = printed[drawn].dropna(subset=["x", "value"])
     names = list(dict.fromkeys([*points["curve"], *([] if printed is None else printed["curve"])]))
-    styles: dict[str, Any] = {name: STYLES[number % len(STYLES)] for number, name in enumerate(names)}
+    styles: dict[Any, Any] = {name: STYLES[number % len(STYLES)] for number, name in enumerate(names)}
 
     figure, panels = _grid(points, x_label, "accuracy on unseen classes (%)")
     columns = points["family"].nunique()

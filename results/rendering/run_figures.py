@@ -16,6 +16,7 @@ from pudnet_bench.results import paper
 from pudnet_bench.results.analysis import correlation, curves
 from pudnet_bench.results.rendering import figures
 from pudnet_bench.results.rendering.correlation_figure import correlation_figure
+from pudnet_bench.results.rendering.tables import TARGET_LABELS
 from pudnet_bench.results.store.files import write_atomically
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.results.store.run_record import PlanRecord
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 AXES = {"groups": "groups seen in meta-training", "eta": r"share of the sketch in the initial residual, $\eta$"}
-TARGET_LABELS = {"convnet3": "ConvNet-3", "resnet18": "ResNet-18", "resnet34": "ResNet-34"}
 PAIRS = 10  # canonical pairs shown, where there are enough groups for so many
 SHUFFLES = 200  # of the control of Figure 1
 FEWEST_GROUPS = 15  # for a canonical correlation: five folds of three

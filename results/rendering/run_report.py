@@ -11,7 +11,7 @@ import pandas as pd
 from pudnet_bench.results import paper
 from pudnet_bench.results.rendering.report.model import LearningCurve, ReportedRun
 from pudnet_bench.results.rendering.report.page import page
-from pudnet_bench.results.rendering.run_figures import AXES, TARGET_LABELS, correlations, losses, printed_points
+from pudnet_bench.results.rendering.run_figures import AXES, correlations, losses, printed_points
 from pudnet_bench.results.rendering.run_tables import layouts
 from pudnet_bench.results.store.files import StoreError, write_atomically
 from pudnet_bench.results.store.run import Run
@@ -44,7 +44,6 @@ def reported(run: Run) -> ReportedRun:
         frame=run.planned_frame(),
         layouts=layouts(run),
         printed=paper.load(run.record.suite),
-        target_labels=TARGET_LABELS,
         curve=learning_curve(run),
         losses=losses(run) if figure == "losses" else None,
         correlations=_correlations(run) if figure == "correlation" else {},

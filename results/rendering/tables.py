@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pudnet_bench.results.analysis.comparison import Rank, ranks
 from pudnet_bench.results.analysis.statistics import mean_ci
 from pudnet_bench.results.analysis.timing import of_one_thread_count
-from pudnet_bench.results.rendering.escaping import Format, escape_latex, escape_markdown
+from pudnet_bench.results.rendering.escaping import Format, escape_latex, escape_markdown, markdown_table
 from pudnet_bench.results.rendering.latex import table_environment
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ class TableCell:
         return self.n_timed < self.n
 
 
+TARGET_LABELS = {"convnet3": "ConvNet-3", "resnet18": "ResNet-18", "resnet34": "ResNet-34"}
 BOLD = " Bold: the best of a column, and what is not told apart from it (Wilcoxon on the same groups, Holm, 5%)."
 UNDERLINED = " Underlined: the best of the rest."
 MIXED_THREADS = "A time with a t is over the groups that were measured with t threads; others had another thread count."
@@ -304,12 +305,10 @@ def _latex(cells: list[TableCell], layout: TableLayout, printed: Printed | None,
         if row.group_label != previous:  # rows without a block share one between rules
             lines.append(r"\midrule")
         previous = row.group_label
-        if not grouped:
-            front = [escape_latex(row.label)]
-        elif row.group_label:
-            front = [escape_latex(group_label), escape_latex(row.label)]
-        else:
+        if grouped and not row.group_label:
             front = [_spanned(2, "@{}l", row.label)]
+        else:
+            front = [escape_latex(label) for label in (group_label, row.label)[-lead:]]
         values = [(accuracy(cell), format_seconds(cell.seconds_mean) if cell.n else "--") for cell in row_cells]
         lines.append(line(front, [text for pair in values for text in pair]))
         # Not in separate columns as in Markdown: three families would no longer fit on a page.
@@ -356,19 +355,11 @@ def _markdown(cells: list[TableCell], layout: TableLayout, printed: Printed | No
     marks = ["A cell with an n is over n groups, or not finished."] if partial else []
     marks += [MIXED_THREADS] if any(cell.mixed_threads for cell in cells) else []
     title, note = _caption(cells, layout, " ".join(marks))
-    lines = [f"**{escape_markdown(title)}** {escape_markdown(note)}", "", _pipes(head)]
-    lines.append(_pipes([":--"] * lead + ["--:"] * (len(head) - lead)))
+    lines = [head, [":--"] * lead + ["--:"] * (len(head) - lead)]
     for row, group_label, row_cells in _grid(cells):
-        first = group_label if row.group_label else row.label
-        front = [escape_markdown(first)]
-        if grouped:
-            front.append(escape_markdown(row.label) if row.group_label else "")
-        lines.append(_pipes(front + [text for cell in row_cells for text in values(cell)]))
-    return "\n".join(lines) + "\n"
-
-
-def _pipes(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+        front = [group_label, row.label] if row.group_label else [row.label, ""][:lead]
+        lines.append([*map(escape_markdown, front), *(text for cell in row_cells for text in values(cell))])
+    return f"**{escape_markdown(title)}** {escape_markdown(note)}\n\n{markdown_table(lines)}"
 
 
 def _slug(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from pudnet_bench.results.rendering.tables import TableLayout, TableRow
+from pudnet_bench.results.rendering.tables import TARGET_LABELS, TableLayout, TableRow
 from pudnet_bench.results.store.run_record import RunRecord
 
 if TYPE_CHECKING:
@@ -40,8 +40,7 @@ class ReportedRun:
         frame: `Run.frame()` of its plan's cells.
         layouts: A table for each target.
         printed: `results.paper.load` of its suite, empty if the paper has no numbers.
-        target_labels: Names of the targets.
-        losses: Those of meta-training, as `figures.draw_losses` takes them, if the suite draws them.
+        losses: Those of meta-training, as `figures.losses_figure` takes them, if the suite draws them.
         correlations: `correlation.correlation_table` by label, if the suite draws them.
     """
 
@@ -50,7 +49,6 @@ class ReportedRun:
     frame: pd.DataFrame
     layouts: Sequence[TableLayout]
     printed: pd.DataFrame
-    target_labels: Mapping[str, str] = field(default_factory=dict)
     curve: LearningCurve | None = None
     losses: pd.DataFrame | None = None
     correlations: Mapping[str, pd.DataFrame] = field(default_factory=dict)
@@ -64,7 +62,7 @@ class ReportedRun:
         return self.record.plan.family_labels.get(family, family)
 
     def target_label(self, target: str) -> str:
-        return self.target_labels.get(target, target)
+        return TARGET_LABELS.get(target, target)
 
 
 @dataclass(frozen=True)

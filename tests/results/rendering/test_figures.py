@@ -181,7 +181,7 @@ def test_log_axis_is_labelled_without_small_exponents() -> None:
     assert figure.axes[0].get_xscale() == "log"
 
 
-def test_differing_numbers_of_groups_are_told() -> None:
+def test_differing_numbers_of_groups_are_shown() -> None:
     points = points_of(["fashion"], ["convnet3"], ["A"])
     points.loc[0, "n"] = 80
     assert panels(points).axes[0].get_title() == "Fashion-set, ConvNet-3 (n = 80 to 100)"
