@@ -132,8 +132,7 @@ class Section:
     figure_title: str
     figure: tuple[Plot, ...]
     figure_tables: tuple[PageTable, ...]
-    break_evens: PageTable | None
-    costs: PageTable | None
+    costs: tuple[PageTable, ...]
     facts: tuple[tuple[str, str], ...]
     invocations: PageTable
     cells: PageTable

@@ -59,12 +59,10 @@ def _plain(value: Any) -> Any:
 
 
 def _section(number: int, run: ReportedRun, data: dict[str, Any]) -> Section:
-    record = run.record
-    facts = run_facts(run)
+    record, facts = run.record, run_facts(run)
     data["runs"].append({"name": run.name, "facts": facts})
     keys = number_facts(number, run, data["numbers"])
     panels = tuple(panel for layout in run.layouts for panel in _panels(number, run, layout, keys, data))
-    measured = len(run.frame) > 0
     return Section(
         id=f"run-{number + 1}",
         title=record.plan.title.strip().rstrip("."),
@@ -74,8 +72,7 @@ def _section(number: int, run: ReportedRun, data: dict[str, Any]) -> Section:
         figure_title=_figure_title(run),
         figure=(*learning_plots(run), *loss_plots(run), *correlation_plots(run)),
         figure_tables=(*loss_tables(run), *correlation_tables(run)),
-        break_evens=break_even_table(run, keys) if measured else None,
-        costs=cost_table(run, keys) if measured else None,
+        costs=tuple(filter(None, (break_even_table(run, keys), cost_table(run, keys)))) if len(run.frame) else (),
         facts=tuple(facts),
         invocations=invocation_table(run),
         cells=cell_table(run),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pudnet_bench.results.analysis import costs
@@ -78,55 +77,46 @@ def _note(cells: Sequence[TableCell]) -> str:
     return f"{note} Choose a number to see where it comes from."
 
 
-@dataclass(frozen=True)
-class _Setting:
-    """The leading columns of a table of costs: the method, and of family, target and device those that differ.
+def _table(
+    name: str, run: ReportedRun, table: pd.DataFrame, keys: Mapping[Place, str], heads: Iterable[Head],
+    entries: Callable[[dict[Any, Any], str], list[Entry]], note: str,
+) -> PageTable:  # fmt: skip
+    """A page's table of a frame of `analysis.costs`: `entries` gives the fields of a row with a key of provenance.
 
-    `common` are the names that all rows share, for the note below the table.
+    Before them are the method, and of family, target and device those that differ; the note has the others, and says so if
+    times are over fewer than the n groups.
     """
-
-    heads: tuple[Head, ...]
-    rows: tuple[tuple[Entry, ...], ...]
-    common: str
-
-    @classmethod
-    def of(cls, run: ReportedRun, table: pd.DataFrame, keys: Mapping[Place, str]) -> _Setting:
-        names: dict[str, list[str]] = {"Family": [], "Target": [], "Device": []}
-        methods = []
-        for row in table.to_dict("records"):
-            name = run.row_name(row["method"], row["snapshot"])
-            key = keys.get((row["device"], row["target"], row["method"], row["snapshot"], row["family"]), "")
-            methods.append(Entry(name, name, key, opens=bool(key)))
-            names["Family"].append(run.family_label(row["family"]))
-            names["Target"].append(run.target_label(row["target"]))
-            names["Device"].append(row["device"])
-        differing = [name for name, values in names.items() if len(set(values)) > 1]
-        return cls(
-            tuple(Head(name, numeric=False) for name in ("Method", *differing)),
-            tuple((method, *(words(names[name][place]) for name in differing)) for place, method in enumerate(methods)),
-            ", ".join(values[0] for name, values in names.items() if name not in differing),
-        )
-
-    def note(self, text: str) -> str:
-        return f"{self.common}. {text}" if self.common else text
+    rows = table.to_dict("records")
+    names: dict[str, Callable[[str], str]] = {"Family": run.family_label, "Target": run.target_label, "Device": str}
+    differing = [name for name in names if table[name.lower()].nunique() > 1]
+    lines = []
+    for row in rows:
+        label = run.row_name(row["method"], row["snapshot"])
+        key = keys.get((row["device"], row["target"], row["method"], row["snapshot"], row["family"]), "")
+        mark = f" ({row['n_timed']} with {row['threads']} threads)" if row["n_timed"] < row["n"] else ""
+        groups = Entry(f"{row['n']}{mark}", row["n"], key)
+        where = (words(names[name](row[name.lower()])) for name in differing)
+        lines.append((Entry(label, label, key, opens=bool(key)), *where, *entries(row, key), groups))
+    common = ", ".join(names[name](rows[0][name.lower()]) for name in names if name not in differing)
+    if (table["n_timed"] < table["n"]).any():
+        note += " Times are over the groups of one thread count, where n says that there were several."
+    settings = (Head(name, numeric=False) for name in ("Method", *differing))
+    return PageTable(name, f"{common}. {note}" if common else note, (*settings, *heads, Head("n")), tuple(lines))
 
 
 def cost_table(run: ReportedRun, keys: Mapping[Place, str]) -> PageTable:
     """What each method and snapshot costs: the columns of which something is known."""
     table = costs.method_costs(run.frame)
-    setting = _Setting.of(run, table, keys)
     known = {name: cost for name, cost in COSTS.items() if table[name].notna().any()}
-    rows = []
-    for where, row in zip(setting.rows, table.to_dict("records"), strict=True):
-        key = where[0].key
-        line = [
+
+    def entries(row: dict[Any, Any], key: str) -> list[Entry]:
+        return [
             Entry("none" if name == "meta_train_seconds" else "—", None, key)
             if math.isnan(row[name])
             else Entry(cost.text(row[name]), float(row[name]), key)
             for name, cost in known.items()
         ]
-        rows.append((*where, *line, _groups(row, key)))
-    heads = (*(Head(cost.unit or cost.name, cost.name if cost.unit else "") for cost in known.values()), Head("n"))
+
     note = (
         "Means over the n groups, of a fit until a classifier is ready; meta-training: mean over seeds; evaluation: all test "
         "images; peak memory: the largest of any group; parameters: learned before any unseen group."
@@ -135,15 +125,13 @@ def cost_table(run: ReportedRun, keys: Mapping[Place, str]) -> PageTable:
         note += " FLOPs: products of matrices and convolutions, by torch's counter."
     if "energy_joules" in known:
         note += " Energy: all that the device used meanwhile, other work and idling included."
-    if (table["n_timed"] < table["n"]).any():
-        note += f" {_MIXED_THREADS}"
-    unknown = [cost.heading for name, cost in COSTS.items() if name not in known and name in _MEASURED_WHERE_POSSIBLE]
+    unknown = [COSTS[name].heading for name in _MEASURED_WHERE_POSSIBLE if name not in known]
     if unknown:
         note += f" Not known of this run: {', '.join(unknown)}."
-    return PageTable("Costs", setting.note(note), (*setting.heads, *heads), tuple(rows))
+    heads = (Head(cost.unit or cost.name, cost.name if cost.unit else "") for cost in known.values())
+    return _table("Costs", run, table, keys, heads, entries, note)
 
 
-_MIXED_THREADS = "Times are over the groups of one thread count, where n says that there were several."
 _MEASURED_WHERE_POSSIBLE = ("parameters", "fit_flops", "test_flops", "energy_joules")
 
 
@@ -154,36 +142,24 @@ def break_even_table(run: ReportedRun, keys: Mapping[Place, str]) -> PageTable |
     if table.empty:
         return None
     label = run.record.plan.variant_labels.get(reference, reference)
-    setting = _Setting.of(run, table, keys)
-    rows = []
-    for where, row in zip(setting.rows, table.to_dict("records"), strict=True):
-        epoch, count, key = row["break_even_epoch"], row["break_even_count"], where[0].key
+    labels = ("break-even epoch", "break-even datasets", "ACC (%)", f"{label} ACC (%)", "fit (s)", f"{label} fit (s)")
+
+    def seconds(value: float, key: str) -> Entry:
+        return Entry("—", None, key) if math.isnan(value) else Entry(format_seconds(value), value, key)
+
+    def entries(row: dict[Any, Any], key: str) -> list[Entry]:
+        epoch, count = row["break_even_epoch"], row["break_even_count"]
         never = "—" if math.isnan(row["fit_seconds"]) else "never"
-        line = [
+        return [
             Entry("never", None, key) if math.isnan(epoch) else Entry(f"{epoch:.3g}", epoch, key),
             Entry(f"{count:,}", float(count), key) if isinstance(count, int) else Entry(never, None, key),
             *(Entry(f"{100 * row[name]:.2f}", row[name], key) for name in ("accuracy", "reference_accuracy")),
-            *(_seconds(row[name], key) for name in ("fit_seconds", "reference_fit_seconds")),
+            *(seconds(row[name], key) for name in ("fit_seconds", "reference_fit_seconds")),
         ]
-        rows.append((*where, *line, _groups(row, key)))
-    heads = (
-        Head("break-even epoch"), Head("break-even datasets"), Head("ACC (%)"), Head(f"{label} ACC (%)"), Head("fit (s)"),
-        Head(f"{label} fit (s)"), Head("n"),
-    )  # fmt: skip
+
     note = (
         f"Over the n groups that both measured. Epoch: where training from scratch becomes at least as accurate as {label}; "
         f"if it is the first measured one, that may be late. Datasets: after so many, {label}'s meta-training and "
         "predictions have taken no longer than fitting each of them."
     )
-    if (table["n_timed"] < table["n"]).any():
-        note += f" {_MIXED_THREADS}"
-    return PageTable(f"Break-even with {label}", setting.note(note), (*setting.heads, *heads), tuple(rows))
-
-
-def _seconds(value: float, key: str) -> Entry:
-    return Entry("—", None, key) if math.isnan(value) else Entry(format_seconds(value), value, key)
-
-
-def _groups(row: Mapping[Any, Any], key: str) -> Entry:
-    mark = f" ({row['n_timed']} with {row['threads']} threads)" if row["n_timed"] < row["n"] else ""
-    return Entry(f"{row['n']}{mark}", row["n"], key)
+    return _table(f"Break-even with {label}", run, table, keys, map(Head, labels), entries, note)
