@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -31,12 +32,9 @@ class Cost:
         return f"{self.name} ({self.unit})" if self.unit else self.name
 
 
-def _amount(of: float) -> Callable[[float], str]:
-    def text(value: float) -> str:
-        amount = value / of
-        return f"{amount:,.0f}" if amount >= 1000 else f"{float(f'{amount:.3g}'):.10g}"
-
-    return text
+def _amount(value: float, of: float) -> str:
+    amount = value / of
+    return f"{amount:,.0f}" if amount >= 1000 else f"{float(f'{amount:.3g}'):.10g}"
 
 
 COSTS = {
@@ -44,11 +42,11 @@ COSTS = {
     "fit_seconds": Cost("fit", "", duration),
     "evaluation_seconds": Cost("evaluation", "", duration),
     "data_seconds": Cost("data", "", duration),
-    "peak_memory_bytes": Cost("peak memory", "MB", _amount(1e6)),
-    "parameters": Cost("parameters", "million", _amount(1e6)),
-    "fit_flops": Cost("fit", "GFLOPs", _amount(1e9)),
-    "test_flops": Cost("test image", "MFLOPs", _amount(1e6)),
-    "energy_joules": Cost("energy", "J", _amount(1)),
+    "peak_memory_bytes": Cost("peak memory", "MB", partial(_amount, of=1e6)),
+    "parameters": Cost("parameters", "million", partial(_amount, of=1e6)),
+    "fit_flops": Cost("fit", "GFLOPs", partial(_amount, of=1e9)),
+    "test_flops": Cost("test image", "MFLOPs", partial(_amount, of=1e6)),
+    "energy_joules": Cost("energy", "J", partial(_amount, of=1)),
 }
 """How each of `analysis.costs.COSTS` is shown."""
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -60,7 +59,7 @@ def to_bytes(figure: Figure, format: str) -> bytes:
     return content.getvalue()
 
 
-def _grid(frame: pd.DataFrame, x_label: str, y_label: str) -> tuple[Figure, Iterator[tuple[Axes, pd.DataFrame, str]]]:
+def _grid(frame: pd.DataFrame, x_label: str, y_label: str) -> tuple[Figure, list[tuple[Axes, pd.DataFrame, str]]]:
     """A figure, and for each panel its axes, its rows of `frame` and its name "family, target"."""
     from matplotlib.figure import Figure
 
@@ -70,23 +69,19 @@ def _grid(frame: pd.DataFrame, x_label: str, y_label: str) -> tuple[Figure, Iter
     figure.supylabel(y_label, fontsize=NORMAL)
     grid = figure.subplots(len(targets), len(families), squeeze=False)
     lowest = frame["target"].map(targets.index).groupby(frame["family"].to_numpy()).max()
-
-    def panels() -> Iterator[tuple[Axes, pd.DataFrame, str]]:
-        for row, target in enumerate(targets):
-            for column, family in enumerate(families):
-                axes = grid[row, column]
-                shown = frame[(frame["target"] == target) & (frame["family"] == family)]
-                if shown.empty:
-                    axes.remove()
-                    continue
-                axes.tick_params(which="both", labelsize=SMALL)
-                axes.grid(alpha=0.3)
-                if row == lowest[family]:  # not once for the figure: that label and the legend would share one place
-                    axes.set_xlabel(wrapped(x_label, figure, len(families)), fontsize=NORMAL)
-                first = shown.iloc[0]
-                yield axes, shown, f"{first['family_label']}, {first['target_label']}"
-
-    return figure, panels()
+    panels = []
+    for (row, column), axes in np.ndenumerate(grid):
+        shown = frame[(frame["target"] == targets[row]) & (frame["family"] == families[column])]
+        if shown.empty:
+            axes.remove()
+            continue
+        axes.tick_params(which="both", labelsize=SMALL)
+        axes.grid(alpha=0.3)
+        if row == lowest[families[column]]:  # not once for the figure: that label and the legend would share one place
+            axes.set_xlabel(wrapped(x_label, figure, len(families)), fontsize=NORMAL)
+        first = shown.iloc[0]
+        panels.append((axes, shown, f"{first['family_label']}, {first['target_label']}"))
+    return figure, panels
 
 
 def wrapped(text: str, figure: Figure, columns: int) -> str:

@@ -33,14 +33,10 @@ FEWEST_GROUPS = 15  # for a canonical correlation: five folds of three
 def write_figures(run: Run, with_paper: bool) -> list[str]:
     """Draw the figure of the run's plan, if it has one, into `<run>/figures`, and return the names of its files."""
     kind = run.record.plan.figure
-    if kind == "correlation":
-        files = _correlations(run)
-    elif kind == "losses":
-        files = _losses(run)
-    elif kind:
-        files = _lines(run, AXES[kind], kind == "groups", with_paper)
+    if kind in ("correlation", "losses"):
+        files = _correlations(run) if kind == "correlation" else _losses(run)
     else:
-        files = {}
+        files = _lines(run, AXES[kind], kind == "groups", with_paper) if kind else {}
     for suffix, content in files.items():
         (run.folder / "figures").mkdir(exist_ok=True)
         write_atomically(run.folder / "figures" / f"{run.record.suite}{suffix}", content)
@@ -65,12 +61,10 @@ def _lines(run: Run, x_label: str, log_x: bool, with_paper: bool) -> dict[str, b
 def printed_points(run: Run) -> pd.DataFrame:
     """The paper's numbers at their place: those of the figure, or else a table's at the groups that the paper trains on."""
     plan, suite = run.record.plan, run.record.suite
-    points = paper.load_points(suite)
+    points, numbers = paper.load_points(suite), paper.load(suite)
     if len(points):
         return points
-    numbers = paper.load(suite)
-    of_row = {v.parent: v.curve_label for v in plan.variants if v.parent}
-    groups = dict(plan.paper_groups)
+    of_row, groups = {v.parent: v.curve_label for v in plan.variants if v.parent}, dict(plan.paper_groups)
     numbers = numbers[numbers["row"].isin(list(of_row)) & numbers["column"].isin(list(groups))]
     return numbers.assign(curve=numbers["row"].map(of_row), x=numbers["column"].map(groups))
 
@@ -95,9 +89,7 @@ def correlations(run: Run) -> dict[str, pd.DataFrame]:
     Computed once for the groups that are measured, and saved with the run if it is writable. Raises StoreError if the
     parameters that it is computed from are gone.
     """
-    tables = {}
-    labels = run.record.plan.family_labels
-    frame = run.planned_frame()
+    tables, labels, frame = {}, run.record.plan.family_labels, run.planned_frame()
     for cell in run.record.plan.cells:
         groups = sorted(frame.loc[frame["cell"] == cell.key, "group"].unique())
         if len(groups) < FEWEST_GROUPS:

@@ -6,7 +6,7 @@ from pudnet_bench.results import paper
 from pudnet_bench.results.analysis import comparison, costs
 from pudnet_bench.results.rendering import comparison_tables, cost_tables
 from pudnet_bench.results.rendering.escaping import Format
-from pudnet_bench.results.rendering.tables import TableLayout, TableRow, records, render, summarise, typeset
+from pudnet_bench.results.rendering.tables import Record, TableLayout, TableRow, records, render, summarise, typeset
 from pudnet_bench.results.store.files import StoreError, write_atomically
 from pudnet_bench.results.store.run import Run
 
@@ -33,7 +33,7 @@ def table_text(run: Run, format: Format, with_paper: bool) -> str:
     return "\n".join(render(frame, layout, format, numbers) for layout in layouts(run))
 
 
-def table_records(run: Run, with_paper: bool) -> list[dict[str, str | int | float | None]]:
+def table_records(run: Run, with_paper: bool) -> list[Record]:
     """The run's tables for programs: a record for each cell (`tables.records`)."""
     frame, numbers = run.planned_frame(), paper.load(run.record.suite) if with_paper else None
     tables = [(summarise(frame, layout, ranked=False), layout) for layout in layouts(run)]

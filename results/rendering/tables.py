@@ -95,6 +95,7 @@ CSV_COLUMNS = (
     "table", "row", "column", "target", "accuracy_mean", "accuracy_ci", "n", "seconds_mean", "seconds_median", "device",
     "threads", "paper_accuracy", "paper_ci", "paper_seconds",
 )  # fmt: skip
+Record = dict[str, str | int | float | None]
 Printed = Mapping[tuple[str, str], Mapping[Any, Any]]
 """Rows of the paper's numbers (`results.paper.load`) of one target, by row and column."""
 
@@ -135,9 +136,7 @@ def summarise(frame: pd.DataFrame, layout: TableLayout, *, ranked: bool = True) 
     ]
 
 
-def records(
-    cells: Sequence[TableCell], layout: TableLayout, paper: pd.DataFrame | None = None
-) -> list[dict[str, str | int | float | None]]:
+def records(cells: Sequence[TableCell], layout: TableLayout, paper: pd.DataFrame | None) -> list[Record]:
     """The table for programs: the values of each cell by `CSV_COLUMNS`, None for missing ones."""
     printed = {} if paper is None else printed_numbers(paper, layout.target)
     found = []

@@ -102,7 +102,7 @@ class PageTable:
 
 @dataclass(frozen=True)
 class Plot:
-    """A drawing with its title above and its note below."""
+    """A drawing, titled above and explained below."""
 
     title: str
     drawing: Markup
@@ -143,6 +143,6 @@ def row_label(row: TableRow) -> str:
     return ", ".join(filter(None, (row.group_label, row.label)))
 
 
-def words(text: object) -> Entry:
+def words(text: str) -> Entry:
     """A field of text without provenance."""
-    return Entry(str(text), str(text))
+    return Entry(text, text)

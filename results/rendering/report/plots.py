@@ -59,14 +59,10 @@ def effort_plots(
         front = pareto_front(pairs)
         points: dict[str, list[Point]] = {}
         for place, (cell, x) in enumerate(shown):
-            points.setdefault(cell.row.method, []).append(
-                Point(
-                    x.mean, cell.accuracy_mean, cell.accuracy_ci, x.half_width,
-                    f"{row_label(cell.row)}: {format_accuracy(cell.accuracy_mean, cell.accuracy_ci, '±')} % in "
-                    f"{effort.text(x.mean)} (n = {cell.n})",
-                    ringed=place in front,
-                )
-            )  # fmt: skip
+            accuracy = format_accuracy(cell.accuracy_mean, cell.accuracy_ci, "±")
+            text = f"{row_label(cell.row)}: {accuracy} % in {effort.text(x.mean)} (n = {cell.n})"
+            point = Point(x.mean, cell.accuracy_mean, cell.accuracy_ci, x.half_width, text, place in front)
+            points.setdefault(cell.row.method, []).append(point)
         series = [Series(names[method], tuple(p), styles[method]) for method, p in points.items()]
         title = f"Accuracy against {effort.name}, {label}"
         drawing = chart(title, series, effort.axis, ACCURACY, x_scale="log", front=[pairs[place] for place in front])
