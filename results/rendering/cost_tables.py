@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -14,39 +12,36 @@ from pudnet_bench.results.rendering.escaping import escape_markdown, markdown_ta
 from pudnet_bench.results.rendering.tables import format_seconds
 
 
-def duration(seconds: float) -> str:
-    """Three digits, in milliseconds below a second: "3.18 ms", "43.4 s"."""
-    return f"{format_seconds(1e3 * seconds)} ms" if seconds < 1 else f"{format_seconds(seconds)} s"
-
-
 @dataclass(frozen=True)
 class Cost:
-    """How a cost is shown: its name, the unit of its numbers ("" where each has its own), and how they are formatted."""
+    """How a cost is shown: its name, and numbers in units of `scale`; without a unit it is a duration (s or ms)."""
 
     name: str
-    unit: str
-    text: Callable[[float], str]
+    unit: str = ""
+    scale: float = 1.0
 
     @property
     def heading(self) -> str:
         return f"{self.name} ({self.unit})" if self.unit else self.name
 
-
-def _amount(value: float, of: float) -> str:
-    amount = value / of
-    return f"{amount:,.0f}" if amount >= 1000 else f"{float(f'{amount:.3g}'):.10g}"
+    def text(self, value: float) -> str:
+        """Three digits: "3.18 ms", "43.4 s", "0.0312"."""
+        if not self.unit:
+            return f"{format_seconds(1e3 * value)} ms" if value < 1 else f"{format_seconds(value)} s"
+        amount = value / self.scale
+        return f"{amount:,.0f}" if amount >= 1000 else f"{float(f'{amount:.3g}'):.10g}"
 
 
 COSTS = {
-    "meta_train_seconds": Cost("meta-training", "", duration),
-    "fit_seconds": Cost("fit", "", duration),
-    "evaluation_seconds": Cost("evaluation", "", duration),
-    "data_seconds": Cost("data", "", duration),
-    "peak_memory_bytes": Cost("peak memory", "MB", partial(_amount, of=1e6)),
-    "parameters": Cost("parameters", "million", partial(_amount, of=1e6)),
-    "fit_flops": Cost("fit", "GFLOPs", partial(_amount, of=1e9)),
-    "test_flops": Cost("test image", "MFLOPs", partial(_amount, of=1e6)),
-    "energy_joules": Cost("energy", "J", partial(_amount, of=1)),
+    "meta_train_seconds": Cost("meta-training"),
+    "fit_seconds": Cost("fit"),
+    "evaluation_seconds": Cost("evaluation"),
+    "data_seconds": Cost("data"),
+    "peak_memory_bytes": Cost("peak memory", "MB", 1e6),
+    "parameters": Cost("parameters", "million", 1e6),
+    "fit_flops": Cost("fit", "GFLOPs", 1e9),
+    "test_flops": Cost("test image", "MFLOPs", 1e6),
+    "energy_joules": Cost("energy", "J"),
 }
 """How each of `analysis.costs.COSTS` is shown."""
 

@@ -22,9 +22,7 @@ PLAIN_AXES = {**AXES, "eta": "share of the sketch in the initial residual, η"} 
 def write_report(runs: Sequence[Run], out: Path | None) -> Path:
     """Write the page of `runs` to `out`, or to `report.html` in the first run's folder, and return the file.
 
-    Raises:
-        StoreError: `out` is a folder.
-        OSError: It cannot be written.
+    Raises StoreError if `out` is a folder, and OSError if it cannot be written.
     """
     path = out if out is not None else runs[0].folder / "report.html"
     if path.is_dir():

@@ -1,8 +1,7 @@
 """Tables of measured rows in LaTeX, Markdown or CSV, optionally with the paper's numbers.
 
 Accuracy is in percent (mean and 95% t interval over groups, pooled over seeds), time in seconds of fitting one group.
-Times of different devices never share a column: each device has its own table. Times of different thread counts never enter
-one mean: see `analysis.timing`.
+Each device has its own table, and times of different thread counts never enter one mean (`analysis.timing`).
 """
 
 from __future__ import annotations

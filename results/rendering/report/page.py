@@ -64,19 +64,14 @@ def _section(number: int, run: ReportedRun, data: dict[str, Any]) -> Section:
     keys = number_facts(number, run, data["numbers"])
     panels = tuple(panel for layout in run.layouts for panel in _panels(number, run, layout, keys, data))
     return Section(
-        id=f"run-{number + 1}",
-        title=record.plan.title.strip().rstrip("."),
-        name=run.name,
+        id=f"run-{number + 1}", title=record.plan.title.strip().rstrip("."), name=run.name,
         summary=", ".join(filter(None, (record.suite, record.profile, record.device))),
-        panels=panels,
-        figure_title=_figure_title(run),
+        panels=panels, figure_title=_figure_title(run),
         figure=(*learning_plots(run), *loss_plots(run), *correlation_plots(run)),
         figure_tables=(*loss_tables(run), *correlation_tables(run)),
         costs=tuple(filter(None, (break_even_table(run, keys), cost_table(run, keys)))) if len(run.frame) else (),
-        facts=tuple(facts),
-        invocations=invocation_table(run),
-        cells=cell_table(run),
-    )
+        facts=tuple(facts), invocations=invocation_table(run), cells=cell_table(run),
+    )  # fmt: skip
 
 
 def _panels(
