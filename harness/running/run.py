@@ -113,8 +113,8 @@ def plan_record(plan: Plan) -> PlanRecord:
         families=tuple((family.name, family.label) for family in plan.families),
         variants=tuple(
             PlannedVariant(
-                name=v.name, label=v.label, snapshots=v.snapshots, figure_line=v.curve_label, figure_x=v.curve_x,
-                derived_from=v.parent,
+                name=v.name, label=v.label, snapshots=v.snapshots, curve_label=v.curve_label, curve_x=v.curve_x,
+                parent=v.parent,
             )
             for v in plan.variants
         ),

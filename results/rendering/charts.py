@@ -95,25 +95,17 @@ def chart(
     heights = [value for p in points for value in _reach(p.y, p.y_half)]
     heights += [value for level in levels for value in _reach(level.y, level.half)]
     low, high = y_range or (0.0, 100.0)
-    y_axis = _Axis.of(
-        y_range or [min(max(height, low), high) for height in heights],
-        HEIGHT - BOTTOM,
-        TOP,
-        "linear",
-        bounds=(low, high),
-    )
+    shown = y_range or [min(max(height, low), high) for height in heights]
+    y_axis = _Axis.of(shown, HEIGHT - BOTTOM, TOP, "linear", bounds=(low, high))
     parts = [_frame(x_axis, y_axis, x_label, y_label, (low, high))]
     parts += [_band(one, x_axis, y_axis) for one in series if one.band]
     parts += [_level(level, y_axis) for level in levels]
-    if front:
-        parts.append(_steps(front, x_axis, y_axis))
+    parts += [_steps(front, x_axis, y_axis)] if front else []
     parts += [_series(one, x_axis, y_axis) for one in series]
-    drawing = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
-        WIDTH, HEIGHT, one_line(name), Markup().join(parts)
-    )
-    return Markup('<div class="scroll" tabindex="0" role="group" aria-label="{}">{}</div>{}').format(
-        one_line(name), drawing, _legend(series, levels, bool(front))
-    )
+    return Markup(
+        '<div class="scroll" tabindex="0" role="group" aria-label="{name}">'
+        '<svg viewBox="0 0 {} {}" role="img" aria-label="{name}">{}</svg></div>{}'
+    ).format(WIDTH, HEIGHT, Markup().join(parts), _legend(series, levels, bool(front)), name=one_line(name))
 
 
 @dataclass(frozen=True)
@@ -128,14 +120,9 @@ class _Axis:
 
     @classmethod
     def of(
-        cls,
-        values: Sequence[float],
-        start: float,
-        end: float,
-        scale: Scale,
-        *,
+        cls, values: Sequence[float], start: float, end: float, scale: Scale, *,
         bounds: tuple[float, float] = (-math.inf, math.inf),
-    ) -> _Axis:
+    ) -> _Axis:  # fmt: skip
         log = scale == "log"
         shown = [math.log10(value) if log else value for value in values if value > 0 or not log]
         low, high = min(shown), max(shown)
@@ -201,11 +188,8 @@ def _frame(x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str, bounds: tup
     parts.append(line.format("axis", left, bottom, right, bottom))
     parts.append(line.format("axis", left, top, left, bottom))
     parts.append(text.format((left + right) / 2, HEIGHT - 10, "middle", one_line(x_label)))
-    parts.append(
-        Markup('<text transform="translate(14 {:.1f}) rotate(-90)" text-anchor="middle">{}</text>').format(
-            (top + bottom) / 2, one_line(y_label)
-        )
-    )
+    turned = Markup('<text transform="translate(14 {:.1f}) rotate(-90)" text-anchor="middle">{}</text>')
+    parts.append(turned.format((top + bottom) / 2, one_line(y_label)))
     return Markup().join(parts)
 
 
@@ -213,9 +197,8 @@ def _level(level: Level, y_axis: _Axis) -> Markup:
     band = Markup()
     if math.isfinite(level.half):
         top, bottom = (y_axis.clipped(level.y + sign * level.half) for sign in (1, -1))
-        band = Markup('<rect class="band" x="{}" y="{:.1f}" width="{}" height="{:.1f}"/>').format(
-            LEFT, top, WIDTH - LEFT - RIGHT, bottom - top
-        )
+        rectangle = Markup('<rect class="band" x="{}" y="{:.1f}" width="{}" height="{:.1f}"/>')
+        band = rectangle.format(LEFT, top, WIDTH - LEFT - RIGHT, bottom - top)
     return Markup(
         '<g class="c{}">{}<line class="level" x1="{}" y1="{y:.1f}" x2="{}" y2="{y:.1f}"/><title>{}</title></g>'
     ).format(level.style % COLOURS, band, LEFT, WIDTH - RIGHT, one_line(level.label), y=y_axis.at(level.y))
@@ -230,10 +213,12 @@ def _steps(front: Sequence[tuple[float, float]], x_axis: _Axis, y_axis: _Axis) -
 def _band(one: Series, x_axis: _Axis, y_axis: _Axis) -> Markup:
     x = [x_axis.at(point.x) for point in one.points]
     lows, highs = ([y_axis.clipped(ends[side]) for ends in one.band] for side in (0, 1))
-    corners = [*zip(x, lows, strict=True), *reversed(list(zip(x, highs, strict=True)))]
-    return Markup('<g class="c{}"><polygon class="band" points="{}"/></g>').format(
-        one.style % COLOURS, " ".join(f"{right:.1f},{down:.1f}" for right, down in corners)
-    )
+    corners = _joined([*zip(x, lows, strict=True), *reversed(list(zip(x, highs, strict=True)))])
+    return Markup('<g class="c{}"><polygon class="band" points="{}"/></g>').format(one.style % COLOURS, corners)
+
+
+def _joined(places: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
 
 
 def _series(one: Series, x_axis: _Axis, y_axis: _Axis) -> Markup:
@@ -241,8 +226,7 @@ def _series(one: Series, x_axis: _Axis, y_axis: _Axis) -> Markup:
     parts = []
     places = [(x_axis.at(point.x), y_axis.clipped(point.y)) for point in one.points]
     if one.look != "paper" and len(places) > 1:
-        joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        parts.append(Markup('<polyline class="{}" points="{}"/>').format(_line_class(one), joined))
+        parts.append(Markup('<polyline class="{}" points="{}"/>').format(_line_class(one), _joined(places)))
     for point, (x, y) in zip(one.points, places, strict=True):
         if one.look == "line" and point.title:  # a place to point at
             spot = Markup('<circle class="spot" cx="{:.1f}" cy="{:.1f}" r="{}"><title>{}</title></circle>')
@@ -251,19 +235,16 @@ def _series(one: Series, x_axis: _Axis, y_axis: _Axis) -> Markup:
             continue
         marks = []
         if math.isfinite(point.y_half):
-            marks.append(
-                line.format(x, *(y_axis.clipped(point.y - point.y_half), x, y_axis.clipped(point.y + point.y_half)))
-            )
+            low, high = (y_axis.clipped(point.y + sign * point.y_half) for sign in (-1, 1))
+            marks.append(line.format(x, low, x, high))
         if math.isfinite(point.x_half):
-            marks.append(
-                line.format(x_axis.clipped(point.x - point.x_half), y, x_axis.clipped(point.x + point.x_half), y)
-            )
+            low, high = (x_axis.clipped(point.x + sign * point.x_half) for sign in (-1, 1))
+            marks.append(line.format(low, y, high, y))
         if point.ringed:
             marks.append(Markup('<circle class="ring" cx="{:.1f}" cy="{:.1f}" r="{}"/>').format(x, y, 1.9 * RADIUS))
         marks.append(_marker(one.style, x, y))
-        parts.append(
-            Markup('<g class="point">{}<title>{}</title></g>').format(Markup().join(marks), one_line(point.title))
-        )
+        group = Markup('<g class="point">{}<title>{}</title></g>')
+        parts.append(group.format(Markup().join(marks), one_line(point.title)))
     return Markup('<g class="c{}{}">{}</g>').format(one.style % COLOURS, _LAYERS[one.look], Markup().join(parts))
 
 
@@ -276,45 +257,36 @@ def _line_class(one: Series) -> str:
 
 def _marker(style: int, x: float, y: float) -> Markup:
     """One of eight shapes: with seven colours, 56 distinguishable styles."""
-    shapes: list[list[tuple[float, float]]] = [
-        [],
-        _corners(4, 45, 1.1),
-        _corners(3, -90, 1.25),
-        _corners(4, 0, 1.25),
-        _corners(3, 90, 1.25),
-        _corners(5, -90, 1.2),
-        _corners(6, 0, 1.1),
-        [corner for turn in range(5) for corner in (_turned(72 * turn - 90, 1.4), _turned(72 * turn - 54, 0.6))],
-    ]
+    # The angle and distance of each corner; none for a circle.
+    shapes = (
+        (), _even(4, 45, 1.1), _even(3, -90, 1.25), _even(4, 0, 1.25), _even(3, 90, 1.25), _even(5, -90, 1.2),
+        _even(6, 0, 1.1), [corner for turn in range(5) for corner in ((72 * turn - 90, 1.4), (72 * turn - 54, 0.6))],
+    )  # fmt: skip
     shape = shapes[style % len(shapes)]
     if not shape:
         return Markup('<circle class="mark" cx="{:.1f}" cy="{:.1f}" r="{}"/>').format(x, y, RADIUS - 0.5)
-    corners = " ".join(f"{x + RADIUS * right:.1f},{y + RADIUS * down:.1f}" for right, down in shape)
+    turned = [(size * math.cos(math.radians(angle)), size * math.sin(math.radians(angle))) for angle, size in shape]
+    corners = _joined([(x + RADIUS * right, y + RADIUS * down) for right, down in turned])
     return Markup('<polygon class="mark" points="{}"/>').format(corners)
 
 
-def _corners(number: int, first: float, size: float) -> list[tuple[float, float]]:
-    return [_turned(first + 360 / number * turn, size) for turn in range(number)]
-
-
-def _turned(degrees: float, size: float) -> tuple[float, float]:
-    return size * math.cos(math.radians(degrees)), size * math.sin(math.radians(degrees))
+def _even(number: int, first: float, size: float) -> list[tuple[float, float]]:
+    return [(first + 360 / number * turn, size) for turn in range(number)]
 
 
 def _legend(series: Sequence[Series], levels: Sequence[Level], with_front: bool) -> Markup:
     sample = Markup('<li class="{}"><svg viewBox="0 0 26 14" aria-hidden="true">{}</svg>{}</li>')
+    line = Markup('<line class="{}" x1="0" y1="7" x2="26" y2="7"/>')
     parts = []
     for one in series:
         if one.look == "faint":
             continue
-        line = Markup('<line class="{}" x1="0" y1="7" x2="26" y2="7"/>').format(_line_class(one))
-        drawn = line if one.look != "paper" and len(one.points) > 1 else Markup()
+        drawn = line.format(_line_class(one)) if one.look != "paper" and len(one.points) > 1 else Markup()
         marker = Markup() if one.look == "line" else _marker(one.style, 13, 7)
         parts.append(sample.format(f"c{one.style % COLOURS}{_LAYERS[one.look]}", drawn + marker, one_line(one.label)))
     for level in levels:
-        line = Markup('<line class="level" x1="0" y1="7" x2="26" y2="7"/>')
-        parts.append(sample.format(f"c{level.style % COLOURS}", line, one_line(level.label)))
+        parts.append(sample.format(f"c{level.style % COLOURS}", line.format("level"), one_line(level.label)))
     if with_front:
-        line = Markup('<path class="front" d="M0 12H13V3H26"/>')
-        parts.append(sample.format("", line, "Pareto front: nothing is both cheaper and more accurate"))
+        steps = Markup('<path class="front" d="M0 12H13V3H26"/>')
+        parts.append(sample.format("", steps, "Pareto front: nothing is both cheaper and more accurate"))
     return Markup('<ul class="legend">{}</ul>').format(Markup().join(parts))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pudnet_bench.results.rendering.escaping import Format, escape_latex, escape_markdown
+from pudnet_bench.results.rendering.escaping import Format, escape_latex, escape_markdown, markdown_table
 from pudnet_bench.results.rendering.latex import table_environment
 
 if TYPE_CHECKING:
@@ -17,35 +17,25 @@ _OTHER_THREADS = "Times with an asterisk are not of one thread count: medians ov
 def text(table: pd.DataFrame, runs: dict[str, str], format: Format) -> str:
     """The result of `comparison.compare` as text, ending in a newline.
 
-    Args:
-        table: Columns `comparison.COMPARISON`.
-        runs: What A and B are, above the table; CSV has full precision and no such lines.
-        format: latex, markdown or csv.
+    `runs` says what A and B are, above the table; CSV has full precision and no such lines.
     """
     if format == "csv":
         return table.to_csv(index=False, lineterminator="\n")
-    lines = [
-        [
-            ", ".join(filter(None, (row["method"], row["snapshot"]))),
-            row["family"],
-            row["target"],
-            str(row["n"]),
-            f"{row['accuracy_a']:.2f}" if row["n"] else "",
-            f"{row['accuracy_b']:.2f}" if row["n"] else "",
-            f"{row['difference']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f})" if row["n"] else "",
-            f"{row['p_holm']:.3g}" if row["n"] else "",
-            row["verdict"],
-            f"{row['ratio']:.3g}" + ("" if row["same_threads"] else "*"),
-        ]
-        for row in table.to_dict("records")
-    ]
+    lines = []
+    for row in table.to_dict("records"):
+        name = ", ".join(filter(None, (row["method"], row["snapshot"])))
+        difference = f"{row['difference']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f})"
+        accuracies = [f"{row['accuracy_a']:.2f}", f"{row['accuracy_b']:.2f}", difference, f"{row['p_holm']:.3g}"]
+        ratio = f"{row['ratio']:.3g}" + ("" if row["same_threads"] else "*")
+        values = accuracies if row["n"] else [""] * 4
+        lines.append([name, row["family"], row["target"], str(row["n"]), *values, row["verdict"], ratio])
     marked = not table["same_threads"].all()
     if format == "markdown":
         notes = [f"{name}: {escape_markdown(run)}  " for name, run in runs.items()]
         notes += [_OTHER_THREADS] if marked else []
         grid = [_HEADS, [":--"] * 3 + ["--:"] * 5 + [":--", "--:"]]
         grid += [[escape_markdown(value) for value in line] for line in lines]
-        return "\n".join([*notes, "", *(f"| {' | '.join(line)} |" for line in grid)]) + "\n"
+        return "\n".join([*notes, "", markdown_table(grid)])
     notes = [f"{name}: {escape_latex(run)}." for name, run in runs.items()] + ([_OTHER_THREADS] if marked else [])
     rows = [" & ".join(escape_latex(value) for value in line) + r" \\" for line in [_HEADS, *lines]]
     return table_environment(" ".join(notes), "", "@{}lllrrrrrlr@{}", [rows[0], r"\midrule", *rows[1:]])

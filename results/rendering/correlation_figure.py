@@ -5,22 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pudnet_bench.results.rendering.figures import NORMAL, SMALL, STYLES, to_bytes, wrapped
+from pudnet_bench.results.rendering.figures import NORMAL, SMALL, STYLES, wrapped
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
 
-def draw(tables: Mapping[str, pd.DataFrame], format: str) -> bytes:
-    """Figure 1 as "pdf" or "png": a panel per family of `tables` (label -> `correlation_table`), side by side.
-
-    Raises ValueError for no tables.
-    """
-    return to_bytes(_figure(tables), format)
-
-
-def _figure(tables: Mapping[str, pd.DataFrame]) -> Figure:
+def correlation_figure(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """Figure 1: a panel per family of `tables` (label -> `correlation_table`), side by side. Raises ValueError for none."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 

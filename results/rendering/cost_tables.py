@@ -2,53 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from pudnet_bench.results.analysis.costs import METHOD_COSTS, TIMED
-from pudnet_bench.results.rendering.escaping import escape_markdown
+from pudnet_bench.results.rendering.escaping import escape_markdown, markdown_table
 from pudnet_bench.results.rendering.tables import format_seconds
-
-
-def duration(seconds: float) -> str:
-    """Three digits, in milliseconds below a second: "3.18 ms", "43.4 s"."""
-    return f"{format_seconds(1e3 * seconds)} ms" if seconds < 1 else f"{format_seconds(seconds)} s"
 
 
 @dataclass(frozen=True)
 class Cost:
-    """How a cost is shown: its name, the unit of its numbers ("" where each has its own), and how they are formatted."""
+    """How a cost is shown: its name, and numbers in units of `scale`; without a unit it is a duration (s or ms)."""
 
     name: str
-    unit: str
-    text: Callable[[float], str]
+    unit: str = ""
+    scale: float = 1.0
 
     @property
     def heading(self) -> str:
         return f"{self.name} ({self.unit})" if self.unit else self.name
 
-
-def _amount(of: float) -> Callable[[float], str]:
-    def text(value: float) -> str:
-        amount = value / of
+    def text(self, value: float) -> str:
+        """Three digits: "3.18 ms", "43.4 s", "0.0312"."""
+        if not self.unit:
+            return f"{format_seconds(1e3 * value)} ms" if value < 1 else f"{format_seconds(value)} s"
+        amount = value / self.scale
         return f"{amount:,.0f}" if amount >= 1000 else f"{float(f'{amount:.3g}'):.10g}"
-
-    return text
 
 
 COSTS = {
-    "meta_train_seconds": Cost("meta-training", "", duration),
-    "fit_seconds": Cost("fit", "", duration),
-    "evaluation_seconds": Cost("evaluation", "", duration),
-    "data_seconds": Cost("data", "", duration),
-    "peak_memory_bytes": Cost("peak memory", "MB", _amount(1e6)),
-    "parameters": Cost("parameters", "million", _amount(1e6)),
-    "fit_flops": Cost("fit", "GFLOPs", _amount(1e9)),
-    "test_flops": Cost("test image", "MFLOPs", _amount(1e6)),
-    "energy_joules": Cost("energy", "J", _amount(1)),
+    "meta_train_seconds": Cost("meta-training"),
+    "fit_seconds": Cost("fit"),
+    "evaluation_seconds": Cost("evaluation"),
+    "data_seconds": Cost("data"),
+    "peak_memory_bytes": Cost("peak memory", "MB", 1e6),
+    "parameters": Cost("parameters", "million", 1e6),
+    "fit_flops": Cost("fit", "GFLOPs", 1e9),
+    "test_flops": Cost("test image", "MFLOPs", 1e6),
+    "energy_joules": Cost("energy", "J"),
 }
 """How each of `analysis.costs.COSTS` is shown."""
 
@@ -84,4 +77,4 @@ def markdown_text(table: pd.DataFrame) -> str:
     lines = [[costs[name].heading if name in costs else name for name in names], ["---"] * len(names)]
     lines += [[shown(name, row) for name in names] for row in table.to_dict("records")]
     mixed = "n_timed" in table and bool((table["n_timed"] < table["n"]).any())
-    return (f"{MIXED_THREADS}\n\n" if mixed else "") + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return (f"{MIXED_THREADS}\n\n" if mixed else "") + markdown_table(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 Format = Literal["latex", "markdown", "csv"]
@@ -32,6 +33,11 @@ def escape_latex(text: str) -> str:
 def escape_markdown(text: str) -> str:
     """`text` fit for a cell of a Markdown table; line breaks become spaces."""
     return re.sub(r"([\\`*_{}\[\]<>|~$&#])", r"\\\1", one_line(text))
+
+
+def markdown_table(rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table of rows of cells, the heading and the alignments first."""
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def one_line(text: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -20,15 +19,10 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, distinguishable for colour-blind readers; markers and dashes distinguish them in grey.
 STYLES = (
-    ("#0072B2", "o", "-"),
-    ("#D55E00", "s", "--"),
-    ("#009E73", "^", "-."),
-    ("#CC79A7", "D", ":"),
-    ("#E69F00", "v", (0, (5, 1))),
-    ("#56B4E9", "P", (0, (3, 1, 1, 1))),
-    ("#000000", "X", (0, (1, 1))),
-)
-# Column of `draw_losses` -> its name in the legend, colour and dashes.
+    ("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "D", ":"),
+    ("#E69F00", "v", (0, (5, 1))), ("#56B4E9", "P", (0, (3, 1, 1, 1))), ("#000000", "X", (0, (1, 1))),
+)  # fmt: skip
+# Column of `losses_figure` -> its name in the legend, colour and dashes.
 LOSSES: dict[str, tuple[str, str, Literal["-", "--", "-.", ":"]]] = {
     "metric_loss": ("L1 metric", STYLES[0][0], "--"),
     "full_loss": ("L2 full classification", STYLES[1][0], "-."),
@@ -36,36 +30,6 @@ LOSSES: dict[str, tuple[str, str, Literal["-", "--", "-.", ":"]]] = {
     "loss": ("total", "#000000", "-"),
 }
 SMALL, NORMAL = 7.0, 7.5  # points: ticks; titles, labels and legend
-
-
-def draw_panels(
-    points: pd.DataFrame,
-    x_label: str,
-    format: str,
-    *,
-    log_x: bool = False,
-    printed: pd.DataFrame | None = None,
-    title: str = "",
-) -> bytes:
-    """Accuracy against x as "pdf" or "png": a panel per target (row) and family (column) of `points`, in its order.
-
-    `points` has the columns family, family_label, target, target_label, device, curve, x, accuracy_mean, accuracy_ci
-    (percent; half-width of the 95% interval, NaN for none) and n (groups), one row per point. `printed` has the paper's
-    numbers: curve, column (a family), target, x, value, ci (percent); they are hollow markers in the curve's colour, and
-    those without a panel are left out. Raises ValueError for no points and for points of more than one device.
-    """
-    return to_bytes(_panels_figure(points, x_label, log_x, printed, title), format)
-
-
-def draw_losses(curves: pd.DataFrame, format: str) -> bytes:
-    """Losses against groups seen in meta-training as "pdf" or "png", a panel per target (row) and family (column).
-
-    `curves` has the columns family, family_label, target, target_label, groups, and any of metric_loss, full_loss,
-    consistency_loss and loss (their sum); one row per recorded step of one training. The strong line is the running mean
-    over 2% of the steps, the light line a single step, thinned to at most 2000; rare spikes may leave the panel. Raises
-    ValueError for no rows or no loss.
-    """
-    return to_bytes(_losses_figure(curves), format)
 
 
 def losses_of(curves: pd.DataFrame) -> list[str]:
@@ -95,7 +59,7 @@ def to_bytes(figure: Figure, format: str) -> bytes:
     return content.getvalue()
 
 
-def _grid(frame: pd.DataFrame, x_label: str, y_label: str) -> tuple[Figure, Iterator[tuple[Axes, pd.DataFrame, str]]]:
+def _grid(frame: pd.DataFrame, x_label: str, y_label: str) -> tuple[Figure, list[tuple[Axes, pd.DataFrame, str]]]:
     """A figure, and for each panel its axes, its rows of `frame` and its name "family, target"."""
     from matplotlib.figure import Figure
 
@@ -105,23 +69,19 @@ def _grid(frame: pd.DataFrame, x_label: str, y_label: str) -> tuple[Figure, Iter
     figure.supylabel(y_label, fontsize=NORMAL)
     grid = figure.subplots(len(targets), len(families), squeeze=False)
     lowest = frame["target"].map(targets.index).groupby(frame["family"].to_numpy()).max()
-
-    def panels() -> Iterator[tuple[Axes, pd.DataFrame, str]]:
-        for row, target in enumerate(targets):
-            for column, family in enumerate(families):
-                axes = grid[row, column]
-                shown = frame[(frame["target"] == target) & (frame["family"] == family)]
-                if shown.empty:
-                    axes.remove()
-                    continue
-                axes.tick_params(which="both", labelsize=SMALL)
-                axes.grid(alpha=0.3)
-                if row == lowest[family]:  # not once for the figure: that label and the legend would share one place
-                    axes.set_xlabel(wrapped(x_label, figure, len(families)), fontsize=NORMAL)
-                first = shown.iloc[0]
-                yield axes, shown, f"{first['family_label']}, {first['target_label']}"
-
-    return figure, panels()
+    panels = []
+    for (row, column), axes in np.ndenumerate(grid):
+        shown = frame[(frame["target"] == targets[row]) & (frame["family"] == families[column])]
+        if shown.empty:
+            axes.remove()
+            continue
+        axes.tick_params(which="both", labelsize=SMALL)
+        axes.grid(alpha=0.3)
+        if row == lowest[families[column]]:  # not once for the figure: that label and the legend would share one place
+            axes.set_xlabel(wrapped(x_label, figure, len(families)), fontsize=NORMAL)
+        first = shown.iloc[0]
+        panels.append((axes, shown, f"{first['family_label']}, {first['target_label']}"))
+    return figure, panels
 
 
 def wrapped(text: str, figure: Figure, columns: int) -> str:
@@ -134,7 +94,18 @@ def wrapped(text: str, figure: Figure, columns: int) -> str:
     return "\n".join(lines).replace("\xa0", " ")
 
 
-def _panels_figure(points: pd.DataFrame, x_label: str, log_x: bool, printed: pd.DataFrame | None, title: str) -> Figure:
+def panels_figure(
+    points: pd.DataFrame, x_label: str, *, log_x: bool = False, printed: pd.DataFrame | None = None
+) -> Figure:
+    """Accuracy against x: a panel per target (row) and family (column) of `points`, in its order.
+
+    `points` has the columns family, family_label, target, target_label, device, curve, x, accuracy_mean, accuracy_ci
+    (percent; half-width of the 95% interval, NaN for none) and n (groups), one row per point. `printed` has the paper's
+    numbers: curve, column (a family), target, x, value, ci (percent); they are hollow markers in the curve's colour, and
+    those without a panel are left out. Raises ValueError for no points and for points of more than one device.
+    """
+    from matplotlib.lines import Line2D
+
     if points.empty:
         raise ValueError("no points to draw")
     devices = sorted(set(points["device"]))
@@ -145,7 +116,7 @@ def _panels_figure(points: pd.DataFrame, x_label: str, log_x: bool, printed: pd.
         drawn = [pair in pairs for pair in zip(printed["column"], printed["target"], strict=True)]
         printed = printed[drawn].dropna(subset=["x", "value"])
     names = list(dict.fromkeys([*points["curve"], *([] if printed is None else printed["curve"])]))
-    styles = {name: STYLES[number % len(STYLES)] for number, name in enumerate(names)}
+    styles: dict[Any, Any] = {name: STYLES[number % len(STYLES)] for number, name in enumerate(names)}
 
     figure, panels = _grid(points, x_label, "accuracy on unseen classes (%)")
     columns = points["family"].nunique()
@@ -169,9 +140,15 @@ def _panels_figure(points: pd.DataFrame, x_label: str, log_x: bool, printed: pd.
         fewest, most = int(shown["n"].min()), int(shown["n"].max())
         number = f"{fewest}" if fewest == most else f"{fewest} to {most}"
         axes.set_title(wrapped(f"{name} (n = {number})", figure, columns), fontsize=NORMAL)
-    if title:
-        figure.suptitle(title, fontsize=NORMAL + 1)
-    _add_legend(figure, styles, printed is not None and not printed.empty)
+    handles = [
+        Line2D([], [], color=colour, marker=marker, linestyle=dashes, markersize=4, linewidth=1.2, label=str(curve))
+        for curve, (colour, marker, dashes) in styles.items()
+    ]
+    if printed is not None and not printed.empty:
+        hollow: dict[str, Any] = {"color": "0.3", "marker": "o", "markersize": 7, "markerfacecolor": "none"}
+        handles.append(Line2D([], [], linestyle="", label="the paper's number", **hollow))
+    if len(handles) > 1:
+        _place_legend(figure, handles)
     return figure
 
 
@@ -196,33 +173,24 @@ def _draw_curve(axes: Axes, rows: pd.DataFrame, style: Any) -> None:
         axes.errorbar(x, mean, yerr=half, color=colour, elinewidth=1.2, capsize=2.5, linestyle="")
 
 
-def _add_legend(figure: Figure, styles: dict[str, Any], with_printed: bool) -> None:
-    from matplotlib.lines import Line2D
-
-    if len(styles) < 2 and not with_printed:
-        return
-    handles = [
-        Line2D([], [], color=colour, marker=marker, linestyle=dashes, markersize=4, linewidth=1.2, label=str(curve))
-        for curve, (colour, marker, dashes) in styles.items()
-    ]
-    if with_printed:
-        hollow: dict[str, Any] = {"color": "0.3", "marker": "o", "markersize": 7, "markerfacecolor": "none"}
-        handles.append(Line2D([], [], linestyle="", label="the paper's number", **hollow))
-    _place_legend(figure, handles)
-
-
 def _place_legend(figure: Figure, handles: list[Any]) -> None:
     inches = [0.56 + len(handle.get_label()) * 0.53 * NORMAL / 72 for handle in handles]  # the line's sample, the text
     columns = len(handles)
     while columns > 1 and sum(part.max() for part in np.array_split(inches, columns)) > figure.get_figwidth():
         columns -= 1
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=NORMAL,
-        handlelength=2.6,
-    )  # fmt: skip
+        handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=NORMAL, handlelength=2.6
+    )
 
 
-def _losses_figure(curves: pd.DataFrame) -> Figure:
+def losses_figure(curves: pd.DataFrame) -> Figure:
+    """Losses against groups seen in meta-training, a panel per target (row) and family (column).
+
+    `curves` has the columns family, family_label, target, target_label, groups, and any of metric_loss, full_loss,
+    consistency_loss and loss (their sum); one row per recorded step of one training. The strong line is the running mean
+    over 2% of the steps, the light line a single step, thinned to at most 2000; rare spikes may leave the panel. Raises
+    ValueError for no rows or no loss.
+    """
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
@@ -246,8 +214,7 @@ def _losses_figure(curves: pd.DataFrame) -> Figure:
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.set_ylim(0, top_of_losses(shown))
         axes.set_title(wrapped(name, figure, columns), fontsize=NORMAL)
-    _place_legend(
-        figure,
-        [Line2D([], [], color=LOSSES[n][1], linestyle=LOSSES[n][2], linewidth=1.3, label=LOSSES[n][0]) for n in losses],
-    )
+    styles = [LOSSES[loss] for loss in losses]
+    handles = [Line2D([], [], color=colour, linestyle=dash, linewidth=1.3, label=text) for text, colour, dash in styles]
+    _place_legend(figure, handles)
     return figure

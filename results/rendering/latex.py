@@ -11,9 +11,7 @@ _FIT = r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\f
 def table_environment(caption: str, label: str, columns: str, lines: Sequence[str]) -> str:
     """A `table` no wider than the text, ending in a newline; the document needs the packages booktabs and graphicx.
 
-    Args:
-        caption, label, columns: LaTeX; `label` may be "".
-        lines: Those between the top and the bottom rule.
+    `caption`, `label` (may be "") and `columns` are LaTeX; `lines` are those between the top and the bottom rule.
     """
     return "\n".join(
         [

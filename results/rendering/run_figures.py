@@ -8,18 +8,23 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from pudnet_bench.results import paper
 from pudnet_bench.results.analysis import correlation, curves
-from pudnet_bench.results.rendering import correlation_figure, figures
+from pudnet_bench.results.rendering import figures
+from pudnet_bench.results.rendering.correlation_figure import correlation_figure
+from pudnet_bench.results.rendering.tables import TARGET_LABELS
 from pudnet_bench.results.store.files import write_atomically
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.results.store.run_record import PlanRecord
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 AXES = {"groups": "groups seen in meta-training", "eta": r"share of the sketch in the initial residual, $\eta$"}
-TARGET_LABELS = {"convnet3": "ConvNet-3", "resnet18": "ResNet-18", "resnet34": "ResNet-34"}
 PAIRS = 10  # canonical pairs shown, where there are enough groups for so many
 SHUFFLES = 200  # of the control of Figure 1
 FEWEST_GROUPS = 15  # for a canonical correlation: five folds of three
@@ -28,14 +33,10 @@ FEWEST_GROUPS = 15  # for a canonical correlation: five folds of three
 def write_figures(run: Run, with_paper: bool) -> list[str]:
     """Draw the figure of the run's plan, if it has one, into `<run>/figures`, and return the names of its files."""
     kind = run.record.plan.figure
-    if kind == "correlation":
-        files = _correlations(run)
-    elif kind == "losses":
-        files = _losses(run)
-    elif kind:
-        files = _lines(run, AXES[kind], kind == "groups", with_paper)
+    if kind in ("correlation", "losses"):
+        files = _correlations(run) if kind == "correlation" else _losses(run)
     else:
-        files = {}
+        files = _lines(run, AXES[kind], kind == "groups", with_paper) if kind else {}
     for suffix, content in files.items():
         (run.folder / "figures").mkdir(exist_ok=True)
         write_atomically(run.folder / "figures" / f"{run.record.suite}{suffix}", content)
@@ -52,7 +53,7 @@ def _lines(run: Run, x_label: str, log_x: bool, with_paper: bool) -> dict[str, b
     devices = list(dict.fromkeys(points["device"]))  # of a cluster's nodes; a figure has one
     for number, device in enumerate(devices, 1):
         shown = points[points["device"] == device]
-        draw = partial(figures.draw_panels, shown, x_label, log_x=log_x, printed=printed)
+        draw = partial(figures.panels_figure, shown, x_label, log_x=log_x, printed=printed)
         files |= _pictures(draw, f"-{number}" if len(devices) > 1 else "")
     return files
 
@@ -60,18 +61,16 @@ def _lines(run: Run, x_label: str, log_x: bool, with_paper: bool) -> dict[str, b
 def printed_points(run: Run) -> pd.DataFrame:
     """The paper's numbers at their place: those of the figure, or else a table's at the groups that the paper trains on."""
     plan, suite = run.record.plan, run.record.suite
-    points = paper.load_points(suite)
+    points, numbers = paper.load_points(suite), paper.load(suite)
     if len(points):
         return points
-    numbers = paper.load(suite)
-    of_row = {v.derived_from: v.figure_line for v in plan.variants if v.derived_from}
-    groups = dict(plan.paper_groups)
+    of_row, groups = {v.parent: v.curve_label for v in plan.variants if v.parent}, dict(plan.paper_groups)
     numbers = numbers[numbers["row"].isin(list(of_row)) & numbers["column"].isin(list(groups))]
     return numbers.assign(curve=numbers["row"].map(of_row), x=numbers["column"].map(groups))
 
 
 def losses(run: Run) -> pd.DataFrame | None:
-    """Reports of the meta-trainings behind the run's cells, a row each, as `figures.draw_losses` takes them.
+    """Reports of the meta-trainings behind the run's cells, a row each, as `figures.losses_figure` takes them.
 
     All seeds, in a column `seed`. None where there are no reports.
     """
@@ -84,29 +83,18 @@ def losses(run: Run) -> pd.DataFrame | None:
     return _labelled(plan, pd.concat(parts, ignore_index=True)) if parts else None
 
 
-def of_one_seed(losses: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the lowest seed: a line is one training."""
-    lowest: pd.DataFrame = losses[losses["seed"] == losses["seed"].min()]
-    return lowest
-
-
 def correlations(run: Run) -> dict[str, pd.DataFrame]:
     """`correlation.correlation_table` of each cell with enough groups, by its label; stderr names the others.
 
     Computed once for the groups that are measured, and saved with the run if it is writable. Raises StoreError if the
     parameters that it is computed from are gone.
     """
-    tables = {}
-    labels = run.record.plan.family_labels
-    frame = run.planned_frame()
+    tables, labels, frame = {}, run.record.plan.family_labels, run.planned_frame()
     for cell in run.record.plan.cells:
         groups = sorted(frame.loc[frame["cell"] == cell.key, "group"].unique())
         if len(groups) < FEWEST_GROUPS:
-            print(
-                f"{cell.family}: {len(groups)} groups are measured, and a canonical correlation needs at least "
-                f"{FEWEST_GROUPS}; raise --groups",
-                file=sys.stderr,
-            )
+            print(f"{cell.family}: {len(groups)} groups are measured, and a canonical correlation needs at least "
+                  f"{FEWEST_GROUPS}; raise --groups", file=sys.stderr)  # fmt: skip
             continue
         title = f"{labels[cell.family]}, {TARGET_LABELS.get(cell.target, cell.target)}, seed {cell.seed}"
         tables[title] = _correlation(run, cell.key, groups, cell.seed)
@@ -132,10 +120,8 @@ def _losses(run: Run) -> dict[str, bytes]:
     if found is None:
         return {}
     numbers = found.drop(columns=["family_label", "target_label"])
-    return {
-        ".csv": numbers.to_csv(index=False).encode(),
-        **_pictures(partial(figures.draw_losses, of_one_seed(found))),
-    }
+    one_seed = found[found["seed"] == found["seed"].min()]  # a line is one training
+    return {".csv": numbers.to_csv(index=False).encode(), **_pictures(partial(figures.losses_figure, one_seed))}
 
 
 def _correlations(run: Run) -> dict[str, bytes]:
@@ -143,24 +129,21 @@ def _correlations(run: Run) -> dict[str, bytes]:
     if not tables:
         return {}
     rows = pd.concat([table.assign(family=label) for label, table in tables.items()], ignore_index=True)
-    return {".csv": rows.to_csv(index=False).encode(), **_pictures(partial(correlation_figure.draw, tables))}
+    return {".csv": rows.to_csv(index=False).encode(), **_pictures(partial(correlation_figure, tables))}
 
 
-def _pictures(draw: Callable[[str], bytes], stem: str = "") -> dict[str, bytes]:
-    """The picture that `draw` makes in each format, by the suffix of its file's name."""
-    return {f"{stem}.{format}": draw(format) for format in ("pdf", "png")}
+def _pictures(draw: Callable[[], Figure], stem: str = "") -> dict[str, bytes]:
+    """The figure in each format, by the suffix of its file's name; each is drawn anew, as saving lays a figure out."""
+    return {f"{stem}.{format}": figures.to_bytes(draw(), format) for format in ("pdf", "png")}
 
 
 def _labelled(plan: PlanRecord, frame: pd.DataFrame) -> pd.DataFrame:
     """`frame` with labels for its families and targets, in the order of the plan."""
-    families, targets = list(plan.family_labels), list(plan.targets)
-    ordered = frame.sort_values(
-        ["target", "family"],
-        key=lambda column: column.map((targets if column.name == "target" else families).index),
-        kind="stable",
-        ignore_index=True,
-    )
-    return ordered.assign(
-        family_label=ordered["family"].map(plan.family_labels),
-        target_label=ordered["target"].map(lambda name: TARGET_LABELS.get(name, name)),
-    )
+    places = {"family": list(plan.family_labels), "target": list(plan.targets)}
+
+    def place(column: pd.Series) -> pd.Series:
+        return column.map(places[str(column.name)].index)
+
+    ordered = frame.sort_values(["target", "family"], key=place, kind="stable", ignore_index=True)
+    targets = ordered["target"].map(lambda name: TARGET_LABELS.get(name, name))
+    return ordered.assign(family_label=ordered["family"].map(plan.family_labels), target_label=targets)

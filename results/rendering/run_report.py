@@ -11,7 +11,7 @@ import pandas as pd
 from pudnet_bench.results import paper
 from pudnet_bench.results.rendering.report.model import LearningCurve, ReportedRun
 from pudnet_bench.results.rendering.report.page import page
-from pudnet_bench.results.rendering.run_figures import AXES, TARGET_LABELS, correlations, losses, printed_points
+from pudnet_bench.results.rendering.run_figures import AXES, correlations, losses, printed_points
 from pudnet_bench.results.rendering.run_tables import layouts
 from pudnet_bench.results.store.files import StoreError, write_atomically
 from pudnet_bench.results.store.run import Run
@@ -22,9 +22,7 @@ PLAIN_AXES = {**AXES, "eta": "share of the sketch in the initial residual, η"} 
 def write_report(runs: Sequence[Run], out: Path | None) -> Path:
     """Write the page of `runs` to `out`, or to `report.html` in the first run's folder, and return the file.
 
-    Raises:
-        StoreError: `out` is a folder.
-        OSError: It cannot be written.
+    Raises StoreError if `out` is a folder, and OSError if it cannot be written.
     """
     path = out if out is not None else runs[0].folder / "report.html"
     if path.is_dir():
@@ -44,7 +42,6 @@ def reported(run: Run) -> ReportedRun:
         frame=run.planned_frame(),
         layouts=layouts(run),
         printed=paper.load(run.record.suite),
-        target_labels=TARGET_LABELS,
         curve=learning_curve(run),
         losses=losses(run) if figure == "losses" else None,
         correlations=_correlations(run) if figure == "correlation" else {},

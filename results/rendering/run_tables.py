@@ -6,7 +6,7 @@ from pudnet_bench.results import paper
 from pudnet_bench.results.analysis import comparison, costs
 from pudnet_bench.results.rendering import comparison_tables, cost_tables
 from pudnet_bench.results.rendering.escaping import Format
-from pudnet_bench.results.rendering.tables import TableLayout, TableRow, records, render, summarise, typeset
+from pudnet_bench.results.rendering.tables import Record, TableLayout, TableRow, records, render, summarise, typeset
 from pudnet_bench.results.store.files import StoreError, write_atomically
 from pudnet_bench.results.store.run import Run
 
@@ -21,44 +21,34 @@ def layouts(run: Run) -> list[TableLayout]:
         several = len(variant.snapshots) > 1
         for snapshot, label in variant.snapshots:
             epochs = f"@{snapshot.split()[0]}" if several else ""
-            rows.append(
-                TableRow(
-                    variant.name + epochs,
-                    variant.name,
-                    snapshot,
-                    label if several else variant.label,
-                    variant.label if several else "",
-                    variant.derived_from + epochs if variant.derived_from and not variant.figure_x else "",
-                )
-            )
+            labels = (label, variant.label) if several else (variant.label, "")
+            printed_as = variant.parent + epochs if variant.parent and not variant.curve_x else ""
+            rows.append(TableRow(variant.name + epochs, variant.name, snapshot, *labels, printed_as))
     return [TableLayout(run.record.suite, plan.title, tuple(rows), plan.families, target) for target in plan.targets]
 
 
 def table_text(run: Run, format: Format, with_paper: bool) -> str:
     """The run's tables, one per target, as one text."""
-    frame = run.planned_frame()
-    numbers = paper.load(run.record.suite) if with_paper else None
+    frame, numbers = run.planned_frame(), paper.load(run.record.suite) if with_paper else None
     return "\n".join(render(frame, layout, format, numbers) for layout in layouts(run))
 
 
-def table_records(run: Run, with_paper: bool) -> list[dict[str, str | int | float | None]]:
+def table_records(run: Run, with_paper: bool) -> list[Record]:
     """The run's tables for programs: a record for each cell (`tables.records`)."""
-    frame = run.planned_frame()
-    numbers = paper.load(run.record.suite) if with_paper else None
-    return [record for layout in layouts(run) for record in records(frame, layout, numbers)]
+    frame, numbers = run.planned_frame(), paper.load(run.record.suite) if with_paper else None
+    tables = [(summarise(frame, layout, ranked=False), layout) for layout in layouts(run)]
+    return [record for cells, layout in tables for record in records(cells, layout, numbers)]
 
 
 def compare_runs(a: Run, b: Run, format: Format) -> str:
     """Run `b` against run `a`, cell by cell. Raises StoreError if they have nothing to compare."""
     if a.record.suite != b.record.suite:
-        raise StoreError(
-            f"{a.folder} is a run of {a.record.suite} and {b.folder} of {b.record.suite}; give two of one suite"
-        )
+        suites = a.record.suite, b.record.suite
+        raise StoreError(f"{a.folder} is a run of {suites[0]} and {b.folder} of {suites[1]}; give two of one suite")
     table = comparison.compare(a.planned_frame(), b.planned_frame())
     if table.empty:
-        raise StoreError(
-            f"{a.folder} and {b.folder} have measured no method on the same family and target; nothing to compare"
-        )
+        both = f"{a.folder} and {b.folder}"
+        raise StoreError(f"{both} have measured no method on the same family and target; nothing to compare")
     return comparison_tables.text(table, {"A": provenance_line(a), "B": provenance_line(b)}, format)
 
 

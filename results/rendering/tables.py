@@ -1,8 +1,7 @@
 """Tables of measured rows in LaTeX, Markdown or CSV, optionally with the paper's numbers.
 
 Accuracy is in percent (mean and 95% t interval over groups, pooled over seeds), time in seconds of fitting one group.
-Times of different devices never share a column: each device has its own table. Times of different thread counts never enter
-one mean: see `analysis.statistics`.
+Each device has its own table, and times of different thread counts never enter one mean (`analysis.statistics`).
 """
 
 from __future__ import annotations
@@ -11,14 +10,14 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from pudnet_bench.results.analysis.comparison import Rank, ranks
 from pudnet_bench.results.analysis.statistics import mean_ci, of_one_thread_count
-from pudnet_bench.results.rendering.escaping import Format, escape_latex, escape_markdown
+from pudnet_bench.results.rendering.escaping import Format, escape_latex, escape_markdown, markdown_table
 from pudnet_bench.results.rendering.latex import table_environment
 
 if TYPE_CHECKING:
@@ -86,34 +85,17 @@ class TableCell:
         return self.n_timed < self.n
 
 
-@dataclass(frozen=True)
-class PaperNumber:
-    """What the paper prints for a row and column: percent, percent, seconds (NaN where it prints "-")."""
-
-    accuracy: float
-    ci: float
-    seconds: float
-
-
+TARGET_LABELS = {"convnet3": "ConvNet-3", "resnet18": "ResNet-18", "resnet34": "ResNet-34"}
 BOLD = " Bold: the best of a column, and what is not told apart from it (Wilcoxon on the same groups, Holm, 5%)."
 UNDERLINED = " Underlined: the best of the rest."
 MIXED_THREADS = "A time with a t is over the groups that were measured with t threads; others had another thread count."
 CSV_COLUMNS = (
-    "table",
-    "row",
-    "column",
-    "target",
-    "accuracy_mean",
-    "accuracy_ci",
-    "n",
-    "seconds_mean",
-    "seconds_median",
-    "device",
-    "threads",
-    "paper_accuracy",
-    "paper_ci",
-    "paper_seconds",
-)
+    "table", "row", "column", "target", "accuracy_mean", "accuracy_ci", "n", "seconds_mean", "seconds_median", "device",
+    "threads", "paper_accuracy", "paper_ci", "paper_seconds",
+)  # fmt: skip
+Record = dict[str, str | int | float | None]
+Printed = Mapping[tuple[str, str], Mapping[Any, Any]]
+"""Rows of the paper's numbers (`results.paper.load`) of one target, by row and column."""
 
 
 def summarise(frame: pd.DataFrame, layout: TableLayout, *, ranked: bool = True) -> list[TableCell]:
@@ -143,7 +125,7 @@ def summarise(frame: pd.DataFrame, layout: TableLayout, *, ranked: bool = True) 
             "rank": places[device][method, snapshot, family] if ranked else "",
         }
     shown = [*layout.rows, *_extra_rows(layout, measured)]
-    columns = [family for family, _ in _columns(layout, {keys[3] for keys in measured})]
+    columns = column_labels((keys[3] for keys in measured), layout)
     return [
         TableCell(row, column, device, **measured.get((device, row.method, row.snapshot, column), {}))
         for device in sorted({keys[0] for keys in measured} or {""})
@@ -152,12 +134,20 @@ def summarise(frame: pd.DataFrame, layout: TableLayout, *, ranked: bool = True) 
     ]
 
 
-def records(
-    frame: pd.DataFrame, layout: TableLayout, paper: pd.DataFrame | None = None
-) -> list[dict[str, str | int | float | None]]:
+def records(cells: Sequence[TableCell], layout: TableLayout, paper: pd.DataFrame | None) -> list[Record]:
     """The table for programs: the values of each cell by `CSV_COLUMNS`, None for missing ones."""
-    numbers = None if paper is None else _paper_numbers(paper, layout.target)
-    return _records(summarise(frame, layout, ranked=False), layout, numbers or {})
+    printed = {} if paper is None else printed_numbers(paper, layout.target)
+    found = []
+    for cell in cells:
+        number = printed.get((cell.row.in_paper, cell.column), {})
+        values: list[str | int | float | None] = [
+            layout.name, cell.row.id, cell.column, layout.target, cell.accuracy_mean, cell.accuracy_ci, cell.n,
+            cell.seconds_mean, cell.seconds_median, cell.device, cell.threads if cell.n else None,
+            number.get("value"), number.get("ci"), number.get("seconds"),
+        ]  # fmt: skip
+        known = [None if isinstance(value, float) and math.isnan(value) else value for value in values]
+        found.append(dict(zip(CSV_COLUMNS, known, strict=True)))
+    return found
 
 
 def render(frame: pd.DataFrame, layout: TableLayout, format: Format, paper: pd.DataFrame | None = None) -> str:
@@ -173,16 +163,20 @@ def render(frame: pd.DataFrame, layout: TableLayout, format: Format, paper: pd.D
 
 def typeset(cells: list[TableCell], layout: TableLayout, format: Format, paper: pd.DataFrame | None = None) -> str:
     """`render`, from the cells that `summarise` found."""
-    numbers = None if paper is None else _paper_numbers(paper, layout.target)
     if format == "csv":
-        return _csv(cells, layout, numbers or {})
+        text = io.StringIO()
+        writer = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records(cells, layout, paper))
+        return text.getvalue()
     if format not in ("latex", "markdown"):
         raise ValueError(f"unknown table format {format!r}: choose latex, markdown or csv")
+    printed = None if paper is None else printed_numbers(paper, layout.target)
     by_device: dict[str, list[TableCell]] = {}
     for cell in cells:
         by_device.setdefault(cell.device, []).append(cell)
     write = _latex if format == "latex" else _markdown
-    return "\n".join(write(part, layout, numbers, len(by_device) > 1) for part in by_device.values())
+    return "\n".join(write(part, layout, printed, len(by_device) > 1) for part in by_device.values())
 
 
 def format_seconds(seconds: float) -> str:
@@ -194,27 +188,15 @@ def _extra_rows(layout: TableLayout, measured: Iterable[tuple[str, str, str, str
     known = {(row.method, row.snapshot) for row in layout.rows}
     extra = dict.fromkeys((method, snapshot) for _, method, snapshot, _ in measured)
     return [
-        TableRow(
-            id=f"{method}@{snapshot}" if snapshot else method,
-            method=method,
-            snapshot=snapshot,
-            label=f"{method}, {snapshot}" if snapshot else method,
-        )
-        for method, snapshot in extra
-        if (method, snapshot) not in known
+        TableRow("@".join(filter(None, names)), *names, label=", ".join(filter(None, names)))
+        for names in extra
+        if names not in known
     ]
 
 
-def _columns(layout: TableLayout, families: set[str]) -> list[tuple[str, str]]:
-    known = {family for family, _ in layout.columns}
-    return [*layout.columns, *((family, family) for family in sorted(families - known))]
-
-
-def _paper_numbers(paper: pd.DataFrame, target: str) -> dict[tuple[str, str], PaperNumber]:
-    printed = paper[paper["target"] == target]
-    keys = zip(printed["row"], printed["column"], strict=True)
-    numbers = zip(printed["value"], printed["ci"], printed["seconds"], strict=True)
-    return {key: PaperNumber(*number) for key, number in zip(keys, numbers, strict=True)}
+def printed_numbers(paper: pd.DataFrame, target: str) -> Printed:
+    """The rows of `results.paper.load` that are of `target`, by row and column."""
+    return {(row["row"], row["column"]): row for row in paper[paper["target"] == target].to_dict("records")}
 
 
 def _grid(cells: list[TableCell]) -> list[tuple[TableRow, str, list[TableCell]]]:
@@ -229,9 +211,10 @@ def _grid(cells: list[TableCell]) -> list[tuple[TableRow, str, list[TableCell]]]
     return lines
 
 
-def column_labels(cells: Sequence[TableCell], layout: TableLayout) -> list[str]:
-    """Labels of the columns of `cells`, in the order of `summarise`: the layout's, and names of families it does not know."""
-    return [label for _, label in _columns(layout, {cell.column for cell in cells})]
+def column_labels(families: Iterable[str], layout: TableLayout) -> dict[str, str]:
+    """The label of each column, by family: the layout's in its order, then the names of families it does not know."""
+    labels = dict(layout.columns)
+    return labels | {family: family for family in sorted(set(families) - labels.keys())}
 
 
 def _caption(cells: list[TableCell], layout: TableLayout, marks: str) -> tuple[str, str]:
@@ -243,10 +226,8 @@ def _caption(cells: list[TableCell], layout: TableLayout, marks: str) -> tuple[s
     groups = _counted(full.n, "group")
     if full.seeds > 1:
         groups += f" (pooled over {full.seeds} seeds)"
-    note = f"Mean ± 95% CI over {groups}; time in seconds until a classifier is ready for one group"
-    note += f", on {full.device}."
-    if marks:
-        note += f" {marks}"
+    note = f"Mean ± 95% CI over {groups}; time in seconds until a classifier is ready for one group, on {full.device}."
+    note += f" {marks}" if marks else ""
     if sum(cell.n > 0 for cell in cells) > 1:
         note += BOLD
     return title, note
@@ -275,20 +256,15 @@ def format_accuracy(mean: float, half_width: float, plus_minus: str) -> str:
     return f"{mean:.2f}" if math.isnan(half_width) else f"{mean:.2f} {plus_minus} {half_width:.2f}"
 
 
-def _markdown_paper(number: PaperNumber | None) -> str:
+def _markdown_paper(number: Mapping[Any, Any] | None) -> str:
     if number is None:
         return "—"
-    text = format_accuracy(number.accuracy, number.ci, "±")
+    text = format_accuracy(number["value"], number["ci"], "±")
     # The paper prints every number with two decimals.
-    return text if math.isnan(number.seconds) else f"{text} / {number.seconds:.2f} s"
+    return text if math.isnan(number["seconds"]) else f"{text} / {number['seconds']:.2f} s"
 
 
-def _latex(
-    cells: list[TableCell],
-    layout: TableLayout,
-    numbers: dict[tuple[str, str], PaperNumber] | None,
-    several_devices: bool,
-) -> str:
+def _latex(cells: list[TableCell], layout: TableLayout, printed: Printed | None, several_devices: bool) -> str:
     full = max(cell.n for cell in cells)
     footnotes = [note for note in dict.fromkeys(_footnote(cell, full) for cell in cells) if note]
     marks = {note: chr(ord("a") + place % 26) * (place // 26 + 1) for place, note in enumerate(footnotes)}
@@ -307,12 +283,12 @@ def _latex(
     def line(front: list[str], values: list[str]) -> str:
         return " & ".join(front + values) + r" \\"
 
-    heads = column_labels(cells, layout)
+    heads = list(column_labels((cell.column for cell in cells), layout).values())
     grouped = any(cell.row.group_label for cell in cells)
     lead = 2 if grouped else 1
     if any(cell.rank == "second" for cell in cells):
         note += UNDERLINED
-    if numbers:
+    if printed:
         note += " Below each row, in italics, what the paper prints."
     label = f"tab:{_slug(layout.name)}" + (f"-{_slug(cells[0].device)}" if several_devices else "")
     blank = [""] * (lead - 1)
@@ -326,28 +302,26 @@ def _latex(
         if row.group_label != previous:  # rows without a block share one between rules
             lines.append(r"\midrule")
         previous = row.group_label
-        if not grouped:
-            front = [escape_latex(row.label)]
-        elif row.group_label:
-            front = [escape_latex(group_label), escape_latex(row.label)]
-        else:
+        if grouped and not row.group_label:
             front = [_spanned(2, "@{}l", row.label)]
+        else:
+            front = [escape_latex(label) for label in (group_label, row.label)[-lead:]]
         values = [(accuracy(cell), format_seconds(cell.seconds_mean) if cell.n else "--") for cell in row_cells]
         lines.append(line(front, [text for pair in values for text in pair]))
         # Not in separate columns as in Markdown: three families would no longer fit on a page.
-        printed = [(numbers or {}).get((row.id, cell.column)) for cell in row_cells]
-        if any(printed):
-            texts = [text for number in printed for text in _latex_paper(number)]
+        numbers = [(printed or {}).get((row.id, cell.column)) for cell in row_cells]
+        if any(numbers):
+            texts = [text for number in numbers for text in _latex_paper(number)]
             lines.append(line([*blank, r"\scriptsize\textit{paper}"], texts))
     caption = f"{escape_latex(title)} {escape_latex(note)}"
     return table_environment(caption, label, f"@{{}}{'l' * lead}{'rr' * len(heads)}@{{}}", lines)
 
 
-def _latex_paper(number: PaperNumber | None) -> tuple[str, str]:
+def _latex_paper(number: Mapping[Any, Any] | None) -> tuple[str, str]:
     if number is None:
         return "", ""
-    accuracy = format_accuracy(number.accuracy, number.ci, r"$\pm$")
-    seconds = "--" if math.isnan(number.seconds) else f"{number.seconds:.2f}"
+    accuracy = format_accuracy(number["value"], number["ci"], r"$\pm$")
+    seconds = "--" if math.isnan(number["seconds"]) else f"{number['seconds']:.2f}"
     return rf"\scriptsize\textit{{{accuracy}}}", rf"\scriptsize\textit{{{seconds}}}"
 
 
@@ -355,12 +329,7 @@ def _spanned(columns: int, alignment: str, text: str) -> str:
     return rf"\multicolumn{{{columns}}}{{{alignment}}}{{{escape_latex(text)}}}"
 
 
-def _markdown(
-    cells: list[TableCell],
-    layout: TableLayout,
-    numbers: dict[tuple[str, str], PaperNumber] | None,
-    several_devices: bool,
-) -> str:
+def _markdown(cells: list[TableCell], layout: TableLayout, printed: Printed | None, several_devices: bool) -> str:
     full = max(cell.n for cell in cells)
 
     def values(cell: TableCell) -> list[str]:
@@ -370,68 +339,24 @@ def _markdown(
             mark = f" (n={cell.n})" if _is_partial(cell, full) else ""
             seconds = format_seconds(cell.seconds_mean) + (f" (t={cell.threads})" if cell.mixed_threads else "")
             shown = [(f"**{text}**" if cell.rank == "best" else text) + mark, seconds]
-        if numbers is not None:
-            shown.append(_markdown_paper(numbers.get((cell.row.in_paper, cell.column))))
+        if printed is not None:
+            shown.append(_markdown_paper(printed.get((cell.row.in_paper, cell.column))))
         return shown
 
-    heads = [escape_markdown(head) for head in column_labels(cells, layout)]
+    heads = [escape_markdown(label) for label in column_labels((cell.column for cell in cells), layout).values()]
     grouped = any(cell.row.group_label for cell in cells)
-    kinds = ["ACC (%)", "time (s)", *(["paper"] if numbers is not None else [])]
+    kinds = ["ACC (%)", "time (s)", *(["paper"] if printed is not None else [])]
     head = ["Method", *([""] if grouped else []), *(f"{name} {kind}" for name in heads for kind in kinds)]
     lead = 2 if grouped else 1
     partial = any(_is_partial(cell, full) for cell in cells)
     marks = ["A cell with an n is over n groups, or not finished."] if partial else []
     marks += [MIXED_THREADS] if any(cell.mixed_threads for cell in cells) else []
     title, note = _caption(cells, layout, " ".join(marks))
-    lines = [f"**{escape_markdown(title)}** {escape_markdown(note)}", "", _pipes(head)]
-    lines.append(_pipes([":--"] * lead + ["--:"] * (len(head) - lead)))
+    lines = [head, [":--"] * lead + ["--:"] * (len(head) - lead)]
     for row, group_label, row_cells in _grid(cells):
-        first = group_label if row.group_label else row.label
-        front = [escape_markdown(first)]
-        if grouped:
-            front.append(escape_markdown(row.label) if row.group_label else "")
-        lines.append(_pipes(front + [text for cell in row_cells for text in values(cell)]))
-    return "\n".join(lines) + "\n"
-
-
-def _pipes(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _csv(cells: list[TableCell], layout: TableLayout, numbers: dict[tuple[str, str], PaperNumber]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_records(cells, layout, numbers))
-    return text.getvalue()
-
-
-def _records(
-    cells: list[TableCell], layout: TableLayout, numbers: dict[tuple[str, str], PaperNumber]
-) -> list[dict[str, str | int | float | None]]:
-    nothing = PaperNumber(math.nan, math.nan, math.nan)
-    found = []
-    for cell in cells:
-        number = numbers.get((cell.row.in_paper, cell.column), nothing)
-        values: list[str | int | float | None] = [
-            layout.name,
-            cell.row.id,
-            cell.column,
-            layout.target,
-            cell.accuracy_mean,
-            cell.accuracy_ci,
-            cell.n,
-            cell.seconds_mean,
-            cell.seconds_median,
-            cell.device,
-            cell.threads if cell.n else None,
-            number.accuracy,
-            number.ci,
-            number.seconds,
-        ]
-        known = [None if isinstance(value, float) and math.isnan(value) else value for value in values]
-        found.append(dict(zip(CSV_COLUMNS, known, strict=True)))
-    return found
+        front = [group_label, row.label] if row.group_label else [row.label, ""][:lead]
+        lines.append([*map(escape_markdown, front), *(text for cell in row_cells for text in values(cell))])
+    return f"**{escape_markdown(title)}** {escape_markdown(note)}\n\n{markdown_table(lines)}"
 
 
 def _slug(text: str) -> str:

@@ -64,16 +64,16 @@ class Invocation:
 class PlannedVariant:
     """A method variant, with a row of the table for each of its `snapshots`: (snapshot name, row label).
 
-    `figure_line` and `figure_x` place it in the suite's figure. `derived_from` is the variant that it is a milestone or
-    another clock of.
+    `curve_label` and `curve_x` place it in the suite's figure. `parent` is the variant it was expanded from, as
+    `suites.declaration.Variant` has it.
     """
 
     name: str
     label: str
     snapshots: tuple[tuple[str, str], ...] = (("", ""),)
-    figure_line: str = ""
-    figure_x: float = 0.0
-    derived_from: str = ""
+    curve_label: str = ""
+    curve_x: float = 0.0
+    parent: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +119,8 @@ class PlanRecord:
 
     @property
     def figure_places(self) -> dict[str, tuple[str, float]]:
-        """(line, x) of each variant that is a point of the figure."""
-        return {v.name: (v.figure_line, v.figure_x) for v in self.variants if v.figure_line}
+        """(curve label, x) of each variant that is a point of the figure."""
+        return {v.name: (v.curve_label, v.curve_x) for v in self.variants if v.curve_label}
 
     def merged(self, newer: PlanRecord) -> PlanRecord:
         """This plan and a newer one of the same run; a cell that was planned again replaces its predecessor."""
@@ -187,7 +187,7 @@ def _from_format_2(values: Mapping[str, Any]) -> dict[str, Any]:
     variants = [
         {
             **{name: variant[name] for name in ("name", "label", "snapshots")},
-            "figure_line": variant["curve"], "figure_x": variant["x"], "derived_from": variant["row"],
+            "curve_label": variant["curve"], "curve_x": variant["x"], "parent": variant["row"],
         }
         for variant in plan["variants"]
     ]  # fmt: skip

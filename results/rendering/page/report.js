@@ -3,23 +3,19 @@
   const data = JSON.parse(document.getElementById("data").textContent);
 
   // --- Sorting: ascending, descending, and back to the order of the suite ---
-
   const ORDER = { none: "ascending", ascending: "descending", descending: "none" };
 
   function compare(a, b) {
-    const numbers = [Number(a), Number(b)];
-    if (numbers.every(Number.isFinite)) return numbers[0] - numbers[1];
+    if (Number.isFinite(Number(a)) && Number.isFinite(Number(b))) return Number(a) - Number(b);
     return a.localeCompare(b, "en", { numeric: true });
   }
 
   function sort(button) {
     const head = button.closest("th");
-    const table = head.closest("table");
     const direction = ORDER[head.getAttribute("aria-sort")];
     for (const other of head.parentElement.children) other.setAttribute("aria-sort", "none");
     head.setAttribute("aria-sort", direction);
-    const body = table.tBodies[0];
-    const rows = [...body.rows];
+    const body = head.closest("table").tBodies[0], rows = [...body.rows];
     rows.forEach((row, place) => { row.dataset.place ??= place; });
     const value = (row) => row.children[head.cellIndex].dataset.value;
     rows.sort((a, b) => {
@@ -33,20 +29,16 @@
   }
 
   // --- Where a number comes from ---
-
   const dialog = document.getElementById("origin");
 
   function facts(list, pairs) {
-    for (const [name, value] of pairs) {
-      list.append(Object.assign(document.createElement("dt"), { textContent: name }));
-      list.append(Object.assign(document.createElement("dd"), { textContent: value }));
-    }
+    const element = (tag, textContent) => Object.assign(document.createElement(tag), { textContent });
+    for (const [name, value] of pairs) list.append(element("dt", name), element("dd", value));
   }
 
   function open(key) {
-    const number = data.numbers[key];
+    const number = data.numbers[key], list = dialog.querySelector("dl");
     document.getElementById("origin-title").textContent = number.title;
-    const list = dialog.querySelector("dl");
     list.replaceChildren();
     facts(list, number.facts);
     if (number.run !== null) facts(list, data.runs[number.run].facts);
@@ -63,7 +55,6 @@
   });
 
   // --- The paper's numbers ---
-
   const paper = document.getElementById("paper");
   if (paper) {
     const show = () => document.documentElement.classList.toggle("with-paper", paper.checked);
@@ -72,7 +63,6 @@
   }
 
   // --- One method against another, group by group ---
-
   const SVG = "http://www.w3.org/2000/svg";
   const SIZE = 400, LEFT = 60, RIGHT = 12, TOP = 12, BOTTOM = 48;
 
@@ -85,8 +75,7 @@
   }
 
   function ticks(low, high) {
-    const rough = (high - low) / 6;
-    const power = 10 ** Math.floor(Math.log10(rough));
+    const rough = (high - low) / 6, power = 10 ** Math.floor(Math.log10(rough));
     const step = power * [1, 2, 5, 10].find((factor) => power * factor >= rough);
     const found = [];
     for (let place = Math.ceil(low / step - 1e-9); place * step <= high + 1e-9; place++) {
@@ -97,8 +86,7 @@
 
   function scatter(figure) {
     const { rows, families, x, y } = data.scatters[figure.dataset.scatter];
-    const across = figure.querySelector(".x"), up = figure.querySelector(".y");
-    const familySelect = figure.querySelector(".families");
+    const [across, up, familySelect] = [".x", ".y", ".families"].map((name) => figure.querySelector(name));
     rows.forEach((label, place) => [across, up].forEach((select) => select.add(new Option(label, place))));
     families.forEach((family, place) => familySelect.add(new Option(family.label, place)));
     figure.querySelector(".family").hidden = families.length < 2;
@@ -106,14 +94,12 @@
     up.value = y;
 
     function redraw() {
-      const family = families[familySelect.value];
+      const family = families[familySelect.value], names = [rows[across.value], rows[up.value]];
       const [a, b] = [family.accuracies[across.value], family.accuracies[up.value]];
       const pairs = family.groups
         .map(([seed, group], place) => ({ seed, group, a: a[place], b: b[place] }))
         .filter((pair) => Number.isFinite(pair.a) && Number.isFinite(pair.b));
-      const names = [rows[across.value], rows[up.value]];
-      const note = figure.querySelector(".note");
-      const drawing = figure.querySelector(".drawing");
+      const note = figure.querySelector(".note"), drawing = figure.querySelector(".drawing");
       drawing.replaceChildren();
       if (!pairs.length) {
         note.textContent = `${names[0]} and ${names[1]} have no group in common in ${family.label}.`;

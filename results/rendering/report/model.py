@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from pudnet_bench.results.rendering.tables import TableCell, TableLayout, TableRow, column_labels
+from pudnet_bench.results.rendering.tables import TARGET_LABELS, TableLayout, TableRow
 from pudnet_bench.results.store.run_record import RunRecord
 
 if TYPE_CHECKING:
@@ -40,8 +40,7 @@ class ReportedRun:
         frame: `Run.frame()` of its plan's cells.
         layouts: A table for each target.
         printed: `results.paper.load` of its suite, empty if the paper has no numbers.
-        target_labels: Names of the targets.
-        losses: Those of meta-training, as `figures.draw_losses` takes them, if the suite draws them.
+        losses: Those of meta-training, as `figures.losses_figure` takes them, if the suite draws them.
         correlations: `correlation.correlation_table` by label, if the suite draws them.
     """
 
@@ -50,7 +49,6 @@ class ReportedRun:
     frame: pd.DataFrame
     layouts: Sequence[TableLayout]
     printed: pd.DataFrame
-    target_labels: Mapping[str, str] = field(default_factory=dict)
     curve: LearningCurve | None = None
     losses: pd.DataFrame | None = None
     correlations: Mapping[str, pd.DataFrame] = field(default_factory=dict)
@@ -64,7 +62,7 @@ class ReportedRun:
         return self.record.plan.family_labels.get(family, family)
 
     def target_label(self, target: str) -> str:
-        return self.target_labels.get(target, target)
+        return TARGET_LABELS.get(target, target)
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ class PageTable:
 
 @dataclass(frozen=True)
 class Plot:
-    """A drawing with its title above and its note below."""
+    """A drawing, titled above and explained below."""
 
     title: str
     drawing: Markup
@@ -134,16 +132,10 @@ class Section:
     figure_title: str
     figure: tuple[Plot, ...]
     figure_tables: tuple[PageTable, ...]
-    break_evens: PageTable | None
-    costs: PageTable | None
+    costs: tuple[PageTable, ...]
     facts: tuple[tuple[str, str], ...]
     invocations: PageTable
     cells: PageTable
-
-
-def labels_by_column(cells: Sequence[TableCell], layout: TableLayout) -> dict[str, str]:
-    """The label of each family, in the order of the columns."""
-    return dict(zip(dict.fromkeys(cell.column for cell in cells), column_labels(cells, layout), strict=True))
 
 
 def row_label(row: TableRow) -> str:
@@ -151,6 +143,6 @@ def row_label(row: TableRow) -> str:
     return ", ".join(filter(None, (row.group_label, row.label)))
 
 
-def words(text: object) -> Entry:
+def words(text: str) -> Entry:
     """A field of text without provenance."""
-    return Entry(str(text), str(text))
+    return Entry(text, text)

@@ -16,9 +16,8 @@ from markupsafe import Markup
 
 from pudnet_bench.results.rendering.escaping import one_line
 from pudnet_bench.results.rendering.report.model import Panel, Place, ReportedRun, Section
-from pudnet_bench.results.rendering.report.plots import FLOPS, TIME, effort_plots, epoch_plots, learning_plots
+from pudnet_bench.results.rendering.report.plots import FLOPS, TIME, effort_plots, epoch_plots, learning_plots, scatter
 from pudnet_bench.results.rendering.report.provenance import cell_table, invocation_table, number_facts, run_facts
-from pudnet_bench.results.rendering.report.scatter import scatter
 from pudnet_bench.results.rendering.report.studies import correlation_plots, correlation_tables, loss_plots, loss_tables
 from pudnet_bench.results.rendering.report.tables import break_even_table, cost_table, result_table
 from pudnet_bench.results.rendering.tables import TableLayout, summarise
@@ -33,26 +32,14 @@ def page(runs: Sequence[ReportedRun]) -> str:
     data: dict[str, Any] = {"runs": [], "numbers": {}, "scatters": []}
     sections = [_section(number, run, data) for number, run in enumerate(runs)]
     environment = Environment(
-        loader=FileSystemLoader(_PAGE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_shown,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+        loader=FileSystemLoader(_PAGE), autoescape=True, undefined=StrictUndefined, finalize=_shown, trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
     title = f"{sections[0].title}: {sections[0].name}" if len(sections) == 1 else f"{len(sections)} runs"
-    return environment.get_template("report.html").render(
-        title=title,
-        sections=sections,
-        data=_plain(data),
-        with_paper=any(_with_paper(section) for section in sections),
-    )
-
-
-def _with_paper(section: Section) -> bool:
-    in_tables = any(head.paper for panel in section.panels for head in panel.table.heads)
-    return in_tables or any(plot.with_paper for plot in section.figure)
+    heads = [head for section in sections for panel in section.panels for head in panel.table.heads]
+    with_paper = any(head.paper for head in heads) or any(plot.with_paper for one in sections for plot in one.figure)
+    template = environment.get_template("report.html")
+    return template.render(title=title, sections=sections, data=_plain(data), with_paper=with_paper)
 
 
 def _shown(value: Any) -> Any:
@@ -72,36 +59,26 @@ def _plain(value: Any) -> Any:
 
 
 def _section(number: int, run: ReportedRun, data: dict[str, Any]) -> Section:
-    record = run.record
-    facts = run_facts(run)
+    record, facts = run.record, run_facts(run)
     data["runs"].append({"name": run.name, "facts": facts})
     keys = number_facts(number, run, data["numbers"])
     panels = tuple(panel for layout in run.layouts for panel in _panels(number, run, layout, keys, data))
-    measured = len(run.frame) > 0
     return Section(
-        id=f"run-{number + 1}",
-        title=record.plan.title.strip().rstrip("."),
-        name=run.name,
+        id=f"run-{number + 1}", title=record.plan.title.strip().rstrip("."), name=run.name,
         summary=", ".join(filter(None, (record.suite, record.profile, record.device))),
-        panels=panels,
-        figure_title=_figure_title(run),
+        panels=panels, figure_title=_figure_title(run),
         figure=(*learning_plots(run), *loss_plots(run), *correlation_plots(run)),
         figure_tables=(*loss_tables(run), *correlation_tables(run)),
-        break_evens=break_even_table(run, keys) if measured else None,
-        costs=cost_table(run, keys) if measured else None,
-        facts=tuple(facts),
-        invocations=invocation_table(run),
-        cells=cell_table(run),
-    )
+        costs=tuple(filter(None, (break_even_table(run, keys), cost_table(run, keys)))) if len(run.frame) else (),
+        facts=tuple(facts), invocations=invocation_table(run), cells=cell_table(run),
+    )  # fmt: skip
 
 
 def _panels(
     number: int, run: ReportedRun, layout: TableLayout, keys: Mapping[Place, str], data: dict[str, Any]
 ) -> list[Panel]:
-    cells, reference = summarise(run.frame, layout), run.record.plan.reference
-    devices = list(dict.fromkeys(cell.device for cell in cells))
-    panels = []
-    for device in devices:
+    cells, reference, panels = summarise(run.frame, layout), run.record.plan.reference, []
+    for device in dict.fromkeys(cell.device for cell in cells):
         shown = [cell for cell in cells if cell.device == device]
         frame = run.frame[(run.frame["target"] == layout.target) & (run.frame["device"] == device)]
         styles = {method: place for place, method in enumerate(dict.fromkeys(cell.row.method for cell in shown))}
@@ -109,23 +86,18 @@ def _panels(
         scattered = scatter(shown, layout, frame, reference)
         if scattered is not None:
             data["scatters"].append(scattered)
-        panels.append(
-            Panel(
-                title=f"{title}, on {device}" if device else title,
-                table=result_table(number, run, layout, shown, keys, data["numbers"]),
-                plots=(
-                    *effort_plots(shown, layout, frame, styles, TIME),
-                    *effort_plots(shown, layout, frame, styles, FLOPS),
-                    *epoch_plots(shown, layout, frame, styles, reference),
-                ),
-                scatter=None if scattered is None else len(data["scatters"]) - 1,
-            )
+        plots = (
+            *effort_plots(shown, layout, frame, styles, TIME),
+            *effort_plots(shown, layout, frame, styles, FLOPS),
+            *epoch_plots(shown, layout, frame, styles, reference),
         )
+        table = result_table(number, run, layout, shown, keys, data["numbers"])
+        place = None if scattered is None else len(data["scatters"]) - 1
+        panels.append(Panel(f"{title}, on {device}" if device else title, table, plots, place))
     return panels
 
 
 def _figure_title(run: ReportedRun) -> str:
-    """The heading of a figure suite's plots."""
     if run.curve:
         return f"Accuracy against {run.curve.x_label}"
     return "Losses in meta-training" if run.losses is not None else "Correlation of datasets and trained parameters"

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pudnet_bench.results.analysis import costs, curves
 from pudnet_bench.results.analysis.comparison import PAIR
 from pudnet_bench.results.analysis.statistics import mean_ci, of_one_thread_count, pareto_front
-from pudnet_bench.results.rendering.charts import Level, Point, Series, chart
-from pudnet_bench.results.rendering.report.model import Plot, ReportedRun, labels_by_column, row_label
-from pudnet_bench.results.rendering.tables import TableCell, TableLayout, format_accuracy, format_seconds
+from pudnet_bench.results.rendering.charts import Level, Point, Scale, Series, chart
+from pudnet_bench.results.rendering.report.model import Plot, ReportedRun, row_label
+from pudnet_bench.results.rendering.tables import TableCell, TableLayout, column_labels, format_accuracy, format_seconds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,45 +32,35 @@ class Effort:
     text: Callable[[float], str]
 
 
-TIME = Effort(
-    "seconds", 1.0, "time", "time until a classifier is ready (s)", lambda seconds: f"{format_seconds(seconds)} s"
-)
-FLOPS = Effort("fit_flops", 1e9, "FLOPs", "GFLOPs until a classifier is ready", lambda giga: f"{giga:.3g} GFLOPs")
+TIME = Effort("seconds", 1.0, "time", "time until a classifier is ready (s)", lambda x: f"{format_seconds(x)} s")
+FLOPS = Effort("fit_flops", 1e9, "FLOPs", "GFLOPs until a classifier is ready", lambda x: f"{x:.3g} GFLOPs")
 
 
 def effort_plots(
     cells: Sequence[TableCell], layout: TableLayout, frame: pd.DataFrame, styles: Mapping[str, int], effort: Effort
 ) -> list[Plot]:
     """Accuracy against time or FLOPs, a plot for each family."""
-    labels = labels_by_column(cells, layout)
     means = {
         tuple(map(str, where)): mean_ci(_of_effort(rows, effort).dropna().to_numpy() / effort.unit)
         for where, rows in frame.groupby(["method", "snapshot", "family"], sort=False)
     }
     names = _method_labels(cells)
     plots = []
-    for family, label in labels.items():
-        measured = [
-            (cell, means[cell.row.method, cell.row.snapshot, family])
-            for cell in cells
-            if cell.column == family and cell.n
-        ]
+    for family, label in column_labels({cell.column for cell in cells}, layout).items():
+        measured = [cell for cell in cells if cell.column == family and cell.n]
+        places = [(cell, means[cell.row.method, cell.row.snapshot, family]) for cell in measured]
         # What is not known, or none at all, has no place on a logarithmic axis.
-        shown = [(cell, x) for cell, x in measured if x.mean > 0]
+        shown = [(cell, x) for cell, x in places if x.mean > 0]
         if len(shown) < 2:  # nothing to compare it with
             continue
         pairs = [(x.mean, cell.accuracy_mean) for cell, x in shown]
         front = pareto_front(pairs)
         points: dict[str, list[Point]] = {}
         for place, (cell, x) in enumerate(shown):
-            points.setdefault(cell.row.method, []).append(
-                Point(
-                    x.mean, cell.accuracy_mean, cell.accuracy_ci, x.half_width,
-                    f"{row_label(cell.row)}: {format_accuracy(cell.accuracy_mean, cell.accuracy_ci, '±')} % in "
-                    f"{effort.text(x.mean)} (n = {cell.n})",
-                    ringed=place in front,
-                )
-            )  # fmt: skip
+            accuracy = format_accuracy(cell.accuracy_mean, cell.accuracy_ci, "±")
+            text = f"{row_label(cell.row)}: {accuracy} % in {effort.text(x.mean)} (n = {cell.n})"
+            point = Point(x.mean, cell.accuracy_mean, cell.accuracy_ci, x.half_width, text, place in front)
+            points.setdefault(cell.row.method, []).append(point)
         series = [Series(names[method], tuple(p), styles[method]) for method, p in points.items()]
         title = f"Accuracy against {effort.name}, {label}"
         drawing = chart(title, series, effort.axis, ACCURACY, x_scale="log", front=[pairs[place] for place in front])
@@ -92,10 +82,9 @@ def epoch_plots(
     cells: Sequence[TableCell], layout: TableLayout, frame: pd.DataFrame, styles: Mapping[str, int], reference: str
 ) -> list[Plot]:
     """Accuracy against epochs of what trains from scratch, with the level of `reference` on the same groups."""
-    labels = labels_by_column(cells, layout)
     names = _method_labels(cells)
     plots = []
-    for family, label in labels.items():
+    for family, label in column_labels({cell.column for cell in cells}, layout).items():
         here = frame[frame["family"] == family]
         trained = here[np.isfinite(here["epochs"].to_numpy()) & (here["method"] != reference).to_numpy()]
         if len(here[["method", "snapshot"]].drop_duplicates()) < 2 or trained.empty:
@@ -110,16 +99,12 @@ def epoch_plots(
                 points.append(Point(float(epochs), mean.mean, mean.half_width, title=f"{title} (n = {mean.n})"))
             series.append(Series(names[str(method)], tuple(points), styles[str(method)]))
         ours = costs.last_snapshots(here[here["method"] == reference]).merge(trained[PAIR].drop_duplicates(), on=PAIR)
-        levels = []
+        title, note, levels = f"Accuracy against epochs, {label}", "Means with 95% intervals.", []
         if len(ours):
             level = mean_ci(100 * ours["accuracy"].to_numpy())
-            label_of_level = (
-                f"{names[reference]}: {format_accuracy(level.mean, level.half_width, '±')} % (n = {level.n})"
-            )
-            levels.append(Level(label_of_level, level.mean, level.half_width, styles[reference]))
-        title = f"Accuracy against epochs, {label}"
-        note = "Means with 95% intervals."
-        if levels:
+            accuracy = format_accuracy(level.mean, level.half_width, "±")
+            text = f"{names[reference]}: {accuracy} % (n = {level.n})"
+            levels.append(Level(text, level.mean, level.half_width, styles[reference]))
             note += f" {names[reference]}'s level is over the groups that were also trained on."
         plots.append(Plot(title, chart(title, series, "epochs", ACCURACY, x_scale="whole", levels=levels), note))
     return plots
@@ -141,13 +126,11 @@ def learning_plots(run: ReportedRun) -> list[Plot]:
             series.append(Series(str(name), _line_points(line, "accuracy_mean", "accuracy_ci"), order[str(name)]))
         for name, line in printed.dropna(subset=["x", "value"]).groupby("curve", sort=False):
             style = order.setdefault(str(name), len(order))
-            points_of_paper = _line_points(line, "value", "ci")
-            series.append(Series(f"{name}, the paper", points_of_paper, style, "paper"))
+            series.append(Series(f"{name}, the paper", _line_points(line, "value", "ci"), style, "paper"))
         x = [point.x for one in series for point in one.points]
         title = f"{run.family_label(family)}, {run.target_label(target)}"
-        drawing = chart(
-            title, series, curve.x_label, ACCURACY, x_scale="log" if curve.log_x and min(x) > 0 else "linear"
-        )
+        x_scale: Scale = "log" if curve.log_x and min(x) > 0 else "linear"
+        drawing = chart(title, series, curve.x_label, ACCURACY, x_scale=x_scale)
         note = f"Means with 95% intervals over groups, on {device}."
         plots.append(Plot(title, drawing, note, with_paper=any(one.look == "paper" for one in series)))
     return plots
@@ -162,3 +145,27 @@ def _line_points(line: pd.DataFrame, mean: str, half: str) -> tuple[Point, ...]:
         )
         for row in line.sort_values("x").to_dict("records")
     )  # fmt: skip
+
+
+def scatter(
+    cells: Sequence[TableCell], layout: TableLayout, frame: pd.DataFrame, reference: str
+) -> dict[str, Any] | None:
+    """Data of the page's scatter: accuracy (percent) of every row on every group, first of all against `reference`.
+
+    None for fewer than two rows.
+    """
+    rows = {(cell.row.method, cell.row.snapshot): cell.row for cell in cells if cell.n}
+    if len(rows) < 2:
+        return None
+    families = []
+    for family, label in column_labels({cell.column for cell in cells}, layout).items():
+        here = frame[frame["family"] == family]
+        if here.empty:
+            continue
+        wide = here.pivot_table(index=PAIR, columns=["method", "snapshot"], values="accuracy", aggfunc="first")
+        accuracies = [[round(100 * float(v), 3) for v in wide[place]] if place in wide else [] for place in rows]
+        groups = [[int(seed), int(group)] for seed, group in wide.index]
+        families.append({"label": label, "groups": groups, "accuracies": accuracies})
+    methods = [method for method, _ in rows]
+    y = methods.index(reference) if reference in methods else len(methods) - 1
+    return {"rows": [row_label(row) for row in rows.values()], "families": families, "x": 0 if y else 1, "y": y}

@@ -57,8 +57,8 @@ def number_facts(number: int, run: ReportedRun, numbers: dict[str, Any]) -> dict
             ("device", device),
             ("target", run.target_label(target)),
             ("file", ", ".join(_file(cell, bool(part["finished"].all())) for cell, part in rows.groupby("cell"))),
-            *([("weights", ", ".join(artifacts))] if artifacts else []),
         ]
+        facts += [("weights", ", ".join(artifacts))] if artifacts else []
         title = f"{run.row_name(method, snapshot)}, {run.family_label(family)}"
         numbers[key] = {"run": number, "title": title, "facts": facts}
     return keys
@@ -69,12 +69,10 @@ def _file(cell: Any, finished: bool) -> str:
 
 
 def invocation_table(run: ReportedRun) -> PageTable:
-    """The invocations of the run."""
     heads = tuple(Head(label, numeric=False) for label in ("Started", "Commit", "Command"))
-    rows = [(call.started, call.commit, call.command) for call in run.record.invocations]
-    return PageTable(
-        "Commands that made this run", "", heads, tuple(tuple(words(v or "none") for v in row) for row in rows)
-    )
+    calls = [(call.started, call.commit, call.command) for call in run.record.invocations]
+    rows = tuple(tuple(words(value or "none") for value in call) for call in calls)
+    return PageTable("Commands that made this run", "", heads, rows)
 
 
 def cell_table(run: ReportedRun) -> PageTable:
@@ -86,17 +84,9 @@ def cell_table(run: ReportedRun) -> PageTable:
         own = measured.get(cell.key)
         done = 0 if own is None else own["group"].nunique()
         file = "none yet" if own is None else _file(cell.key, bool(own["finished"].all()))
-        rows.append(
-            (
-                words(labels.get(cell.method, cell.method)),
-                words(run.family_label(cell.family)),
-                words(run.target_label(cell.target)),
-                Entry(str(cell.seed), cell.seed),
-                Entry(f"{done} of {cell.groups}", done),
-                words(file),
-                words(cell.artifact or "none"),
-            )
-        )
+        names = labels.get(cell.method, cell.method), run.family_label(cell.family), run.target_label(cell.target)
+        counts = Entry(str(cell.seed), cell.seed), Entry(f"{done} of {cell.groups}", done)
+        rows.append((*map(words, names), *counts, words(file), words(cell.artifact or "none")))
     texts = [Head(label, numeric=False) for label in ("Method", "Family", "Target")]
     heads = (*texts, Head("Seed"), Head("Groups"), Head("File", numeric=False), Head("Weights", numeric=False))
     return PageTable("Cells", "", heads, tuple(rows))

@@ -66,10 +66,10 @@ def loss_tables(run: ReportedRun) -> list[PageTable]:
     for title, training in _trainings(run.losses):
         parts = np.array_split(np.arange(len(training)), len(quarters))
         for loss in losses_of(training):
-            means = [
-                float(training[loss].to_numpy(dtype=float)[part].mean()) if len(part) else math.nan for part in parts
-            ]
-            rows.append((words(title), words(LOSSES[loss][0]), *(_rounded(mean, 3) for mean in means)))
+            values = training[loss].to_numpy(dtype=float)
+            means = (float(values[part].mean()) if len(part) else math.nan for part in parts)
+            entries = (Entry("—", None) if math.isnan(mean) else Entry(f"{mean:.3g}", mean) for mean in means)
+            rows.append((words(title), words(LOSSES[loss][0]), *entries))
     if not rows:
         return []
     heads = (Head("Training", numeric=False), Head("Loss", numeric=False), *(Head(part) for part in quarters))
@@ -96,9 +96,8 @@ def correlation_plots(run: ReportedRun) -> list[Plot]:
                 ), 1, look, tuple(ends)),
             ]  # fmt: skip
             lowest = min(lowest, float(learned.min()), min(low for low, _ in ends))
-        drawing = chart(
-            title, series, "canonical pair", "correlation coefficient", x_scale="whole", y_range=(lowest, 1.0)
-        )
+        drawing = chart(title, series, "canonical pair", "correlation coefficient", x_scale="whole",
+                        y_range=(lowest, 1.0))  # fmt: skip
         plots.append(Plot(f"{title} (n = {int(table['n'].iloc[0])})", drawing, CORRELATION_NOTE))
     return plots
 
@@ -124,7 +123,3 @@ def correlation_tables(run: ReportedRun) -> list[PageTable]:
 
 def _fixed(value: float) -> Entry:
     return Entry(f"{value:z.3f}", value)
-
-
-def _rounded(value: float, digits: int) -> Entry:
-    return Entry("—", None) if math.isnan(value) else Entry(f"{value:.{digits}g}", value)

@@ -3,51 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pudnet_bench.results.analysis import costs
+from pudnet_bench.results.rendering import tables
 from pudnet_bench.results.rendering.cost_tables import COSTS
-from pudnet_bench.results.rendering.report.model import (
-    Entry,
-    Head,
-    PageTable,
-    Place,
-    ReportedRun,
-    labels_by_column,
-    row_label,
-    words,
-)
-from pudnet_bench.results.rendering.tables import (
-    BOLD,
-    MIXED_THREADS,
-    UNDERLINED,
-    TableCell,
-    TableLayout,
-    TableRow,
-    format_accuracy,
-    format_seconds,
-)
+from pudnet_bench.results.rendering.report.model import Entry, Head, PageTable, Place, ReportedRun, row_label, words
+from pudnet_bench.results.rendering.tables import TableCell, TableLayout, TableRow, format_accuracy, format_seconds
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 def result_table(
-    number: int,
-    run: ReportedRun,
-    layout: TableLayout,
-    cells: Sequence[TableCell],
-    keys: Mapping[Place, str],
+    number: int, run: ReportedRun, layout: TableLayout, cells: Sequence[TableCell], keys: Mapping[Place, str],
     numbers: dict[str, Any],
-) -> PageTable:
+) -> PageTable:  # fmt: skip
     """The table of one target and device, with the paper's numbers; adds the facts behind those to `numbers`."""
-    printed = {
-        (row["row"], row["column"]): row
-        for row in run.printed[run.printed["target"] == layout.target].to_dict("records")
-    }
-    labels = labels_by_column(cells, layout)
+    printed = tables.printed_numbers(run.printed, layout.target)
+    labels = tables.column_labels({cell.column for cell in cells}, layout)
     with_paper = {column for column in labels if any((cell.row.in_paper, column) in printed for cell in cells)}
     heads = [Head("Method", numeric=False)]
     for column, over in labels.items():
@@ -60,13 +35,10 @@ def result_table(
         line = rows.setdefault(cell.row, [words(row_label(cell.row))])
         if cell.n:
             accuracy = format_accuracy(cell.accuracy_mean, cell.accuracy_ci, "±")
-            groups = f"{cell.n}" if cell.finished else f"{cell.n} (not finished)"
             seconds = format_seconds(cell.seconds_mean) + (f" (t={cell.threads})" if cell.mixed_threads else "")
-            line += [
-                Entry(accuracy, cell.accuracy_mean, key, opens=True, rank=cell.rank),
-                Entry(seconds, cell.seconds_mean, key),
-                Entry(groups, cell.n, key),
-            ]
+            line.append(Entry(accuracy, cell.accuracy_mean, key, opens=True, rank=cell.rank))
+            line.append(Entry(seconds, cell.seconds_mean, key))
+            line.append(Entry(f"{cell.n}" if cell.finished else f"{cell.n} (not finished)", cell.n, key))
         else:
             line += [Entry("—", None)] * 3
         if cell.column in with_paper:
@@ -79,15 +51,11 @@ def _paper_entries(
 ) -> list[Entry]:
     if printed is None:
         return [Entry("—", None, paper=True)] * 2
-    key = f"p{number}-{len(numbers)}"
+    key, seconds = f"p{number}-{len(numbers)}", printed["seconds"]
     accuracy = format_accuracy(printed["value"], printed["ci"], "±")
-    facts = [
-        ("source", f"the paper's {printed['table']}, as printed"),
-        ("row, as printed", printed["printed"]),
-        *([("note", printed["note"])] if printed["note"] else []),
-    ]
+    facts = [("source", f"the paper's {printed['table']}, as printed"), ("row, as printed", printed["printed"])]
+    facts += [("note", printed["note"])] if printed["note"] else []
     numbers[key] = {"run": None, "title": "The paper's number", "facts": facts}
-    seconds = printed["seconds"]
     return [
         Entry(accuracy, printed["value"], key, opens=True, paper=True),
         # The paper prints every number with two decimals.
@@ -98,70 +66,57 @@ def _paper_entries(
 def _note(cells: Sequence[TableCell]) -> str:
     if not any(cell.n for cell in cells):
         return "Nothing is measured yet."
-    note = (
-        "Mean ± 95% interval over n groups; time in seconds until a classifier is ready for one group, on "
-        f"{cells[0].device}."
-    )
+    note = "Mean ± 95% interval over n groups; time in seconds until a classifier is ready for one group"
+    note += f", on {cells[0].device}."
     if any(cell.mixed_threads for cell in cells):
-        note += f" {MIXED_THREADS}"
+        note += f" {tables.MIXED_THREADS}"
     if sum(cell.n > 0 for cell in cells) > 1:
-        note += BOLD
+        note += tables.BOLD
     if any(cell.rank == "second" for cell in cells):
-        note += UNDERLINED
+        note += tables.UNDERLINED
     return f"{note} Choose a number to see where it comes from."
 
 
-@dataclass(frozen=True)
-class _Setting:
-    """The leading columns of a table of costs: the method, and of family, target and device those that differ.
+def _table(
+    name: str, run: ReportedRun, table: pd.DataFrame, keys: Mapping[Place, str], heads: Iterable[Head],
+    entries: Callable[[dict[Any, Any], str], list[Entry]], note: str,
+) -> PageTable:  # fmt: skip
+    """A page's table of a frame of `analysis.costs`: `entries` gives the fields of a row with a key of provenance.
 
-    `common` are the names that all rows share, for the note below the table.
+    Before them are the method, and of family, target and device those that differ; the note has the others, and says so if
+    times are over fewer than the n groups.
     """
-
-    heads: tuple[Head, ...]
-    rows: tuple[tuple[Entry, ...], ...]
-    common: str
-
-    @classmethod
-    def of(cls, run: ReportedRun, table: pd.DataFrame, keys: Mapping[Place, str]) -> _Setting:
-        names: dict[str, list[str]] = {"Family": [], "Target": [], "Device": []}
-        methods = []
-        for row in table.to_dict("records"):
-            method, snapshot = row["method"], row["snapshot"]
-            name = run.row_name(method, snapshot)
-            key = keys.get((row["device"], row["target"], method, snapshot, row["family"]), "")
-            methods.append(Entry(name, name, key, opens=bool(key)))
-            names["Family"].append(run.family_label(row["family"]))
-            names["Target"].append(run.target_label(row["target"]))
-            names["Device"].append(row["device"])
-        differing = [name for name, values in names.items() if len(set(values)) > 1]
-        return cls(
-            tuple(Head(name, numeric=False) for name in ("Method", *differing)),
-            tuple((method, *(words(names[name][place]) for name in differing)) for place, method in enumerate(methods)),
-            ", ".join(values[0] for name, values in names.items() if name not in differing),
-        )
-
-    def note(self, text: str) -> str:
-        return f"{self.common}. {text}" if self.common else text
+    rows = table.to_dict("records")
+    names: dict[str, Callable[[str], str]] = {"Family": run.family_label, "Target": run.target_label, "Device": str}
+    differing = [name for name in names if table[name.lower()].nunique() > 1]
+    lines = []
+    for row in rows:
+        label = run.row_name(row["method"], row["snapshot"])
+        key = keys.get((row["device"], row["target"], row["method"], row["snapshot"], row["family"]), "")
+        mark = f" ({row['n_timed']} with {row['threads']} threads)" if row["n_timed"] < row["n"] else ""
+        groups = Entry(f"{row['n']}{mark}", row["n"], key)
+        where = (words(names[name](row[name.lower()])) for name in differing)
+        lines.append((Entry(label, label, key, opens=bool(key)), *where, *entries(row, key), groups))
+    common = ", ".join(names[name](rows[0][name.lower()]) for name in names if name not in differing)
+    if (table["n_timed"] < table["n"]).any():
+        note += " Times are over the groups of one thread count, where n says that there were several."
+    settings = (Head(name, numeric=False) for name in ("Method", *differing))
+    return PageTable(name, f"{common}. {note}" if common else note, (*settings, *heads, Head("n")), tuple(lines))
 
 
 def cost_table(run: ReportedRun, keys: Mapping[Place, str]) -> PageTable:
     """What each method and snapshot costs: the columns of which something is known."""
     table = costs.method_costs(run.frame)
-    setting = _Setting.of(run, table, keys)
     known = {name: cost for name, cost in COSTS.items() if table[name].notna().any()}
-    rows = []
-    for where, row in zip(setting.rows, table.to_dict("records"), strict=True):
-        key = where[0].key
-        line = [
+
+    def entries(row: dict[Any, Any], key: str) -> list[Entry]:
+        return [
             Entry("none" if name == "meta_train_seconds" else "—", None, key)
             if math.isnan(row[name])
             else Entry(cost.text(row[name]), float(row[name]), key)
             for name, cost in known.items()
         ]
-        mark = f" ({row['n_timed']} with {row['threads']} threads)" if row["n_timed"] < row["n"] else ""
-        rows.append((*where, *line, Entry(f"{row['n']}{mark}", row["n"], key)))
-    heads = (*(Head(cost.unit or cost.name, cost.name if cost.unit else "") for cost in known.values()), Head("n"))
+
     note = (
         "Means over the n groups, of a fit until a classifier is ready; meta-training: mean over seeds; evaluation: all test "
         "images; peak memory: the largest of any group; parameters: learned before any unseen group."
@@ -170,15 +125,13 @@ def cost_table(run: ReportedRun, keys: Mapping[Place, str]) -> PageTable:
         note += " FLOPs: products of matrices and convolutions, by torch's counter."
     if "energy_joules" in known:
         note += " Energy: all that the device used meanwhile, other work and idling included."
-    if (table["n_timed"] < table["n"]).any():
-        note += f" {_MIXED_THREADS}"
-    unknown = [cost.heading for name, cost in COSTS.items() if name not in known and name in _MEASURED_WHERE_POSSIBLE]
+    unknown = [COSTS[name].heading for name in _MEASURED_WHERE_POSSIBLE if name not in known]
     if unknown:
         note += f" Not known of this run: {', '.join(unknown)}."
-    return PageTable("Costs", setting.note(note), (*setting.heads, *heads), tuple(rows))
+    heads = (Head(cost.unit or cost.name, cost.name if cost.unit else "") for cost in known.values())
+    return _table("Costs", run, table, keys, heads, entries, note)
 
 
-_MIXED_THREADS = "Times are over the groups of one thread count, where n says that there were several."
 _MEASURED_WHERE_POSSIBLE = ("parameters", "fit_flops", "test_flops", "energy_joules")
 
 
@@ -189,41 +142,24 @@ def break_even_table(run: ReportedRun, keys: Mapping[Place, str]) -> PageTable |
     if table.empty:
         return None
     label = run.record.plan.variant_labels.get(reference, reference)
-    setting = _Setting.of(run, table, keys)
-    rows = []
-    for where, row in zip(setting.rows, table.to_dict("records"), strict=True):
+    labels = ("break-even epoch", "break-even datasets", "ACC (%)", f"{label} ACC (%)", "fit (s)", f"{label} fit (s)")
+
+    def seconds(value: float, key: str) -> Entry:
+        return Entry("—", None, key) if math.isnan(value) else Entry(format_seconds(value), value, key)
+
+    def entries(row: dict[Any, Any], key: str) -> list[Entry]:
         epoch, count = row["break_even_epoch"], row["break_even_count"]
-        never = math.isnan(epoch), not isinstance(count, int)
-        unknown = math.isnan(row["fit_seconds"])
-        mark = f" ({row['n_timed']} with {row['threads']} threads)" if row["n_timed"] < row["n"] else ""
-        key = where[0].key
-        rows.append(
-            (
-                *where,
-                Entry("never" if never[0] else f"{epoch:.3g}", None if never[0] else epoch, key),
-                Entry(
-                    "—" if unknown else "never" if never[1] else f"{count:,}", None if never[1] else float(count), key
-                ),
-                Entry(f"{100 * row['accuracy']:.2f}", row["accuracy"], key),
-                Entry(f"{100 * row['reference_accuracy']:.2f}", row["reference_accuracy"], key),
-                _seconds(row["fit_seconds"], "—", key),
-                _seconds(row["reference_fit_seconds"], "—", key),
-                Entry(f"{row['n']}{mark}", row["n"], key),
-            )
-        )
-    heads = (
-        Head("break-even epoch"), Head("break-even datasets"), Head("ACC (%)"), Head(f"{label} ACC (%)"), Head("fit (s)"),
-        Head(f"{label} fit (s)"), Head("n"),
-    )  # fmt: skip
+        never = "—" if math.isnan(row["fit_seconds"]) else "never"
+        return [
+            Entry("never", None, key) if math.isnan(epoch) else Entry(f"{epoch:.3g}", epoch, key),
+            Entry(f"{count:,}", float(count), key) if isinstance(count, int) else Entry(never, None, key),
+            *(Entry(f"{100 * row[name]:.2f}", row[name], key) for name in ("accuracy", "reference_accuracy")),
+            *(seconds(row[name], key) for name in ("fit_seconds", "reference_fit_seconds")),
+        ]
+
     note = (
         f"Over the n groups that both measured. Epoch: where training from scratch becomes at least as accurate as {label}; "
         f"if it is the first measured one, that may be late. Datasets: after so many, {label}'s meta-training and "
         "predictions have taken no longer than fitting each of them."
     )
-    if (table["n_timed"] < table["n"]).any():
-        note += f" {_MIXED_THREADS}"
-    return PageTable(f"Break-even with {label}", setting.note(note), (*setting.heads, *heads), tuple(rows))
-
-
-def _seconds(value: float, otherwise: str, key: str) -> Entry:
-    return Entry(otherwise, None, key) if math.isnan(value) else Entry(format_seconds(value), value, key)
+    return _table(f"Break-even with {label}", run, table, keys, map(Head, labels), entries, note)

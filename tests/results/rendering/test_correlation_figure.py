@@ -8,7 +8,8 @@ import pytest
 from matplotlib.image import imread
 
 from pudnet_bench.results.analysis.correlation import correlation_table
-from pudnet_bench.results.rendering.correlation_figure import _figure, draw
+from pudnet_bench.results.rendering.correlation_figure import correlation_figure
+from pudnet_bench.results.rendering.figures import to_bytes
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +28,11 @@ def unrelated() -> pd.DataFrame:
 
 def test_nothing_cannot_be_drawn() -> None:
     with pytest.raises(ValueError, match="no family"):
-        draw({}, "png")
+        correlation_figure({})
 
 
 def test_figure_1_has_a_panel_per_family(table: pd.DataFrame, unrelated: pd.DataFrame) -> None:
-    figure = _figure({"Fashion-set": table, "CIFAR100-set": unrelated})
+    figure = correlation_figure({"Fashion-set": table, "CIFAR100-set": unrelated})
     assert [axes.get_title() for axes in figure.axes] == ["Fashion-set (n = 200)", "CIFAR100-set (n = 200)"]
     for axes, shown in zip(figure.axes, (table, unrelated), strict=True):
         lines = {line.get_label(): line for line in axes.get_lines()}
@@ -56,9 +57,9 @@ def test_figure_1_has_a_panel_per_family(table: pd.DataFrame, unrelated: pd.Data
 
 def test_the_same_table_gives_the_same_picture(table: pd.DataFrame) -> None:
     for format, begins in (("pdf", b"%PDF-"), ("png", b"\x89PNG")):
-        drawn = draw({"Fashion-set": table}, format)
+        drawn = to_bytes(correlation_figure({"Fashion-set": table}), format)
         assert drawn.startswith(begins)
-        assert drawn == draw({"Fashion-set": table}, format)
+        assert drawn == to_bytes(correlation_figure({"Fashion-set": table}), format)
         assert b"CreationDate" not in drawn
-    pixels = imread(io.BytesIO(draw({"Fashion-set": table}, "png")))
+    pixels = imread(io.BytesIO(to_bytes(correlation_figure({"Fashion-set": table}), "png")))
     assert pixels.std() > 0.05

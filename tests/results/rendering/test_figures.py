@@ -12,14 +12,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from pudnet_bench.results.rendering.figures import (
-    LOSSES,
-    STYLES,
-    _losses_figure,
-    _panels_figure,
-    draw_losses,
-    draw_panels,
-)
+from pudnet_bench.results.rendering.figures import LOSSES, STYLES, losses_figure, panels_figure, to_bytes
 
 FAMILIES = {"fashion": "Fashion-set", "cifar100": "CIFAR100-set", "imagenet": "ImageNet-set"}
 TARGETS = {"convnet3": "ConvNet-3", "resnet18": "ResNet-18"}
@@ -68,10 +61,8 @@ def losses_of(steps: int, families: tuple[str, ...] = ("fashion",)) -> pd.DataFr
     return pd.concat(frames)
 
 
-def panels(
-    points: pd.DataFrame, printed: pd.DataFrame | None = None, *, log_x: bool = False, title: str = ""
-) -> Figure:
-    return _panels_figure(points, "eta", log_x, printed, title)
+def panels(points: pd.DataFrame, printed: pd.DataFrame | None = None, *, log_x: bool = False) -> Figure:
+    return panels_figure(points, "eta", log_x=log_x, printed=printed)
 
 
 def legend(figure: Figure) -> list[str]:
@@ -179,7 +170,7 @@ def test_a_single_point_is_seen_with_its_interval() -> None:
 def test_a_point_without_an_interval_is_drawn() -> None:
     points = points_of(["fashion"], ["convnet3"], ["A"], xs=(300.0,)).assign(accuracy_ci=float("nan"), n=1)
     assert panels(points).axes[0].containers == []
-    assert draw_panels(points, "eta", "png").startswith(b"\x89PNG")
+    assert to_bytes(panels(points), "png").startswith(b"\x89PNG")
 
 
 def test_log_axis_is_labelled_without_small_exponents() -> None:
@@ -190,7 +181,7 @@ def test_log_axis_is_labelled_without_small_exponents() -> None:
     assert figure.axes[0].get_xscale() == "log"
 
 
-def test_differing_numbers_of_groups_are_told() -> None:
+def test_differing_numbers_of_groups_are_shown() -> None:
     points = points_of(["fashion"], ["convnet3"], ["A"])
     points.loc[0, "n"] = 80
     assert panels(points).axes[0].get_title() == "Fashion-set, ConvNet-3 (n = 80 to 100)"
@@ -199,19 +190,19 @@ def test_differing_numbers_of_groups_are_told() -> None:
 def test_two_devices_or_nothing_are_refused() -> None:
     points = points_of(["fashion"], ["convnet3"], ["A"])
     with pytest.raises(ValueError, match="2 devices in one figure: cpu, cuda"):
-        draw_panels(pd.concat([points, points.assign(device="cuda")]), "eta", "png")
+        panels(pd.concat([points, points.assign(device="cuda")]))
     with pytest.raises(ValueError, match="no points"):
-        draw_panels(points.iloc[:0], "eta", "png")
+        panels(points.iloc[:0])
 
 
 @pytest.mark.parametrize("log_x", [False, True])
 def test_nothing_is_drawn_outside_or_over_another_text(log_x: bool) -> None:
     points = points_of(list(FAMILIES), list(TARGETS), ["PudNet", "Meta-DeepDBC", "MUSML"], xs=(10.0, 100.0, 50_000.0))
     printed = printed_of("PudNet", "fashion", "convnet3", 2000, 97, 1)
-    figure = _panels_figure(points, "groups seen in meta-training", log_x, printed, "Title")
+    figure = panels_figure(points, "groups seen in meta-training", log_x=log_x, printed=printed)
     figure.draw_without_rendering()
     texts = [*(axes.title for axes in figure.axes), *(axes.xaxis.label for axes in figure.axes[3:])]
-    texts += figure.texts  # the title of the figure and the label of y
+    texts += figure.texts  # the label of y
     assert all(float(text.get_fontsize()) >= 7 for text in [*texts, *figure.legends[0].get_texts()])
     boxes = [artist.get_window_extent() for artist in (*texts, *figure.legends)]
     for number, box in enumerate(boxes):
@@ -224,7 +215,7 @@ def test_nothing_is_drawn_outside_or_over_another_text(log_x: bool) -> None:
 
 def test_losses_apart_and_their_total_with_a_running_mean() -> None:
     curves = losses_of(500, ("fashion", "cifar100"))
-    figure = _losses_figure(curves)
+    figure = losses_figure(curves)
     assert [axes.get_title() for axes in figure.axes] == ["Fashion-set, ConvNet-3", "CIFAR100-set, ConvNet-3"]
     assert legend(figure) == ["L1 metric", "L2 full classification", "L3 consistency", "total"]
     shown = curves[curves["family"] == "cifar100"]
@@ -241,39 +232,39 @@ def test_losses_apart_and_their_total_with_a_running_mean() -> None:
 
 def test_losses_that_were_not_trained_on_are_left_out() -> None:
     curves = losses_of(50).drop(columns="full_loss").assign(consistency_loss=float("nan"))
-    assert legend(_losses_figure(curves)) == ["L1 metric", "total"]
+    assert legend(losses_figure(curves)) == ["L1 metric", "total"]
     with pytest.raises(ValueError, match="no losses"):
-        draw_losses(curves[["family", "family_label", "target", "target_label", "groups"]], "png")
+        losses_figure(curves[["family", "family_label", "target", "target_label", "groups"]])
     with pytest.raises(ValueError, match="no losses"):
-        draw_losses(curves.iloc[:0], "png")
+        losses_figure(curves.iloc[:0])
 
 
 def test_long_losses_are_thinned_and_a_spike_does_not_flatten_them() -> None:
     curves = losses_of(10_001)
     curves.loc[5000, ["metric_loss", "loss"]] = 1e3
-    axes = _losses_figure(curves).axes[0]
+    axes = losses_figure(curves).axes[0]
     assert max(np.size(line.get_xdata()) for line in axes.get_lines()) <= 2000
     assert axes.get_ylim()[1] < 20
-    assert len(draw_losses(curves, "pdf")) < 300_000
+    assert len(to_bytes(losses_figure(curves), "pdf")) < 300_000
 
 
 @pytest.mark.parametrize(("format", "begins"), [("pdf", b"%PDF-"), ("png", b"\x89PNG")])
 def test_the_same_numbers_give_the_same_bytes(format: str, begins: bytes) -> None:
     points = points_of(list(FAMILIES), ["convnet3"], ["PudNet", "MUSML"])
     printed = printed_of("PudNet", "fashion", "convnet3", 0.2, 97, 1)
-    drawn = draw_panels(points, "eta", format, printed=printed, title="Title")
+    drawn = to_bytes(panels(points, printed), format)
     assert drawn.startswith(begins)
     assert b"CreationDate" not in drawn
-    assert drawn == draw_panels(points, "eta", format, printed=printed, title="Title")
-    assert drawn != draw_panels(points, "eta", format, title="Title")
+    assert drawn == to_bytes(panels(points, printed), format)
+    assert drawn != to_bytes(panels(points), format)
     losses = losses_of(300)
-    assert draw_losses(losses, format).startswith(begins)
-    assert draw_losses(losses, format) == draw_losses(losses, format)
+    assert to_bytes(losses_figure(losses), format).startswith(begins)
+    assert to_bytes(losses_figure(losses), format) == to_bytes(losses_figure(losses), format)
 
 
 def test_the_picture_has_the_size_of_a_page_and_ink_of_every_curve() -> None:
     points = points_of(list(FAMILIES), ["convnet3"], ["PudNet", "MUSML"])
-    pixels = imread(io.BytesIO(draw_panels(points, "eta", "png")))
+    pixels = imread(io.BytesIO(to_bytes(panels(points), "png")))
     assert pixels.shape[:2] == (540, 1400)  # 7 x 2.7 inches at 200 dots per inch
     for colour, _, _ in STYLES[:2]:
         wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255

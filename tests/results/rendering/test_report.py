@@ -107,9 +107,7 @@ LABELS = {"pudnet": "PudNet"}
 @pytest.fixture
 def run(golden_frame: pd.DataFrame, layout: TableLayout) -> ReportedRun:
     frame = golden_frame.assign(artifact="")
-    return ReportedRun(
-        "runs/one", record_of(layout, frame), frame, [layout], paper.load("table1"), {"convnet3": "ConvNet-3"}
-    )
+    return ReportedRun("runs/one", record_of(layout, frame), frame, [layout], paper.load("table1"))
 
 
 def test_the_numbers_are_those_of_the_table(run: ReportedRun) -> None:
@@ -245,8 +243,8 @@ def test_accuracy_against_flops_where_they_are_known(run: ReportedRun) -> None:
 
     families = ["Accuracy against FLOPs, Fashion-set", "Accuracy against FLOPs, CIFAR100-set"]
     assert titles(run.frame) == families
-    told = Parsed(page([run])).texts("title")
-    assert any(re.search(r"PudNet: .* % in 0\.05 GFLOPs \(n = \d+\)", text) for text in told)
+    shown_titles = Parsed(page([run])).texts("title")
+    assert any(re.search(r"PudNet: .* % in 0\.05 GFLOPs \(n = \d+\)", text) for text in shown_titles)
     partly = run.frame.assign(fit_flops=run.frame["fit_flops"].mask(run.frame["family"] == "fashion"))
     assert titles(partly) == families[1:]
     assert titles(run.frame.assign(fit_flops=math.nan)) == []
@@ -255,27 +253,27 @@ def test_accuracy_against_flops_where_they_are_known(run: ReportedRun) -> None:
 def test_hostile_names_are_text(run: ReportedRun, make_row: Callable[..., dict[str, Any]]) -> None:
     plain = [own.keys() | {tag} for tag, own, _ in Parsed(page([run])).elements]
     for name in HOSTILE:
-        kept = name.encode(errors="replace").decode()  # a column of text takes no half of a character, a record does
+        safe = name.encode(errors="replace").decode()  # a column of text takes no half of a character, a record does
         rows = [
             make_row(
-                cell="c", method=method, snapshot=kept, family=kept, target=kept, device=kept, group=group,
-                accuracy=0.5 + 0.1 * group, epochs=epochs, artifact=kept,
+                cell="c", method=method, snapshot=safe, family=safe, target=safe, device=safe, group=group,
+                accuracy=0.5 + 0.1 * group, epochs=epochs, artifact=safe,
             )
-            for method, epochs in ((kept, 1.0), ("pudnet", math.nan)) for group in range(3)
+            for method, epochs in ((safe, 1.0), ("pudnet", math.nan)) for group in range(3)
         ]  # fmt: skip
         frame = pd.DataFrame(rows).assign(finished=True)
-        layout = TableLayout(kept, name, (TableRow(kept, kept, kept, name, name),), ((kept, name),), kept)
-        words = dict.fromkeys(("table", "row", "column", "target", "printed", "note"), kept)
+        layout = TableLayout(safe, name, (TableRow(safe, safe, safe, name, name),), ((safe, name),), safe)
+        words = dict.fromkeys(("table", "row", "column", "target", "printed", "note"), safe)
         printed = pd.DataFrame([{**words, "value": 1.0, "ci": 0.1, "seconds": 2.0}])
-        points = pd.DataFrame([{"curve": kept, "column": kept, "target": kept, "x": 3.0, "value": 1.0, "ci": 0.1}])
+        points = pd.DataFrame([{"curve": safe, "column": safe, "target": safe, "x": 3.0, "value": 1.0, "ci": 0.1}])
         hostile = ReportedRun(
             name,
             record_of(layout, frame, device=name, invocations=(
                 Invocation(command=name, started=name, commit=name, platform=name, versions={name: name}, driver=name),
             )),
-            frame, [layout], printed, {kept: name},
-            LearningCurve(name, True, {kept: (kept, 1.0), "pudnet": (kept, 2.0)}, points),
-            losses().assign(family_label=kept, target_label=kept), {name: correlations()},
+            frame, [layout], printed,
+            LearningCurve(name, True, {safe: (safe, 1.0), "pudnet": (safe, 2.0)}, points),
+            losses().assign(family_label=safe, target_label=safe), {name: correlations()},
         )  # fmt: skip
         text = page([hostile, hostile])
         assert text.replace("\n", "").isprintable()
@@ -336,8 +334,8 @@ def test_the_scatter_has_every_group_of_every_row(run: ReportedRun) -> None:
     for family, name in zip(scatter["families"], ("fashion", "cifar100"), strict=True):
         rows = run.frame[run.frame["family"] == name]
         assert len(family["groups"]) == len(rows[["seed", "group"]].drop_duplicates())
-        kept = [value for row in family["accuracies"] for value in row if value is not None]
-        assert sorted(kept) == sorted((100 * rows["accuracy"]).round(3).tolist())
+        safe = [value for row in family["accuracies"] for value in row if value is not None]
+        assert sorted(safe) == sorted((100 * rows["accuracy"]).round(3).tolist())
 
 
 def test_accuracy_against_epochs_only_where_something_trains_from_scratch(run: ReportedRun) -> None:
@@ -356,9 +354,9 @@ def test_learning_curves_with_the_papers_points(run: ReportedRun) -> None:
     parsed = Parsed(page([replace(run, printed=run.printed[:0], curve=curve)]))
     assert "Accuracy against groups seen" in parsed.texts("h3")
     assert parsed.texts("input", id="paper") == [""]
-    told = parsed.texts("title")
-    assert any(text.startswith("Net at 100: ") and text.endswith(")") for text in told)
-    assert "PudNet at 50: 45.00 ± 0.50 %" in told
+    shown_titles = parsed.texts("title")
+    assert any(text.startswith("Net at 100: ") and text.endswith(")") for text in shown_titles)
+    assert "PudNet at 50: 45.00 ± 0.50 %" in shown_titles
 
 
 def losses(steps: int = 40, **changes: Any) -> pd.DataFrame:
@@ -403,10 +401,10 @@ def test_losses_of_each_training_with_their_means_by_quarter(run: ReportedRun) -
     assert [line["class"] for line in lines] == ["faint", "faint", "line d0", "line d6"] * 2
     assert len(str(lines[4]["points"]).split()) <= 500
     assert all(12 <= float(place.split(",")[1]) <= 280 for line in lines for place in str(line["points"]).split())
-    told = parsed.texts("title")
+    shown_titles = parsed.texts("title")
     first = losses()["metric_loss"].iloc[0]
-    assert f"L1 metric at 10 groups: {first:.3g}" in told
-    assert sum(text.startswith("total at ") for text in told) == 40 + 100
+    assert f"L1 metric at 10 groups: {first:.3g}" in shown_titles
+    assert sum(text.startswith("total at ") for text in shown_titles) == 40 + 100
     (table,) = [text for text in parsed.texts("table") if text.startswith("Mean losses by quarter")]
     for quarter in np.split(losses()["loss"].to_numpy(), 4):
         assert f"{quarter.mean():.3g}" in table
@@ -419,9 +417,9 @@ def test_correlations_with_what_shuffled_pairs_have(run: ReportedRun) -> None:
     assert "Fashion-MNIST (n = 50)" in parsed.texts("figcaption")
     bands = [own for tag, own in drawings(parsed) if own.get("class") == "band"]
     assert [len(str(band["points"]).split()) for band in bands] == [6, 6]
-    told = parsed.texts("title")
-    assert "learned, pair 1: 0.650" in told
-    assert "random, held out, pair 3: 0.000 (-0.200 to 0.300)" in told
+    shown_titles = parsed.texts("title")
+    assert "learned, pair 1: 0.650" in shown_titles
+    assert "random, held out, pair 3: 0.000 (-0.200 to 0.300)" in shown_titles
     (table,) = [
         text.split() for text in parsed.texts("table") if text.startswith("Canonical correlations, Fashion-MNIST")
     ]

@@ -39,7 +39,7 @@ RECORD = RunRecord(
         paper_groups={"digits": 10},
         targets=("convnet3",),
         families=(("digits", "Digits-set"),),
-        variants=(PlannedVariant(name="own", label="Own", snapshots=(("1 epochs", ""), ("2", "x")), figure_x=0.5),),
+        variants=(PlannedVariant(name="own", label="Own", snapshots=(("1 epochs", ""), ("2", "x")), curve_x=0.5),),
         cells=(PlannedCell(key="a", method="own", family="digits", target="convnet3", seed=3, groups=2, artifact="b"),),
     ),
     invocations=(Invocation(command="run", started="now", versions={"torch": "2"}, threads=2, load_start=(0.5, 1.0)),),
