@@ -11,11 +11,11 @@ from pudnet_bench.harness.console.terminal import print_table
 from pudnet_bench.harness.measuring import provenance
 from pudnet_bench.harness.measuring.device import Compute
 from pudnet_bench.harness.planning.estimate import Estimate, estimate, training_estimate
-from pudnet_bench.harness.planning.plan import Plan
+from pudnet_bench.harness.planning.plan import Plan, with_bases
 from pudnet_bench.harness.planning.request import RunRequest, save_request
 from pudnet_bench.harness.running.executors import Executor, Local
 from pudnet_bench.harness.running.job import cells_behind
-from pudnet_bench.harness.running.worker import Worker, family_images, missing_jobs, with_bases
+from pudnet_bench.harness.running.worker import Worker, family_images, missing_jobs
 from pudnet_bench.harness.training.artifacts import ArtifactStore
 from pudnet_bench.results.rendering.render import show
 from pudnet_bench.results.store.run import Run

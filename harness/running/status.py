@@ -107,10 +107,7 @@ def _cell_statuses(
 
 
 def _cell_status(
-    run: Run,
-    entries: Sequence[Submitted],
-    outcomes: Mapping[str, str | None],
-    states: Mapping[str, queue.JobState],
+    run: Run, entries: Sequence[Submitted], outcomes: Mapping[str, str | None], states: Mapping[str, queue.JobState]
 ) -> CellStatus:
     def logs(of: Submitted) -> tuple[Path, ...]:
         return tuple(sorted((run.folder / "jobs").glob(f"{of.job_id}_*_log.*")))

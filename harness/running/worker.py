@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pudnet_bench.harness.console.progress import Display
 from pudnet_bench.harness.measuring.device import Compute, choose_device
-from pudnet_bench.harness.planning.plan import Cell, Plan, make_plan
+from pudnet_bench.harness.planning.plan import Cell, Plan, make_plan, with_bases
 from pudnet_bench.harness.planning.request import RunRequest
 from pudnet_bench.harness.running.cell import accompany, is_complete, missing_groups, obtain_artifact, run_cell
 from pudnet_bench.harness.running.context import ImagesOf, RunContext
@@ -44,11 +44,6 @@ def missing_jobs(plan: Plan, run: Run, store: ArtifactStore, shard: int | None =
         starts = sorted({index // size * size for index in missing}) or [0]
         jobs += [Job(cell.key, "", first, min(first + size, cell.groups), needs) for first in starts]
     return jobs
-
-
-def with_bases(cell: Cell) -> list[Cell]:
-    """`cell` after the cells it builds on, the first to train first."""
-    return [*(with_bases(cell.base) if cell.base else ()), cell]
 
 
 class Worker:
