@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,15 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pudnet_bench.harness.console.progress import Display
 from pudnet_bench.harness.measuring.clock import Clock, PeakMemory, timed
 from pudnet_bench.harness.measuring.device import Compute
 from pudnet_bench.harness.measuring.energy import EnergyMeter, metered
 from pudnet_bench.harness.measuring.flops import UNKNOWN, FlopCount, count
 from pudnet_bench.harness.planning.plan import Cell
-from pudnet_bench.harness.running.context import RunContext
-from pudnet_bench.harness.training.artifacts import Artifact, ArtifactSpec, Trained
-from pudnet_bench.harness.training.meta_train import OnReport, TrainingJob, meta_train
-from pudnet_bench.methods.base import Classifier, Dataset, Method, MethodError, Ranks, Snapshot
+from pudnet_bench.harness.training.artifacts import Artifact, ArtifactSpec, ArtifactStore, Trained
+from pudnet_bench.harness.training.meta_train import TrainingJob, meta_train
+from pudnet_bench.harness.training.stop_signal import StopSignal
+from pudnet_bench.methods.base import SINGLE_PROCESS, Classifier, Dataset, Method, MethodError, Ranks, Snapshot
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.suites.groups import FamilyImages
 
@@ -28,6 +30,23 @@ SHARD_SECONDS = 20.0  # the most measuring that a kill can lose
 WARM_UPS = 3
 WARM_UP_GROUP = 10**9  # index of the group that warm-up uses, never measured
 EVALUATION_PIXELS = 2_000_000  # classified at a time, so that memory does not grow with the test set
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What all cells of a process share.
+
+    Attributes:
+        images_of: The images of the family of that name, on the device; loaded on first use.
+        together: Given a cell, the processes that share its meta-training with this one, while the block lasts.
+    """
+
+    images_of: Callable[[str], FamilyImages]
+    store: ArtifactStore
+    compute: Compute
+    display: Display
+    stop_signal: StopSignal = field(default_factory=StopSignal)
+    together: Callable[[Cell], AbstractContextManager[Ranks]] = lambda cell: nullcontext(SINGLE_PROCESS)
 
 
 @dataclass(frozen=True)
@@ -48,8 +67,9 @@ class ReadyCell:
 
     @cached_property
     def parameters(self) -> int:
-        """Numbers learned before any unseen group."""
-        return learned_parameters(self.artifact.state if self.artifact else self.method.state_dict())
+        """Number of values learned before any unseen group; counters of batches are integers and do not count."""
+        state = self.artifact.state if self.artifact else self.method.state_dict()
+        return sum(tensor.numel() for tensor in state.values() if tensor.is_floating_point())
 
 
 def run_cell(cell: Cell, run: Run, context: RunContext, groups: range | None = None) -> None:
@@ -93,11 +113,9 @@ def measure_groups(ready: ReadyCell, run: Run, context: RunContext, missing: Seq
 def missing_groups(cell: Cell, run: Run) -> list[int]:
     """Groups of the cell still to be measured, those whose stored parameters are lost included."""
     done = run.groups_done(cell.key)
-    return [
-        index
-        for index in range(cell.groups)
-        if index not in done or (cell.keeps_parameters and not run.has_parameters(cell.key, index))
-    ]
+    if cell.keeps_parameters:
+        done = {index for index in done if run.has_parameters(cell.key, index)}
+    return [index for index in range(cell.groups) if index not in done]
 
 
 def is_complete(cell: Cell, run: Run) -> bool:
@@ -131,38 +149,18 @@ def measure_group(ready: ReadyCell, index: int) -> tuple[list[dict[str, Any]], d
         accuracy = test_accuracy(snapshot.classifier, group.test)
         evaluation = clock.stop()
         fit_flops, test_flops = ready.flops.of(snapshot, len(group.fit))
-        rows.append(
-            {
-                "cell": cell.key,
-                "suite": cell.suite,
-                "method": cell.variant.name,
-                "family": cell.family.name,
-                "target": cell.target.name,
-                "seed": cell.seed,
-                "group": index,
-                "snapshot": snapshot.name,
-                "accuracy": accuracy,
-                "seconds": elapsed.seconds,
-                "wall_seconds": elapsed.wall_seconds,
-                "evaluation_seconds": evaluation.seconds,
-                "data_seconds": data.seconds,
-                "peak_memory_bytes": peak,
-                "n_fit": len(group.fit),
-                "n_test": len(group.test),
-                "n_classes": group.fit.n_classes,
-                "device": compute.name,
-                "artifact": artifact.key if artifact else "",
-                "meta_train_seconds": artifact.seconds if artifact else float("nan"),
-                "training_groups": float(artifact.groups if artifact else "nan"),
-                "epochs": float(snapshot.epochs),
-                "fit_flops": fit_flops,
-                "test_flops": test_flops,
-                "parameters": float(ready.parameters),
-                "energy_joules": joules,
-                "precision": str(compute.precision),
-                "threads": torch.get_num_threads(),
-            }
-        )
+        rows.append({
+            "cell": cell.key, "suite": cell.suite, "method": cell.variant.name, "family": cell.family.name,
+            "target": cell.target.name, "seed": cell.seed, "group": index, "snapshot": snapshot.name,
+            "accuracy": accuracy, "seconds": elapsed.seconds, "wall_seconds": elapsed.wall_seconds,
+            "evaluation_seconds": evaluation.seconds, "data_seconds": data.seconds, "peak_memory_bytes": peak,
+            "n_fit": len(group.fit), "n_test": len(group.test), "n_classes": group.fit.n_classes,
+            "device": compute.name, "artifact": artifact.key if artifact else "",
+            "meta_train_seconds": artifact.seconds if artifact else float("nan"),
+            "training_groups": float(artifact.groups if artifact else "nan"), "epochs": float(snapshot.epochs),
+            "fit_flops": fit_flops, "test_flops": test_flops, "parameters": float(ready.parameters),
+            "energy_joules": joules, "precision": str(compute.precision), "threads": torch.get_num_threads(),
+        })  # fmt: skip
     if not rows:
         raise MethodError(f"method '{cell.variant.name}' yielded no snapshot; fit must yield at least one")
     return rows, _network_arrays(cell, snapshot, group.fit) if cell.keeps_parameters else {}
@@ -207,10 +205,8 @@ def _share_correct(classifier: Classifier, test: Dataset, at_once: int) -> float
     for images, labels in parts:
         logits = classifier(images)
         if tuple(logits.shape) != (len(images), test.n_classes):
-            raise MethodError(
-                f"a classifier gave logits of shape {tuple(logits.shape)} for {len(images)} images of "
-                f"{test.n_classes} classes"
-            )
+            found, wanted = tuple(logits.shape), f"{len(images)} images of {test.n_classes} classes"
+            raise MethodError(f"a classifier gave logits of shape {found} for {wanted}")
         correct.append((logits.argmax(-1) == labels).sum())
     return int(sum(correct)) / len(test)
 
@@ -242,11 +238,6 @@ def warm_up(
     return flops
 
 
-def learned_parameters(state: Mapping[str, Tensor]) -> int:
-    """Number of learned values in a state: counters of batches are integers and do not count."""
-    return sum(tensor.numel() for tensor in state.values() if tensor.is_floating_point())
-
-
 def prepare(cell: Cell, context: RunContext) -> tuple[Method, Artifact | None]:
     """The cell's method, ready to fit, and the artifact behind it: its own, or its base's."""
     artifact = obtain_artifact(cell, context)
@@ -268,23 +259,22 @@ def obtain_artifact(cell: Cell, context: RunContext) -> Artifact | None:
     if spec is None:
         return None
     found = context.store.load(spec)
-    if found is not None:
+    if found:
         return found
     checkpoints = context.store.checkpoints(cell.training_key)
     title = f"meta-training {cell.method.name} · {cell.trained_on.name} · {cell.target.name}"
     with checkpoints.locked(lambda: context.display.log(f"{title}: waiting for another process that trains it")):
-        found = context.store.load(spec)
-        if found is not None:
-            return found
-        artifact = _trained(cell, spec, title, context)
-        checkpoints.delete_all()
+        artifact = context.store.load(spec)
+        if artifact is None:
+            artifact = _trained(cell, spec, title, context)
+            checkpoints.delete_all()
     return artifact
 
 
 def accompany(cell: Cell, context: RunContext, ranks: Ranks) -> None:
     """Share the cell's meta-training as one of `ranks` other than the first, which stores the outcome."""
     base = context.store.load(cell.base.artifact) if cell.base and cell.base.artifact else None
-    _meta_train(cell, context, ranks, base, lambda *_: None, lambda *_: None)
+    meta_train(_training_job(cell, context, ranks, base))
 
 
 def _trained(cell: Cell, spec: ArtifactSpec, title: str, context: RunContext) -> Artifact:
@@ -302,7 +292,8 @@ def _trained(cell: Cell, spec: ArtifactSpec, title: str, context: RunContext) ->
         def on_milestone(groups_seen: int, trained: Trained) -> None:
             context.store.save(cell.artifact_after(groups_seen), trained)
 
-        trained = _meta_train(cell, context, ranks, base, on_report, on_milestone)
+        job = replace(_training_job(cell, context, ranks, base), on_report=on_report, on_milestone=on_milestone)
+        trained = meta_train(job)
     artifact = context.store.load(spec) if training.milestones else context.store.save(spec, trained)
     if artifact is None:
         raise MethodError(
@@ -310,36 +301,20 @@ def _trained(cell: Cell, spec: ArtifactSpec, title: str, context: RunContext) ->
             "session.save_milestone at session.milestones (methods.meta_training.train_until_converged does)"
         )
     accuracies = trained.summary.validation_accuracy_by_fold
-    context.display.log(
-        f"{title}: {trained.summary.groups} groups, {artifact.seconds:.0f} s"
-        + (f", validation accuracy {', '.join(f'{a:.2%}' for a in accuracies if a is not None)}" if accuracies else "")
-    )
+    validated = ", ".join(f"{accuracy:.2%}" for accuracy in accuracies if accuracy is not None)
+    outcome = f"{title}: {trained.summary.groups} groups, {artifact.seconds:.0f} s"
+    context.display.log(f"{outcome}, validation accuracy {validated}" if accuracies else outcome)
     return artifact
 
 
-def _meta_train(
-    cell: Cell,
-    context: RunContext,
-    ranks: Ranks,
-    base: Artifact | None,
-    on_report: OnReport,
-    on_milestone: Callable[[int, Trained], None],
-) -> Trained:
+def _training_job(cell: Cell, context: RunContext, ranks: Ranks, base: Artifact | None) -> TrainingJob:
     base_cell = cell.base
-    job = TrainingJob(
-        make_method=lambda: _ready(cell, context.compute),
-        images=context.images_of(cell.trained_on.name),
-        training=cell.training,
-        compute=context.compute,
-        base=base,
+    return TrainingJob(
+        make_method=lambda: _ready(cell, context.compute), images=context.images_of(cell.trained_on.name),
+        training=cell.training, compute=context.compute, base=base,
         make_base=(lambda: _ready(base_cell, context.compute)) if base_cell else None,
-        on_report=on_report,
-        on_milestone=on_milestone,
-        checkpoints=context.store.checkpoints(cell.training_key),
-        stop_signal=context.stop_signal,
-        ranks=ranks,
-    )
-    return meta_train(job)
+        checkpoints=context.store.checkpoints(cell.training_key), stop_signal=context.stop_signal, ranks=ranks,
+    )  # fmt: skip
 
 
 def _ready(cell: Cell, compute: Compute) -> Method:
