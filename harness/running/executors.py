@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from pudnet_bench.errors import BenchError
 from pudnet_bench.harness.console.progress import Display
+from pudnet_bench.harness.measuring.device import core_count
 from pudnet_bench.harness.planning.request import RunRequest
 from pudnet_bench.harness.running.job import Job
 from pudnet_bench.harness.running.worker import Worker
@@ -62,10 +62,9 @@ class LocalProcesses(Executor):
         failures = JobFailures(worker.context.display)
         waiting, running = list(jobs), dict[Future[None], Job]()
         trainings = {job.training for job in jobs if job.training}
-        threads = max(1, len(os.sched_getaffinity(0)) // self.processes)
-        with ProcessPoolExecutor(
-            self.processes, multiprocessing.get_context("spawn"), _start, (worker.request, worker.run.folder, threads)
-        ) as pool:
+        threads = max(1, core_count() // self.processes)
+        spawn, arguments = multiprocessing.get_context("spawn"), (worker.request, worker.run.folder, threads)
+        with ProcessPoolExecutor(self.processes, spawn, _start, arguments) as pool:
             while waiting or running:
                 waiting = [job for job in waiting if failures.may_start(job)]
                 ready = [job for job in waiting if not trainings.intersection(job.needs)]
@@ -77,10 +76,8 @@ class LocalProcesses(Executor):
                     trainings.discard(job.training)
                     error = future.exception()
                     if isinstance(error, BrokenProcessPool):
-                        raise ExecutorError(
-                            f"a process died during {job.title}, perhaps out of memory; finished groups are saved: repeat the "
-                            "command with fewer processes"
-                        ) from error
+                        died = f"a process died during {job.title}, perhaps out of memory; finished groups are saved"
+                        raise ExecutorError(f"{died}: repeat the command with fewer processes") from error
                     if isinstance(error, OSError | FamilyError):
                         raise error
                     if error is not None:

@@ -80,6 +80,7 @@ def submit(plan: Plan, run: Run, request: RunRequest, cluster: Cluster, shard: i
     titles = {entry.job.title for entry in live}
     ids = {entry.job.training: entry.job_id for entry in live if entry.job.training}
     jobs = missing_jobs(plan, run, ArtifactStore(request.cache), shard or GROUPS_PER_JOB)
+    jobs = [job for job in jobs if job.title not in titles]
     (run.folder / OUTCOMES).mkdir(exist_ok=True)
     new: list[Submitted] = []
 
@@ -95,8 +96,6 @@ def submit(plan: Plan, run: Run, request: RunRequest, cluster: Cluster, shard: i
 
     arrays: dict[tuple[str, ...], list[Job]] = {}
     for job in jobs:
-        if job.title in titles:
-            continue
         if job.training:
             send([job], "training")
             ids[job.training] = new[-1].job_id
@@ -127,10 +126,8 @@ def compute_of(cluster: Cluster, device: DeviceKind, precision: Precision) -> Co
     `device` auto is CUDA where evaluation jobs get GPUs; `precision` auto is bf16 on CUDA, and on a CPU what suits this
     machine's.
     """
-    parameters = cluster.parameters("evaluation")
-    gpus = any(
-        parameters.get(name) for name in ("gpus_per_node", "slurm_gpus_per_task", "slurm_num_gpus", "slurm_gres")
-    )
+    gpu_options = ("gpus_per_node", "slurm_gpus_per_task", "slurm_num_gpus", "slurm_gres")
+    gpus = any(map(cluster.parameters("evaluation").get, gpu_options))
     kind = (DeviceKind.CUDA if gpus else DeviceKind.CPU) if device == DeviceKind.AUTO else device
     bf16 = kind == DeviceKind.CUDA or native_bf16(torch.device("cpu"))
     return Compute(torch.device(kind), f"slurm, {kind}", precision.resolved(bf16))
