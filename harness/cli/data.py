@@ -35,9 +35,8 @@ def fetch(
     from pudnet_bench.suites.sources.loading import fetch
 
     if data is None:
-        raise options.UsageError(
-            f"data fetch needs a folder for the images: give --data DIR or set {options.DATA_VARIABLE}"
-        )
+        where = f"give --data DIR or set {options.DATA_VARIABLE}"
+        raise options.UsageError(f"data fetch needs a folder for the images: {where}")
     for name in names:
         print(f"{name}: {fetch(name, data)}")
 

@@ -34,7 +34,7 @@ class TableFormat(StrEnum):
     CSV = "csv"
 
 
-# --- Shared -------------------------------------------------------------------------------------------------------
+# --- Options and arguments that several commands share ------------------------------------------------------------
 
 Data = Annotated[Path | None, typer.Option("--data", help="Folder of the image sources.", envvar=DATA_VARIABLE)]
 Cache = Annotated[Path | None, typer.Option("--cache", help="Folder for images and artifacts.", envvar=CACHE_VARIABLE)]
