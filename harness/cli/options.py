@@ -60,7 +60,7 @@ Profile = Annotated[str, typer.Option(help="quick, standard or paper.", autocomp
 Methods = Annotated[str | None, typer.Option(help="Methods, comma-separated.", autocompletion=completion.methods)]
 MethodFile = Annotated[
     list[str] | None,
-    typer.Option(help="FILE.py:Class or package.module:Class; repeatable.", autocompletion=completion.method_file),
+    typer.Option(help="FILE.py:Class or package.module:Class; repeatable.", autocompletion=completion.python_files),
 ]
 Families = Annotated[str | None, typer.Option(help="Families, comma-separated.", autocompletion=completion.families)]
 Targets = Annotated[str | None, typer.Option(help="Targets, comma-separated.", autocompletion=completion.targets)]

@@ -38,11 +38,8 @@ class Task:
         elif now - self.printed >= PLAIN_INTERVAL:
             self.printed = now
             left = f", {duration((self.total - done) / rate)} left" if rate else ""
-            print(
-                f"{self.description}: {done}/{self.total} {self.unit}, {shown}{left}, {note}".rstrip(", "),
-                file=sys.stderr,
-                flush=True,
-            )
+            line = f"{self.description}: {done}/{self.total} {self.unit}, {shown}{left}, {note}"
+            print(line.rstrip(", "), file=sys.stderr, flush=True)
 
 
 class Display:
@@ -54,15 +51,9 @@ class Display:
 
     def __enter__(self) -> Display:
         if self.console.is_terminal and not self.console.is_dumb_terminal:
-            self.progress = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(20),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}", style="dim"),
-                console=self.console,
-            )
+            note = TextColumn("{task.fields[note]}", style="dim")
+            columns = ("{task.description}", BarColumn(20), MofNCompleteColumn(), "{task.fields[rate]}")
+            self.progress = Progress(*columns, TimeRemainingColumn(), note, console=self.console)
             self.progress.start()
         return self
 

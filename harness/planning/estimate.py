@@ -44,14 +44,11 @@ def image_seconds(target: TargetSpec, compute: Compute) -> tuple[float, float]:
     features = targets.build(target)
     head = torch.nn.Linear(targets.feature_count(features, target.image_shape), 2)
     network = torch.nn.Sequential(features, head).to(compute.device)
-    moments = [
-        (parameter, torch.zeros_like(parameter), torch.zeros_like(parameter)) for parameter in network.parameters()
-    ]
-    channels, height, width = target.image_shape
+    moments = [(each, torch.zeros_like(each), torch.zeros_like(each)) for each in network.parameters()]
+    _, height, width = target.image_shape
 
     def images(n: int) -> torch.Tensor:
-        drawn = torch.randn(n, channels, height, width, device=compute.device)
-        return drawn.to(memory_format=torch.channels_last)
+        return torch.randn(n, *target.image_shape, device=compute.device).to(memory_format=torch.channels_last)
 
     to_train = images(2 * BATCH_SIZE)
     labels = torch.arange(len(to_train), device=compute.device) % 2

@@ -74,13 +74,8 @@ class RunRequest:
         }
         for name in ("weights", "data", "cache"):
             fields[name] = Path(fields[name]) if fields[name] else None
-        for name, kind in (
-            ("episodes", Episodes),
-            ("clock", ClockRule),
-            ("device", DeviceKind),
-            ("precision", Precision),
-        ):
-            fields[name] = kind(fields[name])
+        enums = {"episodes": Episodes, "clock": ClockRule, "device": DeviceKind, "precision": Precision}
+        fields |= {name: kind(fields[name]) for name, kind in enums.items()}
         fields["sources"] = {name: Path(folder) for name, folder in fields["sources"].items()}
         return cls(**fields)
 

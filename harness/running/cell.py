@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pudnet_bench.harness.console.progress import Display
 from pudnet_bench.harness.measuring.clock import Clock, PeakMemory, timed
@@ -95,18 +94,30 @@ def run_cell(cell: Cell, run: Run, context: RunContext, groups: range | None = N
 def measure_groups(ready: ReadyCell, run: Run, context: RunContext, missing: Sequence[int], done: int = 0) -> None:
     """Measure the groups `missing` into `run`; `done` others are measured already."""
     cell = ready.cell
-    with ShardWriter(run, cell.key) as writer, context.display.task(cell.title, cell.groups, "groups") as task:
+    rows: list[dict[str, Any]] = []  # of whole groups that are not on disk yet
+    written = time.monotonic()
+    with context.display.task(cell.title, cell.groups, "groups") as task:
         task.update(done)
-        for measured, index in enumerate(missing, done + 1):
-            if context.stop_signal.requested:
-                break
-            rows, network = measure_group(ready, index)
-            if cell.keeps_parameters:
-                run.save_parameters(cell.key, index, network)
-            writer.add(rows)
-            task.update(measured, f"accuracy {rows[-1]['accuracy']:.2%}, {rows[-1]['seconds']:.3g} s")
-        else:
-            writer.complete(cell.groups)
+        try:
+            for measured, index in enumerate(missing, done + 1):
+                if context.stop_signal.requested:
+                    break
+                measurement, network = measure_group(ready, index)
+                if cell.keeps_parameters:
+                    run.save_parameters(cell.key, index, network)
+                rows += measurement
+                if time.monotonic() - written >= SHARD_SECONDS:
+                    run.write_shard(cell.key, rows)
+                    rows, written = [], time.monotonic()
+                last = measurement[-1]
+                task.update(measured, f"accuracy {last['accuracy']:.2%}, {last['seconds']:.3g} s")
+            else:
+                with run.locked(cell.key):  # another process may have yet to measure some of the groups
+                    run.complete(cell.key, rows, cell.groups)
+                rows = []
+        finally:
+            if rows:
+                run.write_shard(cell.key, rows)
     context.stop_signal.exit_if_requested()
 
 
@@ -138,8 +149,11 @@ def measure_group(ready: ReadyCell, index: int) -> tuple[list[dict[str, Any]], d
     clock.start()
     group = ready.images.group("unseen", cell.seed, index)
     data = clock.stop()
-    # A result must not depend on which groups ran before.
-    seed_generators(cell.seed * 1_000_003 + index, compute.device)
+    # A result must not depend on which groups ran before. `torch.manual_seed` takes a hundred times as long: it seeds every
+    # other device too, and without CUDA records the caller's stack.
+    torch.default_generator.manual_seed(seed := cell.seed * 1_000_003 + index)
+    if compute.device.type == "cuda":
+        torch.cuda.manual_seed(seed)
     memory.reset()
     rows = []
     # The energy meter is read outside the timed region.
@@ -173,21 +187,12 @@ def _network_arrays(cell: Cell, snapshot: Snapshot, fit: Dataset) -> dict[str, n
     return {"parameters": parameters.float().cpu().numpy(), "mean_image": fit.images.mean(0).flatten().cpu().numpy()}
 
 
-def seed_generators(seed: int, device: torch.device) -> None:
-    """Seed the generators that a method on `device` draws from, in a hundredth of the time of `torch.manual_seed`.
-
-    That one also seeds every other device, and without CUDA records the caller's stack.
-    """
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
-
-
 @torch.no_grad()
 def test_accuracy(classifier: Classifier, test: Dataset) -> float:
-    """Share (0..1) of test images classified correctly. Raises MethodError on logits of a wrong shape.
+    """Share (0..1) of test images classified correctly; retried once on half as many at a time when memory runs out.
 
-    Retried once with half as many images at a time where the device runs out of memory.
+    Raises:
+        MethodError: Logits of a wrong shape.
     """
     at_once = max(1, EVALUATION_PIXELS // test.images.shape[2:].numel())
     try:
@@ -198,11 +203,8 @@ def test_accuracy(classifier: Classifier, test: Dataset) -> float:
 
 
 def _share_correct(classifier: Classifier, test: Dataset, at_once: int) -> float:
-    parts: Iterable[tuple[Tensor, Tensor]] = [(test.images, test.labels)]
-    if len(test) > at_once:
-        parts = zip(test.images.split(at_once), test.labels.split(at_once), strict=True)
     correct = []
-    for images, labels in parts:
+    for images, labels in zip(test.images.split(at_once), test.labels.split(at_once), strict=True):
         logits = classifier(images)
         if tuple(logits.shape) != (len(images), test.n_classes):
             found, wanted = tuple(logits.shape), f"{len(images)} images of {test.n_classes} classes"
@@ -322,33 +324,3 @@ def _ready(cell: Cell, compute: Compute) -> Method:
     method.autocast = compute.autocast
     method.to(compute.device)
     return method
-
-
-class ShardWriter:
-    """Writes the rows of whole groups: a shard every few seconds and one when the block ends, however it ends."""
-
-    def __init__(self, run: Run, key: str) -> None:
-        self.run, self.key = run, key
-        self.rows: list[dict[str, Any]] = []
-        self.written = time.monotonic()
-
-    def __enter__(self) -> ShardWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.rows:
-            self.run.write_shard(self.key, self.rows)
-
-    def add(self, rows: list[dict[str, Any]]) -> None:
-        """Add the rows of one group."""
-        self.rows.extend(rows)
-        if time.monotonic() - self.written >= SHARD_SECONDS:
-            self.run.write_shard(self.key, self.rows)
-            self.rows.clear()
-            self.written = time.monotonic()
-
-    def complete(self, groups: int) -> None:
-        """Finish the cell of so many `groups`, unless another process has yet to measure some of them."""
-        with self.run.locked(self.key):
-            self.run.complete(self.key, self.rows, groups)
-        self.rows.clear()
