@@ -19,7 +19,6 @@ from pudnet_bench.harness.cli import author, data, run, show
 from pudnet_bench.harness.console.terminal import printable
 
 INTERRUPTED = 130
-REFUSED = 2
 UNWRITABLE = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG,
 )  # fmt: skip
@@ -55,7 +54,7 @@ def program(
 
 
 def explained(command: Callable[..., None]) -> Callable[..., None]:
-    """`command`, which prints errors that the user can fix as one sentence and exits with their code; bugs keep tracebacks."""
+    """`command`, ending with one sentence and an exit code on errors that the user can fix; bugs keep tracebacks."""
 
     @wraps(command)
     def explaining(**arguments: object) -> None:
@@ -70,7 +69,7 @@ def explained(command: Callable[..., None]) -> Callable[..., None]:
             if arguments.get("debug"):
                 traceback.print_exc()
             print(f"error: {printable(_sentence(error))}", file=sys.stderr)
-            raise typer.Exit(error.exit_code if isinstance(error, BenchError) else REFUSED) from None
+            raise typer.Exit(getattr(error, "exit_code", BenchError.exit_code)) from None
 
     return explaining
 
@@ -79,17 +78,16 @@ def _sentence(error: BenchError | OSError) -> str:
     if isinstance(error, BenchError):
         return str(error)
     where = f"'{error.filename}'" if error.filename else "the output folder"
-    return (
-        f"cannot write {where}: {os.strerror(error.errno or 0).lower()}; free space, or choose another folder with --out "
-        "(runs) or --cache (artifacts and images); finished groups are saved"
-    )
+    reason, folders = os.strerror(error.errno or 0).lower(), "--out (runs) or --cache (artifacts and images)"
+    way_out = f"free space, or choose another folder with {folders}; finished groups are saved"
+    return f"cannot write {where}: {reason}; {way_out}"
 
 
 COMMANDS: tuple[tuple[typer.Typer, dict[str, Callable[..., None]]], ...] = (
     (app, {
-        "list": show.list_everything, "run": run.run, "status": show.status, "resume": run.resume, "cancel": show.cancel,
-        "collect": show.collect, "table": show.table, "compare": show.compare, "report": show.report,
-        "check": author.check, "doctor": show.doctor,
+        "list": show.list_everything, "run": run.run, "status": show.status, "resume": run.resume,
+        "cancel": show.cancel, "collect": show.collect, "table": show.table, "compare": show.compare,
+        "report": show.report, "check": author.check, "doctor": show.doctor,
     }),
     (data_app, {"list": data.list_sources, "fetch": data.fetch, "verify": data.verify}),
     (new_app, {"method": author.new_method, "suite": author.new_suite, "family": author.new_family}),

@@ -21,8 +21,7 @@ def runs(incomplete: str) -> list[Offer]:
     from pudnet_bench.results.store.folders import RUNS, run_folders
     from pudnet_bench.suites.catalog import SUITES
 
-    measured = [suite for suite in SUITES.values() if run_folders(f"{suite.name}-*")]
-    named = [(suite.name, f"the latest run of {suite.name}") for suite in measured]
+    named = [(name, f"the latest run of {name}") for name in SUITES if run_folders(f"{name}-*")]
     offers = _matching(incomplete, [*named, *((str(path), "") for path in run_folders())])
     if "/" in incomplete and not incomplete.startswith(f"{RUNS}/"):
         offers += [(f"{path}/", "") for path in _paths(incomplete) if path.is_dir()]

@@ -18,7 +18,7 @@ from pudnet_bench.harness.console.progress import span
 from pudnet_bench.harness.measuring.device import Compute, choose_device, core_count, native_bf16, processor_name
 from pudnet_bench.harness.measuring.energy import EnergyMeter
 from pudnet_bench.harness.measuring.provenance import driver, git_commit, package_versions
-from pudnet_bench.harness.planning.estimate import Estimate, durations, estimate, training_estimate
+from pudnet_bench.harness.planning.estimate import PROBE_SECONDS, Estimate, durations, estimate, training_estimate
 from pudnet_bench.harness.planning.plan import make_plan, with_bases
 from pudnet_bench.harness.planning.request import RunRequest
 from pudnet_bench.slurm.queue import presence
@@ -29,7 +29,6 @@ from pudnet_bench.suites.sources import SOURCES
 from pudnet_bench.suites.sources.catalog import SourceSpec
 from pudnet_bench.suites.sources.loading import Source, locate
 
-PROBE_SECONDS = 0.3  # per speed
 MATRIX_SIZE = 1024  # rows and columns
 FEATURE_MAPS = (64, 64, 28, 28)  # images, channels, height and width, about as in ConvNet-3
 COPY_BYTES = 1 << 26  # more than caches hold
@@ -97,19 +96,16 @@ def _torch() -> Finding:
     cuda = torch.version.cuda
     cudnn: Callable[[], int | None] = torch.backends.cudnn.version  # torch leaves it untyped
     built_for = f"CUDA {cuda}, cuDNN {cudnn()}" if cuda else "CPUs"
-    if torch.cuda.is_available():
-        implies = "CUDA is used"
-    else:
-        implies = "computes on the CPU here, though it could use a GPU" if cuda else "computes on the CPU only"
-    found = f"{torch.__version__}, built for {built_for}"
-    return Finding("torch", found, implies, {"version": torch.__version__, "cuda": cuda})
+    on_cpu = "computes on the CPU here, though it could use a GPU" if cuda else "computes on the CPU only"
+    implies = "CUDA is used" if torch.cuda.is_available() else on_cpu
+    values = {"version": torch.__version__, "cuda": cuda}
+    return Finding("torch", f"{torch.__version__}, built for {built_for}", implies, values)
 
 
 def _processor() -> Finding:
     known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    features = [name for name in CPU_FEATURES if known.get(name)]
+    features, native = [name for name in CPU_FEATURES if known.get(name)], native_bf16(torch.device("cpu"))
     listed = ", ".join(features) or "no known vector features"
-    native = native_bf16(torch.device("cpu"))
     found = f"{processor_name()}; {torch.backends.cpu.get_cpu_capability()}, {listed}"
     implies = "has bfloat16 instructions" if native else "has no bfloat16 instructions: fp32 is faster on this CPU"
     return Finding("processor", found, implies, {"features": features, "native_bf16": native})
@@ -128,14 +124,13 @@ def _threads() -> Finding:
 
 
 def _rates(device: torch.device) -> dict[str, float]:
-    """Measure GFLOP/s of matrix products and convolutions in each precision, and GB/s of copies; the best of several."""
+    """Best GFLOP/s of several matrix products and convolutions in each precision, and GB/s of copies."""
     rates, channels = {}, FEATURE_MAPS[1]
+    shapes = FEATURE_MAPS, (channels, channels, 3, 3)
     for precision, dtype in PRECISIONS.items():
-        a, b = (torch.randn(MATRIX_SIZE, MATRIX_SIZE, device=device, dtype=dtype) for _ in range(2))
-        maps, kernel = (
-            torch.randn(shape, device=device, dtype=dtype).to(memory_format=torch.channels_last)
-            for shape in (FEATURE_MAPS, (channels, channels, 3, 3))
-        )
+        random = partial(torch.randn, device=device, dtype=dtype)
+        a, b = random(MATRIX_SIZE, MATRIX_SIZE), random(MATRIX_SIZE, MATRIX_SIZE)
+        maps, kernel = (random(shape).to(memory_format=torch.channels_last) for shape in shapes)
         flops = 2 * 9 * channels * maps.numel()
         rates[f"matrix_{precision}"] = _best_rate(partial(torch.matmul, a, b), device, 2 * MATRIX_SIZE**3)
         rates[f"convolution_{precision}"] = _best_rate(partial(F.conv2d, maps, kernel, padding=1), device, flops)
@@ -152,10 +147,8 @@ def _best_rate(work: Callable[[], object], device: torch.device, amount: float) 
 
 def _speed(compute: Compute, rates: dict[str, float]) -> Finding:
     shown = {name: f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}" for name, rate in rates.items()}
-    convolutions, products = (
-        ", ".join(f"{shown[f'{kind}_{precision}']} {precision}" for precision in PRECISIONS)
-        for kind in ("convolution", "matrix")
-    )
+    convolutions = ", ".join(f"{shown[f'convolution_{precision}']} {precision}" for precision in PRECISIONS)
+    products = ", ".join(f"{shown[f'matrix_{precision}']} {precision}" for precision in PRECISIONS)
     found = f"convolutions {convolutions}; matrix products {products} GFLOP/s; memory {shown['copy']} GB/s"
     implies = f"the times below follow from the target network's own speed in {compute.precision}"
     values = {f"{n}_{'gb' if n == 'copy' else 'gflop'}_per_second": round(rate, 1) for n, rate in rates.items()}
@@ -169,11 +162,9 @@ def _precision(compute: Compute, rates: dict[str, float]) -> Finding:
     if compute.precision == "bf16":
         implies = f"{speedup}: {'keep it' if faster else '--precision fp32 is more exact at no cost'}"
     else:
-        advice = "try --precision bf16" if faster else "keep it"
-        implies = f"no bfloat16 instructions, and {speedup}: {advice}"
-    return Finding(
-        "precision", f"--precision auto uses {compute.precision}", implies, {"bf16_over_fp32": round(ratio, 2)}
-    )
+        implies = f"no bfloat16 instructions, and {speedup}: {'try --precision bf16' if faster else 'keep it'}"
+    found = f"--precision auto uses {compute.precision}"
+    return Finding("precision", found, implies, {"bf16_over_fp32": round(ratio, 2)})
 
 
 def _commit() -> Finding:
@@ -219,7 +210,7 @@ def _energy(compute: Compute) -> Finding:
 
 
 def _disk(name: str, folder: Path, needed: float, content: str, option: str) -> Finding:
-    """Whether there is room in `folder`, which need not exist, for `needed` GB of `content`; `option` chooses another."""
+    """Room in `folder`, which need not exist, for `needed` GB of `content`; `option` chooses another folder."""
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free / 1e9
     if not os.access(existing, os.W_OK):
@@ -246,11 +237,9 @@ def _source(spec: SourceSpec, place: Path | None) -> Finding:
     return Finding(f"source {spec.name}", "embedded" if embedded else str(place or "not found"), implies, values)
 
 
-def _sources_of(suite: Suite) -> Iterator[set[str]]:
+def _sources_of(suite: Suite) -> list[set[str]]:
     """The sources that each of a suite's families of real images needs."""
-    for name in suite.families:
-        family = FAMILIES[name]
-        yield {family.source, FAMILIES[family.trained_on or name].source}
+    return [{FAMILIES[n].source, FAMILIES[FAMILIES[n].trained_on or n].source} for n in suite.families]
 
 
 def _suites(available: set[str]) -> Finding:
@@ -260,12 +249,11 @@ def _suites(available: set[str]) -> Finding:
         suites["whole" if all(runnable) else "in part" if any(runnable) else "not"].append(name)
     parts = [f"{len(suites['whole'])} of {len(SUITES)} on real images (--profile standard, paper)"]
     parts += [f"{kind}: {', '.join(names)}" for kind, names in suites.items() if names and len(names) < len(SUITES)]
-    if suites["in part"] or suites["not"]:
-        implies = "--profile quick runs every suite, on digits"
-    else:
-        implies = "`python -m harness run all` runs them on digits; with --profile standard or paper, on real images"
+    implies = "--profile quick runs every suite, on digits"
     if suites["in part"]:
         implies = f"--families excludes what is missing; {implies}"
+    elif not suites["not"]:
+        implies = "`python -m harness run all` runs them on digits; with --profile standard or paper, on real images"
     values = {kind.replace(" ", "_"): names for kind, names in suites.items()}
     return Finding("suites", "; ".join(parts), implies, values)
 

@@ -34,8 +34,6 @@ class TableFormat(StrEnum):
     CSV = "csv"
 
 
-# --- Options and arguments that several commands share ------------------------------------------------------------
-
 Data = Annotated[Path | None, typer.Option("--data", help="Folder of the image sources.", envvar=DATA_VARIABLE)]
 Cache = Annotated[Path | None, typer.Option("--cache", help="Folder for images and artifacts.", envvar=CACHE_VARIABLE)]
 Source = Annotated[list[str] | None, typer.Option("--source", help="NAME=DIR, your own image folder; repeatable.")]
@@ -49,8 +47,6 @@ RunReference = Annotated[
     str,
     typer.Argument(metavar="RUN", help="A run's folder, or a suite (its latest run).", autocompletion=completion.runs),
 ]
-
-# --- run ----------------------------------------------------------------------------------------------------------
 
 Suites = Annotated[
     list[str],
@@ -123,10 +119,8 @@ def source_folders(texts: list[str] | None) -> dict[str, Path]:
         if not (name and equals and folder):
             raise UsageError(f"--source takes NAME=DIR, not '{text}'")
         if name in FAMILIES and name not in SOURCES:
-            raise UsageError(
-                f"--source {name}: a built-in family has that name; choose another, or replace its images with "
-                f"--source {FAMILIES[name].source}=DIR"
-            )
+            replace = f"replace its images with --source {FAMILIES[name].source}=DIR"
+            raise UsageError(f"--source {name}: a built-in family has that name; choose another, or {replace}")
         found[name] = absolute(folder)
     return found
 

@@ -45,7 +45,8 @@ def run(
         episodes=episodes, weights=absolute(weights) if weights else None,
         training_groups=numbers("--training-groups", training_groups, 1) or (), groups_per_step=groups_per_step,
         clock=clock, device=device, precision=precision, cache=cache_folder(cache).absolute(),
-        data=absolute(data) if data else None, sources=options.source_folders(source), training_processes=training_processes or 0,
+        data=absolute(data) if data else None, sources=options.source_folders(source),
+        training_processes=training_processes or 0,
     )  # fmt: skip
     chosen = _chosen(suites, request)
     backend = _backend(request, executor, cluster)

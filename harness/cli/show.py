@@ -1,4 +1,4 @@
-"""The commands that report on runs, the catalog and the machine, such as `list`, `status` and `doctor`; and `cancel`."""
+"""The commands that report on runs, the catalog and this machine, from `list` to `doctor`, and `cancel`."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def list_everything(as_json: options.Json = False, debug: options.Debug = False)
             "profiles": [asdict(p) for p in PROFILES.values()],
         })  # fmt: skip
         return
-    families = {
-        f.name: f"{f.label}: {f.source}, {f.training_classes}/{f.unseen_classes} classes, {f.ways} ways, {f.images} images"
-        for f in FAMILIES.values()
-    }
+    families = {}
+    for f in FAMILIES.values():
+        classes = f"{f.training_classes}/{f.unseen_classes} classes"
+        families[f.name] = f"{f.label}: {f.source}, {classes}, {f.ways} ways, {f.images} images"
     sections = {
         "suites": {s.name: f"{s.title}; {', '.join(s.families)}" for s in SUITES.values()},
         "methods": {m.name: m.description for m in entries().values()},

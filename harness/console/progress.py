@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pudnet_bench.harness.console.terminal import console, printable
 
@@ -21,9 +21,7 @@ class Task:
         self.progress, self.description, self.total, self.unit = progress, description, total, unit
         self.began = self.printed = time.monotonic()
         self.first: int | None = None
-        self.id: TaskID | None = None
-        if progress is not None:
-            self.id = progress.add_task(description, total=total, note="", rate="")
+        self.id = progress.add_task(description, total=total, note="", rate="") if progress else None
 
     def update(self, done: int, note: str = "", total: int | None = None) -> None:
         """Show that `done` units are finished, of a new `total` if given. The rate counts from the first call on."""

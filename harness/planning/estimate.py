@@ -28,7 +28,7 @@ ROW_BYTES = 200  # of Parquet, per snapshot of a group
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds on this device and bytes of disk; `least` is the time if every search for a length stops as early as it can."""
+    """Seconds on this device and bytes of disk; `least` is the time if every search stops as early as it can."""
 
     seconds: float = 0.0
     bytes: float = 0.0
@@ -108,8 +108,7 @@ def training_estimate(cell: Cell, compute: Compute) -> Estimate:
     """
     training, predicting = image_seconds(cell.target, compute)
     plan, family, method = cell.training, cell.trained_on, cell.make_method()
-    folds = family.validation_folds if plan.validation_groups else 0
-    budget = plan.budget
+    folds, budget = family.validation_folds if plan.validation_groups else 0, plan.budget
     support = _support(family)
     step = method.meta_training_images(support, min(support + QUERY_IMAGES, family.images)) * training
     fit = method.fit_passes(family.images, support)
@@ -121,11 +120,9 @@ def training_estimate(cell: Cell, compute: Compute) -> Estimate:
     shortest = min(budget.max_groups, (budget.patience + 1) * budget.check_every)
     shortest_final = min(budget.max_groups, budget.check_every) if folds else budget.max_groups
     state_bytes = sum(tensor.nbytes for tensor in method.state_dict().values())
-    return Estimate(
-        folds * search(budget.max_groups) + budget.max_groups * step,
-        state_bytes * (folds + max(1, len(plan.milestones))),
-        folds * search(shortest) + shortest_final * step,
-    )
+    most = folds * search(budget.max_groups) + budget.max_groups * step
+    least = folds * search(shortest) + shortest_final * step
+    return Estimate(most, state_bytes * (folds + max(1, len(plan.milestones))), least)
 
 
 def _support(family: Family) -> int:

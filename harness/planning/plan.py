@@ -27,8 +27,7 @@ from pudnet_bench.suites.groups import CLASS_SPLIT_SEED, QUERY_IMAGES
 from pudnet_bench.suites.learn2learn_episodes import learn2learn_data
 from pudnet_bench.suites.sources.loading import Source, load
 
-LoadSource = Callable[[str, int | None], Source]
-"""Loads the source of that name, its images resized to that side (None: the source's own size)."""
+LoadSource = Callable[[str, int | None], Source]  # by name and the side to resize images to (None: the source's own)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +35,6 @@ class Cell:
     """One method variant on one family and target with one seed: the unit of work, caching and scheduling.
 
     Attributes:
-        groups: Unseen groups to measure.
         trained_on: The family that the method meta-trains on, with its images in `training_source`.
         training: How it meta-trains; with milestones, `training_groups` is the one whose state is measured here.
         keeps_parameters: Whether the trained networks themselves are stored.
@@ -155,8 +153,9 @@ def make_plan(request: RunRequest, compute: Compute, load_source: LoadSource | N
     Raises:
         SuiteError, FamilyError, UnknownMethodError, MethodError, SourceError: The request cannot be met.
     """
-    named = request.suite
-    suite = suite_in_file(Path(named)) if named.endswith(".py") else pick("suite", named, SUITES)
+    suite = (
+        suite_in_file(Path(request.suite)) if request.suite.endswith(".py") else pick("suite", request.suite, SUITES)
+    )
     profile = pick("profile", request.profile, PROFILES)
     if load_source is None:
         load_source = partial(_load_source, request.data, request.cache, tuple(request.sources.items()))
@@ -164,7 +163,11 @@ def make_plan(request: RunRequest, compute: Compute, load_source: LoadSource | N
     for name in target_names:
         pick("target", name, targets.TARGETS)
     rows, classes = _variants(suite, request)
-    weights = {"weights": str(request.weights), "weights_sha256": _checksum(request.weights)} if request.weights else {}
+    weights = {}
+    if (path := request.weights) is not None:
+        if not path.is_file():
+            raise MethodError(f"the weights file '{path}' does not exist; give another with --weights")
+        weights = {"weights": str(path), "weights_sha256": sha256(path.read_bytes()).hexdigest()}
     draft = _Draft(suite, profile, request, compute, rows, classes, weights)
     names = request.families or (suite.embedded if profile.embedded else suite.families)
     families = [_family(name, request.sources, load_source) for name in names]
@@ -199,13 +202,13 @@ class _Draft:
         training_source = load_source(trained_on.source, trained_on.image_size)
         for target in target_names:
             training = self.training(target, trained_on)
-            variants = _at_milestones(self.rows, self.classes, training.milestones)
+            variants = list(self.variants(training.milestones))
             for seed in self.request.seeds or self.profile.seeds:
-                for variant in _by_clock(variants, self.classes, self.request.clock):
+                for variant in variants:
                     method = self.classes[variant.parent or variant.name]
                     cell = Cell(
                         suite=self.suite.name, variant=variant, method=method, code=code_digest(method),
-                        options=self.options(variant, trained_on, target), family=fam, source=source,
+                        options=self.options(variant, method, trained_on, target), family=fam, source=source,
                         trained_on=trained_on, training_source=training_source,
                         target=TargetSpec(target, tuple(source.images.shape[1:])),
                         groups=self.groups(target, fam, method), training=replace(training, seed=seed),
@@ -227,14 +230,29 @@ class _Draft:
         budget = Budget(last, counts.check_every, counts.patience, self.request.groups_per_step)
         return Training(0, budget, 0 if lengths else counts.validation_groups, milestones, self.request.episodes)
 
-    def options(self, variant: Variant, trained_on: Family, target: str) -> dict[str, Any]:
+    def variants(self, milestones: tuple[int, ...]) -> Iterator[Variant]:
+        """The rows: one for each milestone of those that meta-train, and those with a plain loop as the clock asks."""
+        for row in self.rows:
+            method, variants = self.classes[row.name], [row]
+            if milestones and method.meta_trains():
+                variants = [
+                    replace(
+                        row, name=f"{row.name}-{groups}-groups", label=f"{row.label}, {groups:,} groups",
+                        training_groups=groups, curve_label=row.label, curve_x=groups, parent=row.name,
+                    )
+                    for groups in milestones
+                ]  # fmt: skip
+            elif self.request.clock == ClockRule.PAPER and method.paper_clock:
+                options = (*row.options, *method.paper_clock.items())
+                name, label = f"{row.name}-plain-loop", f"{row.label}, plain loop"
+                variants = [replace(row, name=name, label=label, options=options, parent=row.name)]
+            yield from variants
+
+    def options(self, variant: Variant, method: type[Method], trained_on: Family, target: str) -> dict[str, Any]:
         """Keyword arguments of the method. Raises FamilyError where it needs training classes and there are none."""
-        method = self.classes[variant.parent or variant.name]
         if not trained_on.training_classes and method.meta_trains():
-            raise FamilyError(
-                f"family '{trained_on.name}' has no training classes, and '{variant.name}' meta-trains; choose another "
-                "family with --families"
-            )
+            why = f"family '{trained_on.name}' has no training classes, and '{variant.name}' meta-trains"
+            raise FamilyError(f"{why}; choose another family with --families")
         options = {**method.paper_options(trained_on.name, target), **dict(variant.options)}
         return {**options, **(self.weights if method.takes_weights else {})}
 
@@ -257,8 +275,8 @@ def suite_in_file(path: Path) -> Suite:
     """
     path = path.expanduser().resolve()
     module = registry.import_file(path, "suite file")
-    found = {id(value): value for value in vars(module).values() if isinstance(value, Suite)}
-    own = [suite for suite in found.values() if suite not in SUITES.values()]
+    suites = {id(value): value for value in vars(module).values() if isinstance(value, Suite)}.values()
+    own = [suite for suite in suites if suite not in SUITES.values()]
     if len(own) != 1:
         named = f"{len(own)} ({', '.join(suite.name for suite in own)})" if own else "none"
         raise SuiteError(f"a suite file defines exactly one Suite, and '{path}' defines {named}")
@@ -272,12 +290,6 @@ def _load_source(
     data: Path | None, cache_dir: Path, folders: tuple[tuple[str, Path], ...], name: str, size: int | None
 ) -> Source:
     return load(name, data_dir=data, cache_dir=cache_dir, folders=dict(folders), size=size)
-
-
-def _checksum(weights: Path) -> str:
-    if not weights.is_file():
-        raise MethodError(f"the weights file '{weights}' does not exist; give another with --weights")
-    return sha256(weights.read_bytes()).hexdigest()
 
 
 def _with_base(cell: Cell) -> Cell:
@@ -304,9 +316,8 @@ def _variants(suite: Suite, request: RunRequest) -> tuple[list[Variant], dict[st
         method = registry.find_in_file(reference)
         taken = method.name in own and own[method.name].method != method.name
         if taken or method.name in files or method.name in registry.entries():
-            raise registry.UnknownMethodError(
-                f"'{reference}' is named '{method.name}', as another method; name its class otherwise"
-            )
+            why = f"'{reference}' is named '{method.name}', as another method"
+            raise registry.UnknownMethodError(f"{why}; name its class otherwise")
         files[method.name] = method
     names = list(own if request.methods is None else request.methods)
     # A suite file may declare rows of a method file's class, which then gets no other row.
@@ -317,37 +328,6 @@ def _variants(suite: Suite, request: RunRequest) -> tuple[list[Variant], dict[st
             registry.check_name(name)
     variants = [own.get(name, Variant(name, name, name)) for name in dict.fromkeys(names)]
     return variants, {v.name: files.get(v.method) or registry.find(v.method) for v in variants}
-
-
-def _at_milestones(
-    variants: Sequence[Variant], classes: Mapping[str, type[Method]], milestones: tuple[int, ...]
-) -> Sequence[Variant]:
-    """`variants`, with those that meta-train repeated for each of `milestones`."""
-    return [
-        replace(
-            variant, name=f"{variant.name}-{groups}-groups", label=f"{variant.label}, {groups:,} groups",
-            training_groups=groups, curve_label=variant.label, curve_x=groups, parent=variant.name,
-        )
-        if groups
-        else variant
-        for variant in variants
-        for groups in (milestones if classes[variant.name].meta_trains() else ()) or (0,)
-    ]  # fmt: skip
-
-
-def _by_clock(variants: Sequence[Variant], classes: Mapping[str, type[Method]], clock: ClockRule) -> Sequence[Variant]:
-    """`variants`; with the "paper" clock, those that have a plain loop run in it, under row names of their own."""
-    if clock == ClockRule.HARNESS:
-        return variants
-    return [
-        replace(
-            variant, name=f"{variant.name}-plain-loop", label=f"{variant.label}, plain loop",
-            options=(*variant.options, *options.items()), parent=variant.name,
-        )
-        if (options := classes[variant.parent or variant.name].paper_clock)
-        else variant
-        for variant in variants
-    ]  # fmt: skip
 
 
 def _family(name: str, folders: Collection[str], load_source: LoadSource) -> Family:

@@ -149,9 +149,10 @@ def measure_group(ready: ReadyCell, index: int) -> tuple[list[dict[str, Any]], d
     clock.start()
     group = ready.images.group("unseen", cell.seed, index)
     data = clock.stop()
-    # A result must not depend on which groups ran before. `torch.manual_seed` takes a hundred times as long: it seeds every
-    # other device too, and without CUDA records the caller's stack.
-    torch.default_generator.manual_seed(seed := cell.seed * 1_000_003 + index)
+    # A result must not depend on which groups ran before. `torch.manual_seed` takes a hundred times as long: it seeds
+    # every other device too, and without CUDA records the caller's stack.
+    seed = cell.seed * 1_000_003 + index
+    torch.default_generator.manual_seed(seed)
     if compute.device.type == "cuda":
         torch.cuda.manual_seed(seed)
     memory.reset()
@@ -213,10 +214,8 @@ def _share_correct(classifier: Classifier, test: Dataset, at_once: int) -> float
     return int(sum(correct)) / len(test)
 
 
-def warm_up(
-    method: Method, images: FamilyImages, seed: int, log: Callable[[str], None] = lambda line: None
-) -> FlopCount:
-    """Let caches, kernels and allocators settle on an unmeasured group of the same shape, and count FLOPs in the first fit.
+def warm_up(method: Method, images: FamilyImages, seed: int, log: Callable[[str], None]) -> FlopCount:
+    """Let caches, kernels and allocators settle on an unmeasured group of the same shape; count FLOPs in the first fit.
 
     Where the count fails, the reason is logged, the method is warmed up without it and the FLOPs are unknown.
     """
@@ -260,8 +259,7 @@ def obtain_artifact(cell: Cell, context: RunContext) -> Artifact | None:
     spec = cell.artifact
     if spec is None:
         return None
-    found = context.store.load(spec)
-    if found:
+    if (found := context.store.load(spec)) is not None:
         return found
     checkpoints = context.store.checkpoints(cell.training_key)
     title = f"meta-training {cell.method.name} · {cell.trained_on.name} · {cell.target.name}"
@@ -281,9 +279,11 @@ def accompany(cell: Cell, context: RunContext, ranks: Ranks) -> None:
 
 def _trained(cell: Cell, spec: ArtifactSpec, title: str, context: RunContext) -> Artifact:
     """Train the artifact, from the checkpoint of an earlier process if there is one, and store it."""
-    training = cell.training
     base = obtain_artifact(cell.base, context) if cell.base else None
-    with context.display.task(title, training.budget.max_groups, "groups") as task, context.together(cell) as ranks:
+    with (
+        context.display.task(title, cell.training.budget.max_groups, "groups") as task,
+        context.together(cell) as ranks,
+    ):
         latest: dict[str, float] = {}
 
         def on_report(phase: str, seen: int, at_most: int, metrics: dict[str, float]) -> None:
@@ -296,12 +296,11 @@ def _trained(cell: Cell, spec: ArtifactSpec, title: str, context: RunContext) ->
 
         job = replace(_training_job(cell, context, ranks, base), on_report=on_report, on_milestone=on_milestone)
         trained = meta_train(job)
-    artifact = context.store.load(spec) if training.milestones else context.store.save(spec, trained)
+    artifact = context.store.load(spec) if cell.training.milestones else context.store.save(spec, trained)
     if artifact is None:
-        raise MethodError(
-            f"method '{cell.variant.name}' saved no state after {cell.training_groups} groups; meta_train must call "
-            "session.save_milestone at session.milestones (methods.meta_training.train_until_converged does)"
-        )
+        why = f"method '{cell.variant.name}' saved no state after {cell.training_groups} groups"
+        how = "session.save_milestone at session.milestones (methods.meta_training.train_until_converged does)"
+        raise MethodError(f"{why}; meta_train must call {how}")
     accuracies = trained.summary.validation_accuracy_by_fold
     validated = ", ".join(f"{accuracy:.2%}" for accuracy in accuracies if accuracy is not None)
     outcome = f"{title}: {trained.summary.groups} groups, {artifact.seconds:.0f} s"

@@ -10,6 +10,8 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from pudnet_bench.errors import BenchError
 from pudnet_bench.harness.console.progress import Display
 from pudnet_bench.harness.measuring.device import core_count
@@ -52,8 +54,7 @@ class Local(Executor):
 class LocalProcesses(Executor):
     """`processes` jobs at a time, each in its own process with its share of the cores.
 
-    Jobs slow one another down, so times are not comparable with those of `Local`. Accuracies are, bit for bit, with the
-    same number of threads.
+    Jobs slow one another down: times differ from those of `Local`. Accuracies do not, given the same number of threads.
     """
 
     processes: int
@@ -90,8 +91,7 @@ class JobFailures:
 
     def __init__(self, display: Display) -> None:
         self.display = display
-        self.cells: set[str] = set()
-        self.trainings: set[str] = set()
+        self.cells, self.trainings = set[str](), set[str]()
 
     def may_start(self, job: Job) -> bool:
         """Whether no training that the job needs has failed; the job counts as failed otherwise."""
@@ -116,8 +116,6 @@ _worker: list[Worker] = []  # of this process of the pool
 
 
 def _start(request: RunRequest, folder: Path, threads: int) -> None:
-    import torch
-
     torch.set_num_threads(threads)
     _worker.append(Worker.of(request, folder, Display()))
 

@@ -28,13 +28,8 @@ def run_plan(
 ) -> int:  # fmt: skip
     """Measure the plan's missing cells, write the tables, and return how many cells failed.
 
-    A failing cell is logged with its cause and the others continue.
-
-    Args:
-        request: What the plan was made from; saved with the run.
-        command: The command line, for the record.
-        with_paper: Whether tables show the paper's numbers too.
-        executor: Performs the jobs; `Local` by default.
+    A failing cell is logged with its cause and the others continue. `command` is recorded; `request`, of which the plan
+    was made, is saved for `resume`; `with_paper` adds the paper's numbers to the tables.
 
     Raises:
         OSError: The output folder cannot be written; ends the run.
@@ -104,8 +99,8 @@ def plan_record(plan: Plan) -> PlanRecord:
         ),
         cells=tuple(
             PlannedCell(
-                key=cell.key, method=cell.variant.name, family=cell.family.name, target=cell.target.name, seed=cell.seed,
-                groups=cell.groups, artifact=cell.artifact.key if cell.artifact else "",
+                key=cell.key, method=cell.variant.name, family=cell.family.name, target=cell.target.name,
+                seed=cell.seed, groups=cell.groups, artifact=cell.artifact.key if cell.artifact else "",
             )
             for cell in plan.cells
         ),
@@ -114,11 +109,9 @@ def plan_record(plan: Plan) -> PlanRecord:
 
 def print_plans(plans: Sequence[Plan], compute: Compute, cache_dir: Path) -> None:
     """Print each plan: its cells, the artifacts to train, and an estimate of time and disk on this device."""
-    store = ArtifactStore(cache_dir)
-    trainings, artifacts, total = set[str](), set[str](), Estimate()
+    store, total, trainings, artifacts = ArtifactStore(cache_dir), Estimate(), set[str](), set[str]()
     for plan in plans:
-        rows = []
-        images_of = family_images(plan, compute)
+        rows, images_of = [], family_images(plan, compute)
         for cell in plan.cells:
             images_of(cell.family.name)  # a family that does not fit its source is found now
             state, about = "-", estimate(cell, compute)
@@ -138,8 +131,7 @@ def print_plans(plans: Sequence[Plan], compute: Compute, cache_dir: Path) -> Non
         print(f"{plan.suite.name}, {plan.profile.name}: {len(plan.cells)} cells, {len(plan.artifacts)} artifacts")
         print_table(rows, header=("cell", "family", "target", "seed", "groups", "artifact", "time"))
     cells = sum(len(plan.cells) for plan in plans)
-    time = f"about {span(total.least, total.seconds)} on {compute.name} ({compute.precision})"
-    print(
-        f"total: {cells} cells, {len(artifacts)} artifacts, {len(trainings)} meta-trainings to run; {time}, depending on "
-        f"when validation stops meta-training; {total.bytes / 1e6:.0f} MB of disk"
-    )
+    numbers = f"{cells} cells, {len(artifacts)} artifacts, {len(trainings)} meta-trainings to run"
+    about_all = f"about {span(total.least, total.seconds)} on {compute.name} ({compute.precision})"
+    depends = "depending on when validation stops meta-training"
+    print(f"total: {numbers}; {about_all}, {depends}; {total.bytes / 1e6:.0f} MB of disk")

@@ -79,7 +79,7 @@ class CellStatus:
 
 
 def cell_statuses(run: Run) -> dict[str, CellStatus]:
-    """The status of each cell of the run's plan, by key. Raises SlurmError where Slurm is needed and does not answer."""
+    """The status of each cell of the run's plan, by key. Raises SlurmError where Slurm is needed and is silent."""
     entries = submitted(run)
     ids = [entry.job_id for entry in _latest(entries).values() if _outcome(run, entry.job.title) is None]
     return _cell_statuses(run, entries, queue.states(ids))
@@ -157,6 +157,5 @@ def _latest(entries: Sequence[Submitted]) -> dict[str, Submitted]:
 def _outcome(run: Run, title: str) -> str | None:
     """The error with which the job ended, "" for none; None while it has not ended."""
     with contextlib.suppress(OSError, ValueError, KeyError):
-        failed: str = json.loads(outcome_path(run.folder, title).read_text())["failed"]
-        return failed
+        return str(json.loads(outcome_path(run.folder, title).read_text())["failed"])
     return None

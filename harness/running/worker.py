@@ -29,12 +29,8 @@ from pudnet_bench.suites.groups import FamilyImages
 
 
 def missing_jobs(plan: Plan, run: Run, store: ArtifactStore, shard: int | None = None) -> list[Job]:
-    """The jobs left of `plan`, in its order, each training before the first cell that needs it.
-
-    A job measures at most `shard` groups; None makes one job per cell.
-    """
-    jobs: list[Job] = []
-    planned: set[str] = set()
+    """The jobs left of `plan`, each training before its first cell. A job measures up to `shard` groups; None: a cell."""
+    jobs, planned = list[Job](), set[str]()
     for cell in plan.cells:
         missing = missing_groups(cell, run)
         if not missing and is_complete(cell, run):
@@ -54,7 +50,10 @@ def missing_jobs(plan: Plan, run: Run, store: ArtifactStore, shard: int | None =
 
 
 class Worker:
-    """Performs jobs of one plan in this process, loading images and artifacts once."""
+    """Performs jobs of one plan in this process, loading images and artifacts once.
+
+    `request` is what the plan was made from: other processes that share a meta-training make it again.
+    """
 
     def __init__(
         self,
@@ -65,7 +64,6 @@ class Worker:
         display: Display,
         stop: StopSignal | None = None,
     ) -> None:
-        """`request` is what the plan was made from: other processes that share a meta-training make it again."""
         self.request, self.run = request, run
         self.cells = {each.key: each for cell in plan.cells for each in with_bases(cell)}
 
