@@ -15,22 +15,17 @@ from typing import Annotated
 import typer
 
 from pudnet_bench.errors import BenchError
-from pudnet_bench.harness.cli import author, data, machine, run, show
+from pudnet_bench.harness.cli import author, data, run, show
 from pudnet_bench.harness.console.terminal import printable
 
 INTERRUPTED = 130
-REFUSED = 2
 UNWRITABLE = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG,
 )  # fmt: skip
 
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    # A shell completes a program by its name, and `python -m harness` has none of its own; pudnet-bench has.
-    add_completion=Path(sys.argv[0]).name != "__main__.py",
-)
+# A shell completes a program by its name, and `python -m harness` has none of its own; pudnet-bench has.
+completes = Path(sys.argv[0]).name != "__main__.py"
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=completes)
 data_app = typer.Typer(help="List, download and verify image sources.", no_args_is_help=True)
 new_app = typer.Typer(help="Start a method, suite or family of your own.", no_args_is_help=True)
 
@@ -59,7 +54,7 @@ def program(
 
 
 def explained(command: Callable[..., None]) -> Callable[..., None]:
-    """`command`, which prints errors that the user can fix as one sentence and exits with their code; bugs keep tracebacks."""
+    """`command`, ending with one sentence and an exit code on errors that the user can fix; bugs keep tracebacks."""
 
     @wraps(command)
     def explaining(**arguments: object) -> None:
@@ -74,7 +69,7 @@ def explained(command: Callable[..., None]) -> Callable[..., None]:
             if arguments.get("debug"):
                 traceback.print_exc()
             print(f"error: {printable(_sentence(error))}", file=sys.stderr)
-            raise typer.Exit(error.exit_code if isinstance(error, BenchError) else REFUSED) from None
+            raise typer.Exit(getattr(error, "exit_code", BenchError.exit_code)) from None
 
     return explaining
 
@@ -83,31 +78,22 @@ def _sentence(error: BenchError | OSError) -> str:
     if isinstance(error, BenchError):
         return str(error)
     where = f"'{error.filename}'" if error.filename else "the output folder"
-    return (
-        f"cannot write {where}: {os.strerror(error.errno or 0).lower()}; free space, or choose another folder with --out "
-        "(runs) or --cache (artifacts and images); finished groups are saved"
-    )
+    reason, folders = os.strerror(error.errno or 0).lower(), "--out (runs) or --cache (artifacts and images)"
+    way_out = f"free space, or choose another folder with {folders}; finished groups are saved"
+    return f"cannot write {where}: {reason}; {way_out}"
 
 
-for group, name, command in (
-    (app, "list", show.list_everything),
-    (app, "run", run.run),
-    (app, "status", show.status),
-    (app, "resume", run.resume),
-    (app, "cancel", show.cancel),
-    (app, "collect", show.collect),
-    (app, "table", show.table),
-    (app, "compare", show.compare),
-    (app, "report", show.report),
-    (app, "check", author.check),
-    (app, "doctor", machine.doctor),
-    (data_app, "list", data.list_sources),
-    (data_app, "fetch", data.fetch),
-    (data_app, "verify", data.verify),
-    (new_app, "method", author.new_method),
-    (new_app, "suite", author.new_suite),
-    (new_app, "family", author.new_family),
-):
-    group.command(name)(explained(command))
+COMMANDS: tuple[tuple[typer.Typer, dict[str, Callable[..., None]]], ...] = (
+    (app, {
+        "list": show.list_everything, "run": run.run, "status": show.status, "resume": run.resume,
+        "cancel": show.cancel, "collect": show.collect, "table": show.table, "compare": show.compare,
+        "report": show.report, "check": author.check, "doctor": show.doctor,
+    }),
+    (data_app, {"list": data.list_sources, "fetch": data.fetch, "verify": data.verify}),
+    (new_app, {"method": author.new_method, "suite": author.new_suite, "family": author.new_family}),
+)  # fmt: skip
+for group, commands in COMMANDS:
+    for name, command in commands.items():
+        group.command(name)(explained(command))
 app.add_typer(data_app, name="data")
 app.add_typer(new_app, name="new")

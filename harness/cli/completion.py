@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
-Offer = tuple[str, str]
-"""(the word, its description)."""
+Offer = tuple[str, str]  # the word, its description
 
 
 def suites(incomplete: str) -> list[Offer]:
@@ -14,7 +13,7 @@ def suites(incomplete: str) -> list[Offer]:
     from pudnet_bench.suites.catalog import SUITES
 
     named = [("all", "every table and figure of the paper"), *((suite.name, suite.title) for suite in SUITES.values())]
-    return [*_matching(incomplete, named), *_python_files(incomplete)]
+    return [*_matching(incomplete, named), *python_files(incomplete)]
 
 
 def runs(incomplete: str) -> list[Offer]:
@@ -22,10 +21,8 @@ def runs(incomplete: str) -> list[Offer]:
     from pudnet_bench.results.store.folders import RUNS, run_folders
     from pudnet_bench.suites.catalog import SUITES
 
-    measured = [suite for suite in SUITES.values() if run_folders(f"{suite.name}-*")]
-    named = [(suite.name, f"the latest run of {suite.name}") for suite in measured]
-    folders = [(str(path), "") for path in run_folders()]
-    offers = _matching(incomplete, [*named, *folders])
+    named = [(name, f"the latest run of {name}") for name in SUITES if run_folders(f"{name}-*")]
+    offers = _matching(incomplete, [*named, *((str(path), "") for path in run_folders())])
     if "/" in incomplete and not incomplete.startswith(f"{RUNS}/"):
         offers += [(f"{path}/", "") for path in _paths(incomplete) if path.is_dir()]
     return offers
@@ -33,28 +30,24 @@ def runs(incomplete: str) -> list[Offer]:
 
 def methods(incomplete: str) -> list[Offer]:
     """Names of methods, the last of several separated by commas."""
-    return list(_last_of_list(incomplete, _methods()))
+    return _last_of_list(incomplete, _methods())
 
 
 def method(incomplete: str) -> list[Offer]:
     """One method: its name, or a file's."""
-    return [*_matching(incomplete, _methods()), *_python_files(incomplete)]
-
-
-def method_file(incomplete: str) -> list[Offer]:
-    return _python_files(incomplete)
+    return [*_matching(incomplete, _methods()), *python_files(incomplete)]
 
 
 def families(incomplete: str) -> list[Offer]:
     """Names of families, the last of several separated by commas."""
     from pudnet_bench.suites.families import FAMILIES
 
-    return list(_last_of_list(incomplete, [(family.name, family.label) for family in FAMILIES.values()]))
+    return _last_of_list(incomplete, [(family.name, family.label) for family in FAMILIES.values()])
 
 
 def targets(incomplete: str) -> list[Offer]:
     """Names of target networks, the last of several separated by commas."""
-    return list(_last_of_list(incomplete, _targets()))
+    return _last_of_list(incomplete, _targets())
 
 
 def target(incomplete: str) -> list[Offer]:
@@ -94,15 +87,14 @@ def _matching(incomplete: str, offers: Iterable[Offer]) -> list[Offer]:
     return [offer for offer in offers if offer[0].startswith(incomplete)]
 
 
-def _last_of_list(incomplete: str, offers: list[Offer]) -> Iterator[Offer]:
+def _last_of_list(incomplete: str, offers: list[Offer]) -> list[Offer]:
     before, comma, last = incomplete.rpartition(",")
     given = before.split(",")
-    for name, description in _matching(last, offers):
-        if name not in given:
-            yield f"{before}{comma}{name}", description
+    return [(f"{before}{comma}{name}", about) for name, about in _matching(last, offers) if name not in given]
 
 
-def _python_files(incomplete: str) -> list[Offer]:
+def python_files(incomplete: str) -> list[Offer]:
+    """Python files, and folders to look for them in."""
     return [
         (f"{path}/" if path.is_dir() else str(path), "")
         for path in _paths(incomplete)
@@ -115,7 +107,6 @@ def _paths(incomplete: str) -> list[Path]:
     folder, _, name = incomplete.rpartition("/")
     root = Path(folder or ("/" if incomplete.startswith("/") else "."))
     try:
-        found = sorted(path for path in root.iterdir() if path.name.startswith(name) and path.name[0] not in "._")
+        return sorted(path for path in root.iterdir() if path.name.startswith(name) and path.name[0] not in "._")
     except OSError:
         return []
-    return found

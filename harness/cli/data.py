@@ -35,9 +35,8 @@ def fetch(
     from pudnet_bench.suites.sources.loading import fetch
 
     if data is None:
-        raise options.UsageError(
-            f"data fetch needs a folder for the images: give --data DIR or set {options.DATA_VARIABLE}"
-        )
+        where = f"give --data DIR or set {options.DATA_VARIABLE}"
+        raise options.UsageError(f"data fetch needs a folder for the images: {where}")
     for name in names:
         print(f"{name}: {fetch(name, data)}")
 
@@ -58,7 +57,5 @@ def verify(
     folders = options.source_folders(source)
     for name in names or [n for n in {**SOURCES, **folders} if locate(n, data_dir=data, folders=folders)]:
         found = verify(name, data_dir=data, cache_dir=cache_folder(cache), folders=folders)
-        print(
-            f"{found.name}: {found.images} images of {found.classes} classes, {found.size[0]}x{found.size[1]}, "
-            f"{found.channels} channels, content {found.fingerprint[:16]}, {found.path}"
-        )
+        images = f"{found.images} images of {found.classes} classes, {found.size[0]}x{found.size[1]}"
+        print(f"{found.name}: {images}, {found.channels} channels, content {found.fingerprint[:16]}, {found.path}")

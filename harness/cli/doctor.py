@@ -18,10 +18,9 @@ from pudnet_bench.harness.console.progress import span
 from pudnet_bench.harness.measuring.device import Compute, choose_device, core_count, native_bf16, processor_name
 from pudnet_bench.harness.measuring.energy import EnergyMeter
 from pudnet_bench.harness.measuring.provenance import driver, git_commit, package_versions
-from pudnet_bench.harness.planning.estimate import Estimate, durations, estimate, training_estimate
-from pudnet_bench.harness.planning.plan import make_plan
+from pudnet_bench.harness.planning.estimate import PROBE_SECONDS, Estimate, durations, estimate, training_estimate
+from pudnet_bench.harness.planning.plan import make_plan, with_bases
 from pudnet_bench.harness.planning.request import RunRequest
-from pudnet_bench.harness.running.worker import with_bases
 from pudnet_bench.slurm.queue import presence
 from pudnet_bench.suites.catalog import PROFILES, SUITES
 from pudnet_bench.suites.declaration import Suite
@@ -30,7 +29,6 @@ from pudnet_bench.suites.sources import SOURCES
 from pudnet_bench.suites.sources.catalog import SourceSpec
 from pudnet_bench.suites.sources.loading import Source, locate
 
-PROBE_SECONDS = 0.3  # per speed
 MATRIX_SIZE = 1024  # rows and columns
 FEATURE_MAPS = (64, 64, 28, 28)  # images, channels, height and width, about as in ConvNet-3
 COPY_BYTES = 1 << 26  # more than caches hold
@@ -56,28 +54,14 @@ class Finding:
 
 
 def examine(data_dir: Path | None, cache_dir: Path) -> list[Finding]:
-    """Return all findings in reading order; takes about ten seconds, most of them to measure speeds. Writes nothing."""
+    """All findings in reading order; takes about ten seconds, most of them to measure speeds. Writes nothing."""
     compute = choose_device()
     places = {name: locate(name, data_dir=data_dir) for name in SOURCES}
     available = {name for name, place in places.items() if place is not None or name == "digits"}
     rates = _rates(compute.device)
-    versions = package_versions()
     return [
-        _device(compute),
-        _torch(),
-        _processor(),
-        _threads(),
-        _precision(compute, rates),
-        _speed(compute, rates),
-        _commit(),
-        Finding(
-            "versions",
-            ", ".join(f"{name} {version}" for name, version in versions.items()),
-            "recorded with every run, with device, threads and commit",
-            {"packages": versions},
-        ),
-        _memory(compute),
-        _energy(compute),
+        *(_device(compute), _torch(), _processor(), _threads(), _precision(compute, rates), _speed(compute, rates)),
+        *(_commit(), _versions(), _memory(compute), _energy(compute)),
         _disk("cache", cache_dir, IMAGES_DISK + SUITES_DISK, "decoded images and weights", "--cache DIR"),
         _disk("runs", Path.cwd(), 1.0, "measurements", "--out DIR"),
         *(_source(SOURCES[name], place) for name, place in places.items()),
@@ -88,52 +72,43 @@ def examine(data_dir: Path | None, cache_dir: Path) -> list[Finding]:
 
 
 def _device(compute: Compute) -> Finding:
-    version = driver()
+    version, cuda = driver(), torch.version.cuda
     if compute.device.type == "cpu":
         if not version:
             implies = "no NVIDIA driver, no GPU: --device auto uses the CPU"
-        elif torch.version.cuda is None:
-            implies = f"there is a GPU (driver {version}), but torch is built without CUDA; install a CUDA build"
+        elif cuda:
+            implies = f"there is a GPU (driver {version}) that torch, built for CUDA {cuda}, cannot use"
         else:
-            implies = f"there is a GPU (driver {version}) that torch, built for CUDA {torch.version.cuda}, cannot use"
+            implies = f"there is a GPU (driver {version}), but torch is built without CUDA; install a CUDA build"
         return Finding("device", f"{compute.name} (cpu)", implies, {"type": "cpu", "driver": version})
     properties = torch.cuda.get_device_properties(compute.device)
     count, gigabytes = torch.cuda.device_count(), properties.total_memory / 1e9
     implies = "--device auto uses it; times come from CUDA events"
     if count > 1:
         implies += f"; with --groups-per-step {count} all {count} share a meta-training"
-    return Finding(
-        "device",
-        f"{count} x {compute.name} (cuda), {gigabytes:.0f} GB, compute capability {properties.major}.{properties.minor}, "
-        f"driver {version or 'unknown'}",
-        implies,
-        {"type": "cuda", "count": count, "gigabytes": round(gigabytes, 1), "driver": version},
-    )
+    capability = f"compute capability {properties.major}.{properties.minor}, driver {version or 'unknown'}"
+    found = f"{count} x {compute.name} (cuda), {gigabytes:.0f} GB, {capability}"
+    values = {"type": "cuda", "count": count, "gigabytes": round(gigabytes, 1), "driver": version}
+    return Finding("device", found, implies, values)
 
 
 def _torch() -> Finding:
     cuda = torch.version.cuda
     cudnn: Callable[[], int | None] = torch.backends.cudnn.version  # torch leaves it untyped
     built_for = f"CUDA {cuda}, cuDNN {cudnn()}" if cuda else "CPUs"
-    if torch.cuda.is_available():
-        implies = "CUDA is used"
-    else:
-        implies = "computes on the CPU here, though it could use a GPU" if cuda else "computes on the CPU only"
-    found = f"{torch.__version__}, built for {built_for}"
-    return Finding("torch", found, implies, {"version": torch.__version__, "cuda": cuda})
+    on_cpu = "computes on the CPU here, though it could use a GPU" if cuda else "computes on the CPU only"
+    implies = "CUDA is used" if torch.cuda.is_available() else on_cpu
+    values = {"version": torch.__version__, "cuda": cuda}
+    return Finding("torch", f"{torch.__version__}, built for {built_for}", implies, values)
 
 
 def _processor() -> Finding:
     known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    features = [name for name in CPU_FEATURES if known.get(name)]
+    features, native = [name for name in CPU_FEATURES if known.get(name)], native_bf16(torch.device("cpu"))
     listed = ", ".join(features) or "no known vector features"
-    native = native_bf16(torch.device("cpu"))
-    return Finding(
-        "processor",
-        f"{processor_name()}; {torch.backends.cpu.get_cpu_capability()}, {listed}",
-        "has bfloat16 instructions" if native else "has no bfloat16 instructions: fp32 is faster on this CPU",
-        {"features": features, "native_bf16": native},
-    )
+    found = f"{processor_name()}; {torch.backends.cpu.get_cpu_capability()}, {listed}"
+    implies = "has bfloat16 instructions" if native else "has no bfloat16 instructions: fp32 is faster on this CPU"
+    return Finding("processor", found, implies, {"features": features, "native_bf16": native})
 
 
 def _threads() -> Finding:
@@ -149,13 +124,13 @@ def _threads() -> Finding:
 
 
 def _rates(device: torch.device) -> dict[str, float]:
-    """Measure GFLOP/s of matrix products and convolutions in each precision, and GB/s of copies; the best of several."""
-    rates = {}
+    """Best GFLOP/s of several matrix products and convolutions in each precision, and GB/s of copies."""
+    rates, channels = {}, FEATURE_MAPS[1]
+    shapes = FEATURE_MAPS, (channels, channels, 3, 3)
     for precision, dtype in PRECISIONS.items():
-        a, b = (torch.randn(MATRIX_SIZE, MATRIX_SIZE, device=device).to(dtype) for _ in range(2))
-        maps = torch.randn(FEATURE_MAPS, device=device).to(dtype).to(memory_format=torch.channels_last)
-        channels = FEATURE_MAPS[1]
-        kernel = torch.randn(channels, channels, 3, 3, device=device).to(dtype).to(memory_format=torch.channels_last)
+        random = partial(torch.randn, device=device, dtype=dtype)
+        a, b = random(MATRIX_SIZE, MATRIX_SIZE), random(MATRIX_SIZE, MATRIX_SIZE)
+        maps, kernel = (random(shape).to(memory_format=torch.channels_last) for shape in shapes)
         flops = 2 * 9 * channels * maps.numel()
         rates[f"matrix_{precision}"] = _best_rate(partial(torch.matmul, a, b), device, 2 * MATRIX_SIZE**3)
         rates[f"convolution_{precision}"] = _best_rate(partial(F.conv2d, maps, kernel, padding=1), device, flops)
@@ -165,25 +140,19 @@ def _rates(device: torch.device) -> dict[str, float]:
 
 
 def _best_rate(work: Callable[[], object], device: torch.device, amount: float) -> float:
-    """Return billions of `amount` per second."""
+    """Billions of `amount` per second."""
     with torch.no_grad():
         return amount / min(durations(work, device, PROBE_SECONDS)) / 1e9
 
 
 def _speed(compute: Compute, rates: dict[str, float]) -> Finding:
-    def both(kind: str) -> str:
-        return ", ".join(f"{_digits(rates[f'{kind}_{precision}'])} {precision}" for precision in PRECISIONS)
-
-    return Finding(
-        "speed",
-        f"convolutions {both('convolution')}; matrix products {both('matrix')} GFLOP/s; memory {_digits(rates['copy'])} GB/s",
-        f"the times below follow from the target network's own speed in {compute.precision}",
-        {f"{name}_{'gb' if name == 'copy' else 'gflop'}_per_second": round(rate, 1) for name, rate in rates.items()},
-    )
-
-
-def _digits(rate: float) -> str:
-    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
+    shown = {name: f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}" for name, rate in rates.items()}
+    convolutions = ", ".join(f"{shown[f'convolution_{precision}']} {precision}" for precision in PRECISIONS)
+    products = ", ".join(f"{shown[f'matrix_{precision}']} {precision}" for precision in PRECISIONS)
+    found = f"convolutions {convolutions}; matrix products {products} GFLOP/s; memory {shown['copy']} GB/s"
+    implies = f"the times below follow from the target network's own speed in {compute.precision}"
+    values = {f"{n}_{'gb' if n == 'copy' else 'gflop'}_per_second": round(rate, 1) for n, rate in rates.items()}
+    return Finding("speed", found, implies, values)
 
 
 def _precision(compute: Compute, rates: dict[str, float]) -> Finding:
@@ -193,8 +162,7 @@ def _precision(compute: Compute, rates: dict[str, float]) -> Finding:
     if compute.precision == "bf16":
         implies = f"{speedup}: {'keep it' if faster else '--precision fp32 is more exact at no cost'}"
     else:
-        advice = "try --precision bf16" if faster else "keep it"
-        implies = f"no bfloat16 instructions, and {speedup}: {advice}"
+        implies = f"no bfloat16 instructions, and {speedup}: {'try --precision bf16' if faster else 'keep it'}"
     found = f"--precision auto uses {compute.precision}"
     return Finding("precision", found, implies, {"bf16_over_fp32": round(ratio, 2)})
 
@@ -202,11 +170,16 @@ def _precision(compute: Compute, rates: dict[str, float]) -> Finding:
 def _commit() -> Finding:
     commit = git_commit()
     if not commit:
-        implies = "runs record no commit; note the package version with them"
-        return Finding("commit", "not a git checkout", implies)
-    if commit.endswith("+changes"):
-        return Finding("commit", commit, "runs would record a commit that is not their code: commit the changes first")
-    return Finding("commit", commit, "runs record it")
+        return Finding("commit", "not a git checkout", "runs record no commit; note the package version with them")
+    changed = "runs would record a commit that is not their code: commit the changes first"
+    return Finding("commit", commit, changed if commit.endswith("+changes") else "runs record it")
+
+
+def _versions() -> Finding:
+    versions = package_versions()
+    found = ", ".join(f"{name} {version}" for name, version in versions.items())
+    implies = "recorded with every run, with device, threads and commit"
+    return Finding("versions", found, implies, {"packages": versions})
 
 
 def _memory(compute: Compute) -> Finding:
@@ -223,8 +196,8 @@ def _memory(compute: Compute) -> Finding:
     if limit < CONVNET_MEMORY:
         implies = f"too little: ConvNet-3 takes up to {CONVNET_MEMORY} GB"
     elif limit < RESNET_MEMORY:
-        need = f"{RESNET_MEMORY:.0f} GB"
-        implies = f"enough for ConvNet-3; MUSML with a ResNet takes up to {need}: exclude it with --methods"
+        need = f"MUSML with a ResNet takes up to {RESNET_MEMORY:.0f} GB"
+        implies = f"enough for ConvNet-3; {need}: exclude it with --methods"
     else:
         implies = f"enough for every suite; MUSML with ResNet-34 takes the most, up to {RESNET_MEMORY:.0f} GB"
     return Finding("memory", found, implies, {"available_gb": round(available, 1), "total_gb": round(total, 1)})
@@ -232,13 +205,12 @@ def _memory(compute: Compute) -> Finding:
 
 def _energy(compute: Compute) -> Finding:
     counters = [counter.name for counter in EnergyMeter(compute.device).counters]
-    if counters:
-        return Finding("energy", ", ".join(counters), "costs include joules, means over groups", {"counters": counters})
-    return Finding("energy", "no readable counter", "costs include no joules", {"counters": []})
+    implies = "costs include joules, means over groups" if counters else "costs include no joules"
+    return Finding("energy", ", ".join(counters) or "no readable counter", implies, {"counters": counters})
 
 
 def _disk(name: str, folder: Path, needed: float, content: str, option: str) -> Finding:
-    """Whether there is room in `folder`, which need not exist, for `needed` GB of `content`; `option` chooses another."""
+    """Room in `folder`, which need not exist, for `needed` GB of `content`; `option` chooses another folder."""
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free / 1e9
     if not os.access(existing, os.W_OK):
@@ -261,31 +233,26 @@ def _source(spec: SourceSpec, place: Path | None) -> Finding:
         fetch = f"`python -m harness data fetch {spec.name} --data DIR` downloads it"
         how = fetch if spec.torchvision else f"download it by hand: {spec.origin}"
         implies = f"needed for {', '.join(families)}; {how}"
-    found = "embedded" if embedded else str(place or "not found")
     values = {"families": families, "is_there": embedded or place is not None}
-    return Finding(f"source {spec.name}", found, implies, values)
+    return Finding(f"source {spec.name}", "embedded" if embedded else str(place or "not found"), implies, values)
 
 
-def _sources_of(suite: Suite) -> Iterator[set[str]]:
-    """Yield the sources that each of a suite's families of real images needs."""
-    for name in suite.families:
-        family = FAMILIES[name]
-        yield {family.source, FAMILIES[family.trained_on or name].source}
+def _sources_of(suite: Suite) -> list[set[str]]:
+    """The sources that each of a suite's families of real images needs."""
+    return [{FAMILIES[n].source, FAMILIES[FAMILIES[n].trained_on or n].source} for n in suite.families]
 
 
 def _suites(available: set[str]) -> Finding:
-    """Which suites can run on the `available` sources."""
     suites: dict[str, list[str]] = {"whole": [], "in part": [], "not": []}
     for name, suite in SUITES.items():
         runnable = [sources <= available for sources in _sources_of(suite)]
         suites["whole" if all(runnable) else "in part" if any(runnable) else "not"].append(name)
     parts = [f"{len(suites['whole'])} of {len(SUITES)} on real images (--profile standard, paper)"]
     parts += [f"{kind}: {', '.join(names)}" for kind, names in suites.items() if names and len(names) < len(SUITES)]
+    implies = "--profile quick runs every suite, on digits"
     if suites["in part"]:
-        implies = "--families excludes what is missing; --profile quick runs every suite, on digits"
-    elif suites["not"]:
-        implies = "--profile quick runs every suite, on digits"
-    else:
+        implies = f"--families excludes what is missing; {implies}"
+    elif not suites["not"]:
         implies = "`python -m harness run all` runs them on digits; with --profile standard or paper, on real images"
     values = {kind.replace(" ", "_"): names for kind, names in suites.items()}
     return Finding("suites", "; ".join(parts), implies, values)
@@ -300,10 +267,8 @@ def _slurm() -> Finding:
     if slurm.answers:
         implies = "--executor slurm --cluster FILE.toml submits from here; slurm/clusters has examples"
     else:
-        implies = (
-            "--executor slurm cannot submit; to try it out, `python -m tests.slurm.local_slurm start DIR` in a checkout "
-            "starts a Slurm on this machine"
-        )
+        start = "`python -m tests.slurm.local_slurm start DIR` in a checkout starts a Slurm on this machine"
+        implies = f"--executor slurm cannot submit; to try it out, {start}"
     return Finding("slurm", f"{slurm.version or 'commands of unknown version'}; {slurm.detail}", implies, values)
 
 
@@ -323,34 +288,26 @@ def _times(compute: Compute, available: set[str]) -> Iterator[Finding]:
         if families not in (suite.embedded, suite.families):
             command += f" --families {','.join(families)}"
         about = _table_estimate(suite, profile.name, families, compute)
+        least, most = about.least, about.seconds
         implies = f"`{command}`"
-        if about.least > LONG_SECONDS:
+        if least > LONG_SECONDS:
             implies += " takes long here: use a GPU, --executor slurm, or fewer --methods and --families"
-        elif about.seconds > about.least:
+        elif most > least:
             implies += ", depending on when validation stops meta-training"
-        yield Finding(
-            name,
-            f"about {span(about.least, about.seconds)} on {', '.join(families)}",
-            implies,
-            {"least_seconds": round(about.least), "most_seconds": round(about.seconds), "families": list(families)},
-        )
+        values = {"least_seconds": round(least), "most_seconds": round(most), "families": list(families)}
+        yield Finding(name, f"about {span(least, most)} on {', '.join(families)}", implies, values)
 
 
 def _table_estimate(suite: Suite, profile: str, families: tuple[str, ...], compute: Compute) -> Estimate:
     request = RunRequest(suite=suite.name, profile=profile, families=families, cache=Path())
-    plan = make_plan(request, compute, _dummy_source)
-    total, trainings = Estimate(), set()
-    for cell in plan.cells:
-        total += estimate(cell, compute)
-        for needing in with_bases(cell):
-            if needing.artifact is not None and needing.training_key not in trainings:
-                trainings.add(needing.training_key)
-                total += training_estimate(needing, compute)
-    return total
+    cells = make_plan(request, compute, _dummy_source).cells
+    trained = {each.training_key: each for cell in cells for each in with_bases(cell) if each.artifact}
+    costs = [*(estimate(c, compute) for c in cells), *(training_estimate(c, compute) for c in trained.values())]
+    return sum(costs, Estimate())
 
 
 def _dummy_source(name: str, size: int | None) -> Source:
-    """Return blank images in the shape of the real ones: enough to plan with, and nothing is read or decoded."""
+    """Blank images in the shape of the real ones: enough to plan with, and nothing is read or decoded."""
     spec = SOURCES[name]
     side = size or spec.resize or spec.image_size
     labels = np.repeat(np.arange(spec.classes), 600)

@@ -34,8 +34,6 @@ class TableFormat(StrEnum):
     CSV = "csv"
 
 
-# --- Shared -------------------------------------------------------------------------------------------------------
-
 Data = Annotated[Path | None, typer.Option("--data", help="Folder of the image sources.", envvar=DATA_VARIABLE)]
 Cache = Annotated[Path | None, typer.Option("--cache", help="Folder for images and artifacts.", envvar=CACHE_VARIABLE)]
 Source = Annotated[list[str] | None, typer.Option("--source", help="NAME=DIR, your own image folder; repeatable.")]
@@ -50,8 +48,6 @@ RunReference = Annotated[
     typer.Argument(metavar="RUN", help="A run's folder, or a suite (its latest run).", autocompletion=completion.runs),
 ]
 
-# --- run ----------------------------------------------------------------------------------------------------------
-
 Suites = Annotated[
     list[str],
     typer.Argument(help="Suites such as table1, `all`, or path/to/suite.py.", autocompletion=completion.suites),
@@ -60,7 +56,7 @@ Profile = Annotated[str, typer.Option(help="quick, standard or paper.", autocomp
 Methods = Annotated[str | None, typer.Option(help="Methods, comma-separated.", autocompletion=completion.methods)]
 MethodFile = Annotated[
     list[str] | None,
-    typer.Option(help="FILE.py:Class or package.module:Class; repeatable.", autocompletion=completion.method_file),
+    typer.Option(help="FILE.py:Class or package.module:Class; repeatable.", autocompletion=completion.python_files),
 ]
 Families = Annotated[str | None, typer.Option(help="Families, comma-separated.", autocompletion=completion.families)]
 Targets = Annotated[str | None, typer.Option(help="Targets, comma-separated.", autocompletion=completion.targets)]
@@ -123,10 +119,8 @@ def source_folders(texts: list[str] | None) -> dict[str, Path]:
         if not (name and equals and folder):
             raise UsageError(f"--source takes NAME=DIR, not '{text}'")
         if name in FAMILIES and name not in SOURCES:
-            raise UsageError(
-                f"--source {name}: a built-in family has that name; choose another, or replace its images with "
-                f"--source {FAMILIES[name].source}=DIR"
-            )
+            replace = f"replace its images with --source {FAMILIES[name].source}=DIR"
+            raise UsageError(f"--source {name}: a built-in family has that name; choose another, or {replace}")
         found[name] = absolute(folder)
     return found
 

@@ -12,13 +12,12 @@ import typer
 
 from pudnet_bench.harness.cli import options
 from pudnet_bench.harness.cli.options import UsageError, absolute, names, numbers
-from pudnet_bench.harness.measuring.device import DeviceKind, Precision
+from pudnet_bench.harness.measuring.device import Compute, DeviceKind, Precision, choose_device
 from pudnet_bench.harness.planning.request import REQUESTS, ClockRule, Episodes, RunRequest, load_requests
 from pudnet_bench.methods.registry import absolute_reference
 from pudnet_bench.results.store.folders import cache_folder, run_folder
 
 if TYPE_CHECKING:
-    from pudnet_bench.harness.measuring.device import Compute
     from pudnet_bench.harness.planning.plan import Plan
     from pudnet_bench.harness.running.executors import Executor
     from pudnet_bench.slurm.cluster import Cluster
@@ -27,34 +26,18 @@ CELLS_FAILED = 1
 
 
 def run(
-    suites: options.Suites,
-    profile: options.Profile = "quick",
-    methods: options.Methods = None,
-    method: options.MethodFile = None,
-    families: options.Families = None,
-    targets: options.Targets = None,
-    seeds: options.Seeds = None,
-    groups: options.Groups = None,
-    device: options.Device = DeviceKind.AUTO,
-    weights: options.Weights = None,
-    episodes: options.EpisodeSource = Episodes.OWN,
-    training_groups: options.TrainingGroups = None,
-    groups_per_step: options.GroupsPerStep = 1,
-    training_processes: options.TrainingProcesses = None,
-    precision: options.PrecisionOption = Precision.AUTO,
-    clock: options.Clock = ClockRule.HARNESS,
-    executor: options.ExecutorName = "local",
-    cluster: options.ClusterFile = None,
-    shard: options.Shard = None,
-    wait: options.Wait = False,
-    data: options.Data = None,
-    cache: options.Cache = None,
-    source: options.Source = None,
-    out: options.RunFolder = None,
-    paper: options.Paper = False,
-    dry_run: options.DryRun = False,
+    suites: options.Suites, profile: options.Profile = "quick", methods: options.Methods = None,
+    method: options.MethodFile = None, families: options.Families = None, targets: options.Targets = None,
+    seeds: options.Seeds = None, groups: options.Groups = None, device: options.Device = DeviceKind.AUTO,
+    weights: options.Weights = None, episodes: options.EpisodeSource = Episodes.OWN,
+    training_groups: options.TrainingGroups = None, groups_per_step: options.GroupsPerStep = 1,
+    training_processes: options.TrainingProcesses = None, precision: options.PrecisionOption = Precision.AUTO,
+    clock: options.Clock = ClockRule.HARNESS, executor: options.ExecutorName = "local",
+    cluster: options.ClusterFile = None, shard: options.Shard = None, wait: options.Wait = False,
+    data: options.Data = None, cache: options.Cache = None, source: options.Source = None,
+    out: options.RunFolder = None, paper: options.Paper = False, dry_run: options.DryRun = False,
     debug: options.Debug = False,
-) -> None:
+) -> None:  # fmt: skip
     """Measure suites; resume where an earlier run stopped."""
     request = RunRequest(
         suite="", profile=profile, methods=names(methods), method_files=tuple(map(absolute_reference, method or ())),
@@ -62,7 +45,8 @@ def run(
         episodes=episodes, weights=absolute(weights) if weights else None,
         training_groups=numbers("--training-groups", training_groups, 1) or (), groups_per_step=groups_per_step,
         clock=clock, device=device, precision=precision, cache=cache_folder(cache).absolute(),
-        data=absolute(data) if data else None, sources=options.source_folders(source), training_processes=training_processes or 0,
+        data=absolute(data) if data else None, sources=options.source_folders(source),
+        training_processes=training_processes or 0,
     )  # fmt: skip
     chosen = _chosen(suites, request)
     backend = _backend(request, executor, cluster)
@@ -92,7 +76,6 @@ def resume(
     debug: options.Debug = False,
 ) -> None:
     """Resume a run as it was requested."""
-    from pudnet_bench.harness.measuring.device import choose_device
     from pudnet_bench.harness.planning.plan import make_plan
     from pudnet_bench.harness.running.slurm_jobs import compute_of, saved_cluster
 
@@ -104,10 +87,10 @@ def resume(
         )
     failures = 0
     for request in requests:
-        device, precision = request.device, request.precision
-        compute = compute_of(cluster, device, precision) if cluster else choose_device(device, precision)
-        plan = make_plan(request, compute)
-        failures += _Backend(compute, None, cluster).perform(plan, request, run.folder, paper=paper, shard=shard)
+        asked = request.device, request.precision
+        backend = _Backend(compute_of(cluster, *asked) if cluster else choose_device(*asked), None, cluster)
+        plan = make_plan(request, backend.compute)
+        failures += backend.perform(plan, request, run.folder, paper=paper, shard=shard)
     failures += _wait_for_jobs(run.folder, paper) if cluster and wait else 0
     if failures:
         raise typer.Exit(CELLS_FAILED)
@@ -145,11 +128,10 @@ class _Backend:
         from pudnet_bench.harness.running.run import run_plan, submit_plan
 
         command = shlex.join(["python", "-m", "harness", *sys.argv[1:]])
+        what = plan, request, folder, self.compute
         if self.cluster is None:
-            return run_plan(
-                plan, request, folder, self.compute, command=command, with_paper=paper, executor=self.executor
-            )
-        submit_plan(plan, request, folder, self.compute, command=command, cluster=self.cluster, shard=shard)
+            return run_plan(*what, command=command, with_paper=paper, executor=self.executor)
+        submit_plan(*what, command=command, cluster=self.cluster, shard=shard)
         return 0
 
 
@@ -163,7 +145,6 @@ def _backend(request: RunRequest, executor: str, cluster: Path | None) -> _Backe
 
         profile = load(cluster)
         return _Backend(compute_of(profile, request.device, request.precision), cluster=profile)
-    from pudnet_bench.harness.measuring.device import choose_device
     from pudnet_bench.harness.running.executors import executor_named
     from pudnet_bench.harness.training.distributed import gpu_count, rank_count
 

@@ -1,4 +1,4 @@
-"""The commands that read runs and the catalog: `list`, `status`, `table`, `compare`, `report`, `collect`; and `cancel`."""
+"""The commands that report on runs, the catalog and this machine, from `list` to `doctor`, and `cancel`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 
 from pudnet_bench.harness.cli import completion, options
 from pudnet_bench.harness.cli.options import TableFormat
+from pudnet_bench.results.store.folders import cache_folder
 
 
 def list_everything(as_json: options.Json = False, debug: options.Debug = False) -> None:
@@ -21,19 +22,17 @@ def list_everything(as_json: options.Json = False, debug: options.Debug = False)
 
     if as_json:
         fields = ("name", "title", "targets", "families", "figure")
-        options.print_json(
-            {
-                "suites": [{field: getattr(suite, field) for field in fields} for suite in SUITES.values()],
-                "methods": [{"name": m.name, "description": m.description} for m in entries().values()],
-                "families": [asdict(f) for f in FAMILIES.values()],
-                "profiles": [asdict(p) for p in PROFILES.values()],
-            }
-        )
+        options.print_json({
+            "suites": [{field: getattr(suite, field) for field in fields} for suite in SUITES.values()],
+            "methods": [{"name": m.name, "description": m.description} for m in entries().values()],
+            "families": [asdict(f) for f in FAMILIES.values()],
+            "profiles": [asdict(p) for p in PROFILES.values()],
+        })  # fmt: skip
         return
-    families = {
-        f.name: f"{f.label}: {f.source}, {f.training_classes}/{f.unseen_classes} classes, {f.ways} ways, {f.images} images"
-        for f in FAMILIES.values()
-    }
+    families = {}
+    for f in FAMILIES.values():
+        classes = f"{f.training_classes}/{f.unseen_classes} classes"
+        families[f.name] = f"{f.label}: {f.source}, {classes}, {f.ways} ways, {f.images} images"
     sections = {
         "suites": {s.name: f"{s.title}; {', '.join(s.families)}" for s in SUITES.values()},
         "methods": {m.name: m.description for m in entries().values()},
@@ -57,28 +56,15 @@ def status(reference: options.RunReference, as_json: options.Json = False, debug
         logs = [str(log) for log in found.logs]
         cells.append({**asdict(cell), "done": done, "state": found.state, "reason": found.reason, "logs": logs})
     if as_json:
-        about = {
-            "suite": record.suite,
-            "profile": record.profile,
-            "device": record.device,
-            "precision": record.precision,
-        }
+        about = {name: getattr(record, name) for name in ("suite", "profile", "device", "precision")}
         options.print_json({"run": str(run.folder), **about, "cells": cells})
         return
     print(printable(f"{run.folder}: {record.suite}, {record.profile}, {record.device}"))
-    print_table(
-        [
-            (
-                cell["method"], cell["family"], cell["target"], str(cell["seed"]), f"{cell['done']}/{cell['groups']}",
-                cell["state"], cell["reason"],
-            )
-            for cell in cells
-        ],
-        header=("cell", "family", "target", "seed", "groups", "state", "reason"),
-    )  # fmt: skip
-    for log in sorted(
-        {log for cell in cells if cell["state"] in (CellState.FAILED, CellState.LOST) for log in cell["logs"]}
-    ):
+    columns = ("method", "family", "target", "seed", "groups", "state", "reason")
+    shown = [{**cell, "groups": f"{cell['done']}/{cell['groups']}"} for cell in cells]
+    print_table([[str(cell[name]) for name in columns] for cell in shown], header=("cell", *columns[1:]))
+    ended = [cell for cell in cells if cell["state"] in (CellState.FAILED, CellState.LOST)]
+    for log in sorted({log for cell in ended for log in cell["logs"]}):
         print(printable(log))
 
 
@@ -87,9 +73,8 @@ def cancel(reference: options.RunReference, debug: options.Debug = False) -> Non
     from pudnet_bench.harness.running.status import cancel
 
     run = options.find_run(reference)
-    print(
-        f"{run.folder}: {len(cancel(run))} jobs cancelled; `python -m harness resume {run.folder}` submits them again"
-    )
+    again = f"`python -m harness resume {run.folder}` submits them again"
+    print(f"{run.folder}: {len(cancel(run))} jobs cancelled; {again}")
 
 
 def collect(reference: options.RunReference, paper: options.Paper = False, debug: options.Debug = False) -> None:
@@ -140,3 +125,18 @@ def report(
 
     path = write_report([options.find_run(reference) for reference in references], out)
     print(f"{path}: {path.stat().st_size / 1000:,.0f} kB")
+
+
+def doctor(
+    data: options.Data = None, cache: options.Cache = None, as_json: options.Json = False, debug: options.Debug = False
+) -> None:
+    """Examine this machine: device, memory, disk, Slurm, speed."""
+    from pudnet_bench.harness.cli.doctor import examine
+    from pudnet_bench.harness.console.terminal import dimmed, print_table
+
+    findings = examine(data, cache_folder(cache))
+    if as_json:
+        options.print_json({f.name: {"found": f.found, "implies": f.implies, **f.values} for f in findings})
+        return
+    lines = [((f.name, f.found), ("", dimmed(f.implies))) for f in findings]
+    print_table([row for pair in lines for row in pair if any(row)])

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pudnet_bench.harness.console.terminal import console, printable
 
@@ -21,9 +21,7 @@ class Task:
         self.progress, self.description, self.total, self.unit = progress, description, total, unit
         self.began = self.printed = time.monotonic()
         self.first: int | None = None
-        self.id: TaskID | None = None
-        if progress is not None:
-            self.id = progress.add_task(description, total=total, note="", rate="")
+        self.id = progress.add_task(description, total=total, note="", rate="") if progress else None
 
     def update(self, done: int, note: str = "", total: int | None = None) -> None:
         """Show that `done` units are finished, of a new `total` if given. The rate counts from the first call on."""
@@ -38,11 +36,8 @@ class Task:
         elif now - self.printed >= PLAIN_INTERVAL:
             self.printed = now
             left = f", {duration((self.total - done) / rate)} left" if rate else ""
-            print(
-                f"{self.description}: {done}/{self.total} {self.unit}, {shown}{left}, {note}".rstrip(", "),
-                file=sys.stderr,
-                flush=True,
-            )
+            line = f"{self.description}: {done}/{self.total} {self.unit}, {shown}{left}, {note}"
+            print(line.rstrip(", "), file=sys.stderr, flush=True)
 
 
 class Display:
@@ -54,15 +49,9 @@ class Display:
 
     def __enter__(self) -> Display:
         if self.console.is_terminal and not self.console.is_dumb_terminal:
-            self.progress = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(20),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}", style="dim"),
-                console=self.console,
-            )
+            note = TextColumn("{task.fields[note]}", style="dim")
+            columns = ("{task.description}", BarColumn(20), MofNCompleteColumn(), "{task.fields[rate]}")
+            self.progress = Progress(*columns, TimeRemainingColumn(), note, console=self.console)
             self.progress.start()
         return self
 

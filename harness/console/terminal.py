@@ -1,4 +1,4 @@
-"""Printing for people: styled on a terminal that supports it, plain whole lines through a pipe. Imports rich on first use."""
+"""Printing for people: styled on a terminal that supports it, plain whole lines through a pipe. Imports rich late."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console
     from rich.text import Text
 
 PIPE_WIDTH = 10_000  # columns: a program that reads a line wants all of it
@@ -46,10 +46,7 @@ def print_table(rows: Iterable[Sequence[str | Text]], *, title: str = "", header
     table = Table(*header, box=None, header_style="bold") if header else Table.grid(padding=(0, 2))
     for row in rows:
         table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
-    _print(*([Text(title, "bold")] if title else ()), table)
-
-
-def _print(*parts: RenderableType) -> None:
+    parts = (Text(title, "bold"), table) if title else (table,)
     made = console()
     if made.is_terminal:
         made.print(*parts, sep="\n")

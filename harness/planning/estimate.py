@@ -28,7 +28,7 @@ ROW_BYTES = 200  # of Parquet, per snapshot of a group
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds on this device and bytes of disk; `least` is the time if every search for a length stops as early as it can."""
+    """Seconds on this device and bytes of disk; `least` is the time if every search stops as early as it can."""
 
     seconds: float = 0.0
     bytes: float = 0.0
@@ -44,14 +44,11 @@ def image_seconds(target: TargetSpec, compute: Compute) -> tuple[float, float]:
     features = targets.build(target)
     head = torch.nn.Linear(targets.feature_count(features, target.image_shape), 2)
     network = torch.nn.Sequential(features, head).to(compute.device)
-    moments = [
-        (parameter, torch.zeros_like(parameter), torch.zeros_like(parameter)) for parameter in network.parameters()
-    ]
-    channels, height, width = target.image_shape
+    moments = [(each, torch.zeros_like(each), torch.zeros_like(each)) for each in network.parameters()]
+    _, height, width = target.image_shape
 
     def images(n: int) -> torch.Tensor:
-        drawn = torch.randn(n, channels, height, width, device=compute.device)
-        return drawn.to(memory_format=torch.channels_last)
+        return torch.randn(n, *target.image_shape, device=compute.device).to(memory_format=torch.channels_last)
 
     to_train = images(2 * BATCH_SIZE)
     labels = torch.arange(len(to_train), device=compute.device) % 2
@@ -111,8 +108,7 @@ def training_estimate(cell: Cell, compute: Compute) -> Estimate:
     """
     training, predicting = image_seconds(cell.target, compute)
     plan, family, method = cell.training, cell.trained_on, cell.make_method()
-    folds = family.validation_folds if plan.validation_groups else 0
-    budget = plan.budget
+    folds, budget = family.validation_folds if plan.validation_groups else 0, plan.budget
     support = _support(family)
     step = method.meta_training_images(support, min(support + QUERY_IMAGES, family.images)) * training
     fit = method.fit_passes(family.images, support)
@@ -124,11 +120,9 @@ def training_estimate(cell: Cell, compute: Compute) -> Estimate:
     shortest = min(budget.max_groups, (budget.patience + 1) * budget.check_every)
     shortest_final = min(budget.max_groups, budget.check_every) if folds else budget.max_groups
     state_bytes = sum(tensor.nbytes for tensor in method.state_dict().values())
-    return Estimate(
-        folds * search(budget.max_groups) + budget.max_groups * step,
-        state_bytes * (folds + max(1, len(plan.milestones))),
-        folds * search(shortest) + shortest_final * step,
-    )
+    most = folds * search(budget.max_groups) + budget.max_groups * step
+    least = folds * search(shortest) + shortest_final * step
+    return Estimate(most, state_bytes * (folds + max(1, len(plan.milestones))), least)
 
 
 def _support(family: Family) -> int:

@@ -14,21 +14,20 @@ import numpy as np
 
 from pudnet_bench.harness.measuring.device import Compute
 from pudnet_bench.harness.planning.code_digest import code_digest
-from pudnet_bench.harness.planning.request import ClockRule, RunRequest
-from pudnet_bench.harness.planning.suite_file import suite_in_file
-from pudnet_bench.harness.training.artifacts import ArtifactSpec
+from pudnet_bench.harness.planning.request import ClockRule, Episodes, RunRequest
+from pudnet_bench.harness.training.artifacts import ArtifactSpec, ArtifactStore
 from pudnet_bench.harness.training.meta_train import Training
 from pudnet_bench.methods import registry, targets
 from pudnet_bench.methods.base import Budget, Method, MethodError, TargetSpec
 from pudnet_bench.suites.catalog import PROFILES, SUITES
-from pudnet_bench.suites.declaration import Profile, Suite, Variant, pick, scaled
+from pudnet_bench.suites.declaration import Profile, Suite, SuiteError, Variant, pick, scaled
 from pudnet_bench.suites.families import FAMILIES, family, family_of_folder
 from pudnet_bench.suites.family import Family, FamilyError
 from pudnet_bench.suites.groups import CLASS_SPLIT_SEED, QUERY_IMAGES
+from pudnet_bench.suites.learn2learn_episodes import learn2learn_data
 from pudnet_bench.suites.sources.loading import Source, load
 
-LoadSource = Callable[[str, int | None], Source]
-"""Loads the source of that name, its images resized to that side (None: the source's own size)."""
+LoadSource = Callable[[str, int | None], Source]  # by name and the side to resize images to (None: the source's own)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +35,6 @@ class Cell:
     """One method variant on one family and target with one seed: the unit of work, caching and scheduling.
 
     Attributes:
-        groups: Unseen groups to measure.
         trained_on: The family that the method meta-trains on, with its images in `training_source`.
         training: How it meta-trains; with milestones, `training_groups` is the one whose state is measured here.
         keeps_parameters: Whether the trained networks themselves are stored.
@@ -75,34 +73,23 @@ class Cell:
         try:
             return self.method(self.target, self.trained_on.training_classes, **self.options)
         except TypeError as error:
-            raise MethodError(
-                f"method '{self.variant.name}' does not take the options {dict(self.options)}: {error}"
-            ) from error
+            options = dict(self.options)
+            raise MethodError(f"method '{self.variant.name}' does not take the options {options}: {error}") from error
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         """Everything that shapes what the method learns before it meets an unseen group."""
+        base = (self.base.artifact.key if self.base.artifact else self.base.key) if self.base else ""
         return {
-            "method": self.method.name,
-            "code": self.code,
-            "options": dict(self.options),
-            "family_name": self.trained_on.name,
-            "family": asdict(self.trained_on),
-            "class_split_seed": CLASS_SPLIT_SEED,
-            "source": self.training_source.fingerprint,
-            "target": self.target.name,
-            "target_options": list(self.target.options),
-            "image_shape": list(self.target.image_shape),
-            "query_images": QUERY_IMAGES,
-            "seed": self.seed,
-            "budget": asdict(self.training.budget),
-            "validation_groups": self.training.validation_groups,
-            "episodes": self.training.episodes,
-            "training_groups": self.training_groups,
-            "precision": self.precision,
-            "device_type": self.device_type,
-            "base": (self.base.artifact.key if self.base.artifact else self.base.key) if self.base else "",
-        }
+            "method": self.method.name, "code": self.code, "options": dict(self.options),
+            "family_name": self.trained_on.name, "family": asdict(self.trained_on),
+            "class_split_seed": CLASS_SPLIT_SEED, "source": self.training_source.fingerprint,
+            "target": self.target.name, "target_options": list(self.target.options),
+            "image_shape": list(self.target.image_shape), "query_images": QUERY_IMAGES, "seed": self.seed,
+            "budget": asdict(self.training.budget), "validation_groups": self.training.validation_groups,
+            "episodes": self.training.episodes, "training_groups": self.training_groups,
+            "precision": self.precision, "device_type": self.device_type, "base": base,
+        }  # fmt: skip
 
     @cached_property
     def artifact(self) -> ArtifactSpec | None:
@@ -146,8 +133,13 @@ class Plan:
     @cached_property
     def artifacts(self) -> dict[str, ArtifactSpec]:
         """The distinct meta-trainings behind the cells, by key."""
-        bases = [cell.base for cell in self.cells if cell.base]
-        return {cell.artifact.key: cell.artifact for cell in [*self.cells, *bases] if cell.artifact}
+        each_cell = (each for cell in self.cells for each in with_bases(cell))
+        return {cell.artifact.key: cell.artifact for cell in each_cell if cell.artifact}
+
+
+def with_bases(cell: Cell) -> list[Cell]:
+    """`cell` after the cells it builds on, the first to train first."""
+    return [*(with_bases(cell.base) if cell.base else ()), cell]
 
 
 def make_plan(request: RunRequest, compute: Compute, load_source: LoadSource | None = None) -> Plan:
@@ -161,24 +153,34 @@ def make_plan(request: RunRequest, compute: Compute, load_source: LoadSource | N
     Raises:
         SuiteError, FamilyError, UnknownMethodError, MethodError, SourceError: The request cannot be met.
     """
-    suite, profile = find_suite(request.suite), pick("profile", request.profile, PROFILES)
+    suite = (
+        suite_in_file(Path(request.suite)) if request.suite.endswith(".py") else pick("suite", request.suite, SUITES)
+    )
+    profile = pick("profile", request.profile, PROFILES)
     if load_source is None:
         load_source = partial(_load_source, request.data, request.cache, tuple(request.sources.items()))
     target_names = request.targets or suite.targets
     for name in target_names:
         pick("target", name, targets.TARGETS)
     rows, classes = _variants(suite, request)
-    weights = {"weights": str(request.weights), "weights_sha256": _checksum(request.weights)} if request.weights else {}
+    weights = {}
+    if (path := request.weights) is not None:
+        if not path.is_file():
+            raise MethodError(f"the weights file '{path}' does not exist; give another with --weights")
+        weights = {"weights": str(path), "weights_sha256": sha256(path.read_bytes()).hexdigest()}
     draft = _Draft(suite, profile, request, compute, rows, classes, weights)
     names = request.families or (suite.embedded if profile.embedded else suite.families)
     families = [_family(name, request.sources, load_source) for name in names]
     cells = [cell for family in families for cell in draft.cells(family, target_names, load_source)]
     order = {variant.name: place for place, variant in enumerate(rows)}
-    variants = sorted(
-        dict.fromkeys(c.variant for c in cells), key=lambda v: (order[v.parent or v.name], v.training_groups)
-    )
+    measured = dict.fromkeys(cell.variant for cell in cells)
+    variants = sorted(measured, key=lambda v: (order[v.parent or v.name], v.training_groups))
     figure = "groups" if len(request.training_groups) > 1 else suite.figure
-    return Plan(suite, profile, tuple(families), tuple(variants), tuple(target_names), tuple(cells), figure)
+    plan = Plan(suite, profile, tuple(families), tuple(variants), tuple(target_names), tuple(cells), figure)
+    has = ArtifactStore(request.cache).has
+    if request.episodes == Episodes.LEARN2LEARN and not all(map(has, plan.artifacts.values())):
+        learn2learn_data()  # raises here, once, rather than in every training
+    return plan
 
 
 @dataclass(frozen=True)
@@ -200,28 +202,20 @@ class _Draft:
         training_source = load_source(trained_on.source, trained_on.image_size)
         for target in target_names:
             training = self.training(target, trained_on)
-            variants = _at_milestones(self.rows, self.classes, training.milestones)
+            variants = list(self.variants(training.milestones))
             for seed in self.request.seeds or self.profile.seeds:
-                for variant in _by_clock(variants, self.classes, self.request.clock):
+                for variant in variants:
                     method = self.classes[variant.parent or variant.name]
                     cell = Cell(
-                        suite=self.suite.name,
-                        variant=variant,
-                        method=method,
-                        options=self.options(variant, trained_on, target),
-                        family=fam,
-                        source=source,
-                        trained_on=trained_on,
-                        training_source=training_source,
+                        suite=self.suite.name, variant=variant, method=method, code=code_digest(method),
+                        options=self.options(variant, method, trained_on, target), family=fam, source=source,
+                        trained_on=trained_on, training_source=training_source,
                         target=TargetSpec(target, tuple(source.images.shape[1:])),
-                        groups=self.groups(target, fam, method),
-                        training=replace(training, seed=seed),
-                        precision=self.compute.precision,
-                        device_type=self.compute.device.type,
-                        code=code_digest(method),
+                        groups=self.groups(target, fam, method), training=replace(training, seed=seed),
+                        precision=self.compute.precision, device_type=self.compute.device.type,
                         training_groups=variant.training_groups,
                         keeps_parameters=self.suite.figure == "correlation",
-                    )
+                    )  # fmt: skip
                     yield _with_base(cell)
 
     def training(self, target: str, trained_on: Family) -> Training:
@@ -232,19 +226,33 @@ class _Draft:
         lengths = tuple(sorted(self.request.training_groups)) or scaled(self.suite.milestones, most)
         # One length leaves the rows as they are; several, or a suite about lengths, give a row for each.
         milestones = lengths if self.suite.milestones or len(lengths) > 1 else ()
-        budget = Budget(
-            lengths[-1] if lengths else most, counts.check_every, counts.patience, self.request.groups_per_step
-        )
+        last = lengths[-1] if lengths else most
+        budget = Budget(last, counts.check_every, counts.patience, self.request.groups_per_step)
         return Training(0, budget, 0 if lengths else counts.validation_groups, milestones, self.request.episodes)
 
-    def options(self, variant: Variant, trained_on: Family, target: str) -> dict[str, Any]:
+    def variants(self, milestones: tuple[int, ...]) -> Iterator[Variant]:
+        """The rows: one for each milestone of those that meta-train, and those with a plain loop as the clock asks."""
+        for row in self.rows:
+            method, variants = self.classes[row.name], [row]
+            if milestones and method.meta_trains():
+                variants = [
+                    replace(
+                        row, name=f"{row.name}-{groups}-groups", label=f"{row.label}, {groups:,} groups",
+                        training_groups=groups, curve_label=row.label, curve_x=groups, parent=row.name,
+                    )
+                    for groups in milestones
+                ]  # fmt: skip
+            elif self.request.clock == ClockRule.PAPER and method.paper_clock:
+                options = (*row.options, *method.paper_clock.items())
+                name, label = f"{row.name}-plain-loop", f"{row.label}, plain loop"
+                variants = [replace(row, name=name, label=label, options=options, parent=row.name)]
+            yield from variants
+
+    def options(self, variant: Variant, method: type[Method], trained_on: Family, target: str) -> dict[str, Any]:
         """Keyword arguments of the method. Raises FamilyError where it needs training classes and there are none."""
-        method = self.classes[variant.parent or variant.name]
         if not trained_on.training_classes and method.meta_trains():
-            raise FamilyError(
-                f"family '{trained_on.name}' has no training classes, and '{variant.name}' meta-trains; choose another "
-                "family with --families"
-            )
+            why = f"family '{trained_on.name}' has no training classes, and '{variant.name}' meta-trains"
+            raise FamilyError(f"{why}; choose another family with --families")
         options = {**method.paper_options(trained_on.name, target), **dict(variant.options)}
         return {**options, **(self.weights if method.takes_weights else {})}
 
@@ -258,9 +266,23 @@ class _Draft:
         return min(groups, fam.most_groups or groups)
 
 
-def find_suite(name: str) -> Suite:
-    """The suite of the catalog, or in the suite file, of that name. Raises SuiteError and UnknownMethodError."""
-    return suite_in_file(Path(name)) if name.endswith(".py") else pick("suite", name, SUITES)
+def suite_in_file(path: Path) -> Suite:
+    """Run a file of the user's own and return the one `Suite` that it defines.
+
+    Raises:
+        UnknownMethodError: The file does not exist or fails to import.
+        SuiteError: It defines no suite, several, or one with the name of a suite of the catalog.
+    """
+    path = path.expanduser().resolve()
+    module = registry.import_file(path, "suite file")
+    suites = {id(value): value for value in vars(module).values() if isinstance(value, Suite)}.values()
+    own = [suite for suite in suites if suite not in SUITES.values()]
+    if len(own) != 1:
+        named = f"{len(own)} ({', '.join(suite.name for suite in own)})" if own else "none"
+        raise SuiteError(f"a suite file defines exactly one Suite, and '{path}' defines {named}")
+    if own[0].name in SUITES:
+        raise SuiteError(f"'{path}' names its suite '{own[0].name}', which the catalog has; give it another name")
+    return own[0]
 
 
 @cache
@@ -270,17 +292,8 @@ def _load_source(
     return load(name, data_dir=data, cache_dir=cache_dir, folders=dict(folders), size=size)
 
 
-def _checksum(weights: Path) -> str:
-    if not weights.is_file():
-        raise MethodError(f"the weights file '{weights}' does not exist; give another with --weights")
-    return sha256(weights.read_bytes()).hexdigest()
-
-
 def _with_base(cell: Cell) -> Cell:
-    """`cell` with the cell of the method that it builds on, if any.
-
-    Of a base with milestones it is the last one, for every milestone of the cell.
-    """
+    """`cell` with its base, if its method builds on another; of a base with milestones it is always the last one."""
     built_on = cell.method.starts_from(cell.options)
     if built_on is None:
         return cell
@@ -288,15 +301,10 @@ def _with_base(cell: Cell) -> Cell:
     method = registry.find(name)
     last = max(cell.training.milestones, default=0) if method.meta_trains() else 0
     base = replace(
-        cell,
-        variant=Variant(name, name, name),
-        method=method,
+        cell, variant=Variant(name, name, name), method=method, code=code_digest(method),
         options={**method.paper_options(cell.trained_on.name, cell.target.name), **own},
-        family=cell.trained_on,
-        source=cell.training_source,
-        code=code_digest(method),
-        training_groups=last,
-    )
+        family=cell.trained_on, source=cell.training_source, training_groups=last,
+    )  # fmt: skip
     return replace(cell, base=_with_base(base))
 
 
@@ -308,9 +316,8 @@ def _variants(suite: Suite, request: RunRequest) -> tuple[list[Variant], dict[st
         method = registry.find_in_file(reference)
         taken = method.name in own and own[method.name].method != method.name
         if taken or method.name in files or method.name in registry.entries():
-            raise registry.UnknownMethodError(
-                f"'{reference}' is named '{method.name}', as another method; name its class otherwise"
-            )
+            why = f"'{reference}' is named '{method.name}', as another method"
+            raise registry.UnknownMethodError(f"{why}; name its class otherwise")
         files[method.name] = method
     names = list(own if request.methods is None else request.methods)
     # A suite file may declare rows of a method file's class, which then gets no other row.
@@ -321,40 +328,6 @@ def _variants(suite: Suite, request: RunRequest) -> tuple[list[Variant], dict[st
             registry.check_name(name)
     variants = [own.get(name, Variant(name, name, name)) for name in dict.fromkeys(names)]
     return variants, {v.name: files.get(v.method) or registry.find(v.method) for v in variants}
-
-
-def _at_milestones(
-    variants: Sequence[Variant], classes: Mapping[str, type[Method]], milestones: tuple[int, ...]
-) -> Sequence[Variant]:
-    """`variants`, with those that meta-train repeated for each of `milestones`."""
-    expanded = []
-    for variant in variants:
-        if not milestones or not classes[variant.name].meta_trains():
-            expanded.append(variant)
-            continue
-        expanded += [
-            replace(
-                variant, name=f"{variant.name}-{groups}-groups", label=f"{variant.label}, {groups:,} groups",
-                training_groups=groups, curve_label=variant.label, curve_x=groups, parent=variant.name,
-            )
-            for groups in milestones
-        ]  # fmt: skip
-    return expanded
-
-
-def _by_clock(variants: Sequence[Variant], classes: Mapping[str, type[Method]], clock: ClockRule) -> Sequence[Variant]:
-    """`variants`; with the "paper" clock, those that have a plain loop run in it, under row names of their own."""
-    if clock == ClockRule.HARNESS:
-        return variants
-    return [
-        replace(
-            variant, name=f"{variant.name}-plain-loop", label=f"{variant.label}, plain loop",
-            options=(*variant.options, *options.items()), parent=variant.name,
-        )
-        if (options := classes[variant.parent or variant.name].paper_clock)
-        else variant
-        for variant in variants
-    ]  # fmt: skip
 
 
 def _family(name: str, folders: Collection[str], load_source: LoadSource) -> Family:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -32,7 +33,7 @@ class ClockRule(StrEnum):
 class RunRequest:
     """What one `run` asks of one suite; None keeps the suite's or the profile's own choice.
 
-    In a saved request, paths are absolute and `device` and `precision` are resolved, so any process makes the same plan.
+    In a saved request, paths are absolute and `device` and `precision` are resolved, so every process plans alike.
 
     Attributes:
         suite: A name in the catalog or the path of a suite file (`.py`).
@@ -62,31 +63,25 @@ class RunRequest:
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
-        paths = {name: str(path) if path else None for name, path in (("weights", self.weights), ("data", self.data))}
-        sources = {name: str(folder) for name, folder in self.sources.items()}
-        return {**asdict(self), **paths, "cache": str(self.cache), "sources": sources}
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))  # paths as strings
+        return values
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> RunRequest:
-        """The request that `to_json` wrote. Raises KeyError, TypeError, ValueError or AttributeError for anything else."""
+        """The request that `to_json` wrote. Raises KeyError, TypeError, ValueError or AttributeError otherwise."""
         fields: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
         }
         for name in ("weights", "data", "cache"):
             fields[name] = Path(fields[name]) if fields[name] else None
-        for name, kind in (
-            ("episodes", Episodes),
-            ("clock", ClockRule),
-            ("device", DeviceKind),
-            ("precision", Precision),
-        ):
-            fields[name] = kind(fields[name])
+        enums = {"episodes": Episodes, "clock": ClockRule, "device": DeviceKind, "precision": Precision}
+        fields |= {name: kind(fields[name]) for name, kind in enums.items()}
         fields["sources"] = {name: Path(folder) for name, folder in fields["sources"].items()}
         return cls(**fields)
 
 
 def load_requests(folder: Path) -> list[RunRequest]:
-    """The requests of the run in `folder`, the latest last; empty where there are none or they are damaged (a warning)."""
+    """The requests of the run in `folder`, the latest last; empty, with a warning, where they are damaged."""
     path = folder / REQUESTS
     if not path.exists():
         return []

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from pudnet_bench.harness.console.progress import Display
 from pudnet_bench.harness.measuring.clock import Clock, PeakMemory, timed
 from pudnet_bench.harness.measuring.device import Compute
 from pudnet_bench.harness.measuring.energy import EnergyMeter, metered
 from pudnet_bench.harness.measuring.flops import UNKNOWN, FlopCount, count
 from pudnet_bench.harness.planning.plan import Cell
-from pudnet_bench.harness.running.context import RunContext
-from pudnet_bench.harness.training.artifacts import Artifact, ArtifactSpec, Trained
-from pudnet_bench.harness.training.meta_train import OnReport, TrainingJob, meta_train
-from pudnet_bench.methods.base import Classifier, Dataset, Method, MethodError, Ranks, Snapshot
+from pudnet_bench.harness.training.artifacts import Artifact, ArtifactSpec, ArtifactStore, Trained
+from pudnet_bench.harness.training.meta_train import TrainingJob, meta_train
+from pudnet_bench.harness.training.stop_signal import StopSignal
+from pudnet_bench.methods.base import SINGLE_PROCESS, Classifier, Dataset, Method, MethodError, Ranks, Snapshot
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.suites.groups import FamilyImages
 
@@ -28,6 +29,23 @@ SHARD_SECONDS = 20.0  # the most measuring that a kill can lose
 WARM_UPS = 3
 WARM_UP_GROUP = 10**9  # index of the group that warm-up uses, never measured
 EVALUATION_PIXELS = 2_000_000  # classified at a time, so that memory does not grow with the test set
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What all cells of a process share.
+
+    Attributes:
+        images_of: The images of the family of that name, on the device; loaded on first use.
+        together: Given a cell, the processes that share its meta-training with this one, while the block lasts.
+    """
+
+    images_of: Callable[[str], FamilyImages]
+    store: ArtifactStore
+    compute: Compute
+    display: Display
+    stop_signal: StopSignal = field(default_factory=StopSignal)
+    together: Callable[[Cell], AbstractContextManager[Ranks]] = lambda cell: nullcontext(SINGLE_PROCESS)
 
 
 @dataclass(frozen=True)
@@ -48,8 +66,9 @@ class ReadyCell:
 
     @cached_property
     def parameters(self) -> int:
-        """Numbers learned before any unseen group."""
-        return learned_parameters(self.artifact.state if self.artifact else self.method.state_dict())
+        """Number of values learned before any unseen group; counters of batches are integers and do not count."""
+        state = self.artifact.state if self.artifact else self.method.state_dict()
+        return sum(tensor.numel() for tensor in state.values() if tensor.is_floating_point())
 
 
 def run_cell(cell: Cell, run: Run, context: RunContext, groups: range | None = None) -> None:
@@ -75,29 +94,39 @@ def run_cell(cell: Cell, run: Run, context: RunContext, groups: range | None = N
 def measure_groups(ready: ReadyCell, run: Run, context: RunContext, missing: Sequence[int], done: int = 0) -> None:
     """Measure the groups `missing` into `run`; `done` others are measured already."""
     cell = ready.cell
-    with ShardWriter(run, cell.key) as writer, context.display.task(cell.title, cell.groups, "groups") as task:
+    rows: list[dict[str, Any]] = []  # of whole groups that are not on disk yet
+    written = time.monotonic()
+    with context.display.task(cell.title, cell.groups, "groups") as task:
         task.update(done)
-        for measured, index in enumerate(missing, done + 1):
-            if context.stop_signal.requested:
-                break
-            rows, network = measure_group(ready, index)
-            if cell.keeps_parameters:
-                run.save_parameters(cell.key, index, network)
-            writer.add(rows)
-            task.update(measured, f"accuracy {rows[-1]['accuracy']:.2%}, {rows[-1]['seconds']:.3g} s")
-        else:
-            writer.complete(cell.groups)
+        try:
+            for measured, index in enumerate(missing, done + 1):
+                if context.stop_signal.requested:
+                    break
+                measurement, network = measure_group(ready, index)
+                if cell.keeps_parameters:
+                    run.save_parameters(cell.key, index, network)
+                rows += measurement
+                if time.monotonic() - written >= SHARD_SECONDS:
+                    run.write_shard(cell.key, rows)
+                    rows, written = [], time.monotonic()
+                last = measurement[-1]
+                task.update(measured, f"accuracy {last['accuracy']:.2%}, {last['seconds']:.3g} s")
+            else:
+                with run.locked(cell.key):  # another process may have yet to measure some of the groups
+                    run.complete(cell.key, rows, cell.groups)
+                rows = []
+        finally:
+            if rows:
+                run.write_shard(cell.key, rows)
     context.stop_signal.exit_if_requested()
 
 
 def missing_groups(cell: Cell, run: Run) -> list[int]:
     """Groups of the cell still to be measured, those whose stored parameters are lost included."""
     done = run.groups_done(cell.key)
-    return [
-        index
-        for index in range(cell.groups)
-        if index not in done or (cell.keeps_parameters and not run.has_parameters(cell.key, index))
-    ]
+    if cell.keeps_parameters:
+        done = {index for index in done if run.has_parameters(cell.key, index)}
+    return [index for index in range(cell.groups) if index not in done]
 
 
 def is_complete(cell: Cell, run: Run) -> bool:
@@ -120,8 +149,12 @@ def measure_group(ready: ReadyCell, index: int) -> tuple[list[dict[str, Any]], d
     clock.start()
     group = ready.images.group("unseen", cell.seed, index)
     data = clock.stop()
-    # A result must not depend on which groups ran before.
-    seed_generators(cell.seed * 1_000_003 + index, compute.device)
+    # A result must not depend on which groups ran before. `torch.manual_seed` takes a hundred times as long: it seeds
+    # every other device too, and without CUDA records the caller's stack.
+    seed = cell.seed * 1_000_003 + index
+    torch.default_generator.manual_seed(seed)
+    if compute.device.type == "cuda":
+        torch.cuda.manual_seed(seed)
     memory.reset()
     rows = []
     # The energy meter is read outside the timed region.
@@ -131,38 +164,18 @@ def measure_group(ready: ReadyCell, index: int) -> tuple[list[dict[str, Any]], d
         accuracy = test_accuracy(snapshot.classifier, group.test)
         evaluation = clock.stop()
         fit_flops, test_flops = ready.flops.of(snapshot, len(group.fit))
-        rows.append(
-            {
-                "cell": cell.key,
-                "suite": cell.suite,
-                "method": cell.variant.name,
-                "family": cell.family.name,
-                "target": cell.target.name,
-                "seed": cell.seed,
-                "group": index,
-                "snapshot": snapshot.name,
-                "accuracy": accuracy,
-                "seconds": elapsed.seconds,
-                "wall_seconds": elapsed.wall_seconds,
-                "evaluation_seconds": evaluation.seconds,
-                "data_seconds": data.seconds,
-                "peak_memory_bytes": peak,
-                "n_fit": len(group.fit),
-                "n_test": len(group.test),
-                "n_classes": group.fit.n_classes,
-                "device": compute.name,
-                "artifact": artifact.key if artifact else "",
-                "meta_train_seconds": artifact.seconds if artifact else float("nan"),
-                "training_groups": float(artifact.groups if artifact else "nan"),
-                "epochs": float(snapshot.epochs),
-                "fit_flops": fit_flops,
-                "test_flops": test_flops,
-                "parameters": float(ready.parameters),
-                "energy_joules": joules,
-                "precision": str(compute.precision),
-                "threads": torch.get_num_threads(),
-            }
-        )
+        rows.append({
+            "cell": cell.key, "suite": cell.suite, "method": cell.variant.name, "family": cell.family.name,
+            "target": cell.target.name, "seed": cell.seed, "group": index, "snapshot": snapshot.name,
+            "accuracy": accuracy, "seconds": elapsed.seconds, "wall_seconds": elapsed.wall_seconds,
+            "evaluation_seconds": evaluation.seconds, "data_seconds": data.seconds, "peak_memory_bytes": peak,
+            "n_fit": len(group.fit), "n_test": len(group.test), "n_classes": group.fit.n_classes,
+            "device": compute.name, "artifact": artifact.key if artifact else "",
+            "meta_train_seconds": artifact.seconds if artifact else float("nan"),
+            "training_groups": float(artifact.groups if artifact else "nan"), "epochs": float(snapshot.epochs),
+            "fit_flops": fit_flops, "test_flops": test_flops, "parameters": float(ready.parameters),
+            "energy_joules": joules, "precision": str(compute.precision), "threads": torch.get_num_threads(),
+        })  # fmt: skip
     if not rows:
         raise MethodError(f"method '{cell.variant.name}' yielded no snapshot; fit must yield at least one")
     return rows, _network_arrays(cell, snapshot, group.fit) if cell.keeps_parameters else {}
@@ -175,21 +188,12 @@ def _network_arrays(cell: Cell, snapshot: Snapshot, fit: Dataset) -> dict[str, n
     return {"parameters": parameters.float().cpu().numpy(), "mean_image": fit.images.mean(0).flatten().cpu().numpy()}
 
 
-def seed_generators(seed: int, device: torch.device) -> None:
-    """Seed the generators that a method on `device` draws from, in a hundredth of the time of `torch.manual_seed`.
-
-    That one also seeds every other device, and without CUDA records the caller's stack.
-    """
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
-
-
 @torch.no_grad()
 def test_accuracy(classifier: Classifier, test: Dataset) -> float:
-    """Share (0..1) of test images classified correctly. Raises MethodError on logits of a wrong shape.
+    """Share (0..1) of test images classified correctly; retried once on half as many at a time when memory runs out.
 
-    Retried once with half as many images at a time where the device runs out of memory.
+    Raises:
+        MethodError: Logits of a wrong shape.
     """
     at_once = max(1, EVALUATION_PIXELS // test.images.shape[2:].numel())
     try:
@@ -200,25 +204,18 @@ def test_accuracy(classifier: Classifier, test: Dataset) -> float:
 
 
 def _share_correct(classifier: Classifier, test: Dataset, at_once: int) -> float:
-    parts: Iterable[tuple[Tensor, Tensor]] = [(test.images, test.labels)]
-    if len(test) > at_once:
-        parts = zip(test.images.split(at_once), test.labels.split(at_once), strict=True)
     correct = []
-    for images, labels in parts:
+    for images, labels in zip(test.images.split(at_once), test.labels.split(at_once), strict=True):
         logits = classifier(images)
         if tuple(logits.shape) != (len(images), test.n_classes):
-            raise MethodError(
-                f"a classifier gave logits of shape {tuple(logits.shape)} for {len(images)} images of "
-                f"{test.n_classes} classes"
-            )
+            found, wanted = tuple(logits.shape), f"{len(images)} images of {test.n_classes} classes"
+            raise MethodError(f"a classifier gave logits of shape {found} for {wanted}")
         correct.append((logits.argmax(-1) == labels).sum())
     return int(sum(correct)) / len(test)
 
 
-def warm_up(
-    method: Method, images: FamilyImages, seed: int, log: Callable[[str], None] = lambda line: None
-) -> FlopCount:
-    """Let caches, kernels and allocators settle on an unmeasured group of the same shape, and count FLOPs in the first fit.
+def warm_up(method: Method, images: FamilyImages, seed: int, log: Callable[[str], None]) -> FlopCount:
+    """Let caches, kernels and allocators settle on an unmeasured group of the same shape; count FLOPs in the first fit.
 
     Where the count fails, the reason is logged, the method is warmed up without it and the FLOPs are unknown.
     """
@@ -242,11 +239,6 @@ def warm_up(
     return flops
 
 
-def learned_parameters(state: Mapping[str, Tensor]) -> int:
-    """Number of learned values in a state: counters of batches are integers and do not count."""
-    return sum(tensor.numel() for tensor in state.values() if tensor.is_floating_point())
-
-
 def prepare(cell: Cell, context: RunContext) -> tuple[Method, Artifact | None]:
     """The cell's method, ready to fit, and the artifact behind it: its own, or its base's."""
     artifact = obtain_artifact(cell, context)
@@ -267,31 +259,31 @@ def obtain_artifact(cell: Cell, context: RunContext) -> Artifact | None:
     spec = cell.artifact
     if spec is None:
         return None
-    found = context.store.load(spec)
-    if found is not None:
+    if (found := context.store.load(spec)) is not None:
         return found
     checkpoints = context.store.checkpoints(cell.training_key)
     title = f"meta-training {cell.method.name} · {cell.trained_on.name} · {cell.target.name}"
     with checkpoints.locked(lambda: context.display.log(f"{title}: waiting for another process that trains it")):
-        found = context.store.load(spec)
-        if found is not None:
-            return found
-        artifact = _trained(cell, spec, title, context)
-        checkpoints.delete_all()
+        artifact = context.store.load(spec)
+        if artifact is None:
+            artifact = _trained(cell, spec, title, context)
+            checkpoints.delete_all()
     return artifact
 
 
 def accompany(cell: Cell, context: RunContext, ranks: Ranks) -> None:
     """Share the cell's meta-training as one of `ranks` other than the first, which stores the outcome."""
     base = context.store.load(cell.base.artifact) if cell.base and cell.base.artifact else None
-    _meta_train(cell, context, ranks, base, lambda *_: None, lambda *_: None)
+    meta_train(_training_job(cell, context, ranks, base))
 
 
 def _trained(cell: Cell, spec: ArtifactSpec, title: str, context: RunContext) -> Artifact:
     """Train the artifact, from the checkpoint of an earlier process if there is one, and store it."""
-    training = cell.training
     base = obtain_artifact(cell.base, context) if cell.base else None
-    with context.display.task(title, training.budget.max_groups, "groups") as task, context.together(cell) as ranks:
+    with (
+        context.display.task(title, cell.training.budget.max_groups, "groups") as task,
+        context.together(cell) as ranks,
+    ):
         latest: dict[str, float] = {}
 
         def on_report(phase: str, seen: int, at_most: int, metrics: dict[str, float]) -> None:
@@ -302,44 +294,28 @@ def _trained(cell: Cell, spec: ArtifactSpec, title: str, context: RunContext) ->
         def on_milestone(groups_seen: int, trained: Trained) -> None:
             context.store.save(cell.artifact_after(groups_seen), trained)
 
-        trained = _meta_train(cell, context, ranks, base, on_report, on_milestone)
-    artifact = context.store.load(spec) if training.milestones else context.store.save(spec, trained)
+        job = replace(_training_job(cell, context, ranks, base), on_report=on_report, on_milestone=on_milestone)
+        trained = meta_train(job)
+    artifact = context.store.load(spec) if cell.training.milestones else context.store.save(spec, trained)
     if artifact is None:
-        raise MethodError(
-            f"method '{cell.variant.name}' saved no state after {cell.training_groups} groups; meta_train must call "
-            "session.save_milestone at session.milestones (methods.meta_training.train_until_converged does)"
-        )
+        why = f"method '{cell.variant.name}' saved no state after {cell.training_groups} groups"
+        how = "session.save_milestone at session.milestones (methods.meta_training.train_until_converged does)"
+        raise MethodError(f"{why}; meta_train must call {how}")
     accuracies = trained.summary.validation_accuracy_by_fold
-    context.display.log(
-        f"{title}: {trained.summary.groups} groups, {artifact.seconds:.0f} s"
-        + (f", validation accuracy {', '.join(f'{a:.2%}' for a in accuracies if a is not None)}" if accuracies else "")
-    )
+    validated = ", ".join(f"{accuracy:.2%}" for accuracy in accuracies if accuracy is not None)
+    outcome = f"{title}: {trained.summary.groups} groups, {artifact.seconds:.0f} s"
+    context.display.log(f"{outcome}, validation accuracy {validated}" if accuracies else outcome)
     return artifact
 
 
-def _meta_train(
-    cell: Cell,
-    context: RunContext,
-    ranks: Ranks,
-    base: Artifact | None,
-    on_report: OnReport,
-    on_milestone: Callable[[int, Trained], None],
-) -> Trained:
+def _training_job(cell: Cell, context: RunContext, ranks: Ranks, base: Artifact | None) -> TrainingJob:
     base_cell = cell.base
-    job = TrainingJob(
-        make_method=lambda: _ready(cell, context.compute),
-        images=context.images_of(cell.trained_on.name),
-        training=cell.training,
-        compute=context.compute,
-        base=base,
+    return TrainingJob(
+        make_method=lambda: _ready(cell, context.compute), images=context.images_of(cell.trained_on.name),
+        training=cell.training, compute=context.compute, base=base,
         make_base=(lambda: _ready(base_cell, context.compute)) if base_cell else None,
-        on_report=on_report,
-        on_milestone=on_milestone,
-        checkpoints=context.store.checkpoints(cell.training_key),
-        stop_signal=context.stop_signal,
-        ranks=ranks,
-    )
-    return meta_train(job)
+        checkpoints=context.store.checkpoints(cell.training_key), stop_signal=context.stop_signal, ranks=ranks,
+    )  # fmt: skip
 
 
 def _ready(cell: Cell, compute: Compute) -> Method:
@@ -347,33 +323,3 @@ def _ready(cell: Cell, compute: Compute) -> Method:
     method.autocast = compute.autocast
     method.to(compute.device)
     return method
-
-
-class ShardWriter:
-    """Writes the rows of whole groups: a shard every few seconds and one when the block ends, however it ends."""
-
-    def __init__(self, run: Run, key: str) -> None:
-        self.run, self.key = run, key
-        self.rows: list[dict[str, Any]] = []
-        self.written = time.monotonic()
-
-    def __enter__(self) -> ShardWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.rows:
-            self.run.write_shard(self.key, self.rows)
-
-    def add(self, rows: list[dict[str, Any]]) -> None:
-        """Add the rows of one group."""
-        self.rows.extend(rows)
-        if time.monotonic() - self.written >= SHARD_SECONDS:
-            self.run.write_shard(self.key, self.rows)
-            self.rows.clear()
-            self.written = time.monotonic()
-
-    def complete(self, groups: int) -> None:
-        """Finish the cell of so many `groups`, unless another process has yet to measure some of them."""
-        with self.run.locked(self.key):
-            self.run.complete(self.key, self.rows, groups)
-        self.rows.clear()

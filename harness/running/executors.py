@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -11,8 +10,11 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from pudnet_bench.errors import BenchError
 from pudnet_bench.harness.console.progress import Display
+from pudnet_bench.harness.measuring.device import core_count
 from pudnet_bench.harness.planning.request import RunRequest
 from pudnet_bench.harness.running.job import Job
 from pudnet_bench.harness.running.worker import Worker
@@ -52,8 +54,7 @@ class Local(Executor):
 class LocalProcesses(Executor):
     """`processes` jobs at a time, each in its own process with its share of the cores.
 
-    Jobs slow one another down, so times are not comparable with those of `Local`. Accuracies are, bit for bit, with the
-    same number of threads.
+    Jobs slow one another down: times differ from those of `Local`. Accuracies do not, given the same number of threads.
     """
 
     processes: int
@@ -62,10 +63,9 @@ class LocalProcesses(Executor):
         failures = JobFailures(worker.context.display)
         waiting, running = list(jobs), dict[Future[None], Job]()
         trainings = {job.training for job in jobs if job.training}
-        threads = max(1, len(os.sched_getaffinity(0)) // self.processes)
-        with ProcessPoolExecutor(
-            self.processes, multiprocessing.get_context("spawn"), _start, (worker.request, worker.run.folder, threads)
-        ) as pool:
+        threads = max(1, core_count() // self.processes)
+        spawn, arguments = multiprocessing.get_context("spawn"), (worker.request, worker.run.folder, threads)
+        with ProcessPoolExecutor(self.processes, spawn, _start, arguments) as pool:
             while waiting or running:
                 waiting = [job for job in waiting if failures.may_start(job)]
                 ready = [job for job in waiting if not trainings.intersection(job.needs)]
@@ -77,10 +77,8 @@ class LocalProcesses(Executor):
                     trainings.discard(job.training)
                     error = future.exception()
                     if isinstance(error, BrokenProcessPool):
-                        raise ExecutorError(
-                            f"a process died during {job.title}, perhaps out of memory; finished groups are saved: repeat the "
-                            "command with fewer processes"
-                        ) from error
+                        died = f"a process died during {job.title}, perhaps out of memory; finished groups are saved"
+                        raise ExecutorError(f"{died}: repeat the command with fewer processes") from error
                     if isinstance(error, OSError | FamilyError):
                         raise error
                     if error is not None:
@@ -93,8 +91,7 @@ class JobFailures:
 
     def __init__(self, display: Display) -> None:
         self.display = display
-        self.cells: set[str] = set()
-        self.trainings: set[str] = set()
+        self.cells, self.trainings = set[str](), set[str]()
 
     def may_start(self, job: Job) -> bool:
         """Whether no training that the job needs has failed; the job counts as failed otherwise."""
@@ -119,8 +116,6 @@ _worker: list[Worker] = []  # of this process of the pool
 
 
 def _start(request: RunRequest, folder: Path, threads: int) -> None:
-    import torch
-
     torch.set_num_threads(threads)
     _worker.append(Worker.of(request, folder, Display()))
 

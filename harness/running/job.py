@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -25,8 +24,3 @@ class Job:
     def title(self) -> str:
         """A name for logs and files."""
         return f"train-{self.training}" if self.training else f"{self.cell}.{self.first}-{self.end - 1}"
-
-
-def cells_behind(jobs: Sequence[Job]) -> int:
-    """The number of cells that the jobs measure."""
-    return len({job.cell for job in jobs if not job.training})

@@ -11,11 +11,10 @@ from pudnet_bench.harness.console.terminal import print_table
 from pudnet_bench.harness.measuring import provenance
 from pudnet_bench.harness.measuring.device import Compute
 from pudnet_bench.harness.planning.estimate import Estimate, estimate, training_estimate
-from pudnet_bench.harness.planning.plan import Plan
+from pudnet_bench.harness.planning.plan import Plan, with_bases
 from pudnet_bench.harness.planning.request import RunRequest, save_request
 from pudnet_bench.harness.running.executors import Executor, Local
-from pudnet_bench.harness.running.job import cells_behind
-from pudnet_bench.harness.running.worker import Worker, family_images, missing_jobs, with_bases
+from pudnet_bench.harness.running.worker import Worker, family_images, missing_jobs
 from pudnet_bench.harness.training.artifacts import ArtifactStore
 from pudnet_bench.results.rendering.render import show
 from pudnet_bench.results.store.run import Run
@@ -24,24 +23,13 @@ from pudnet_bench.slurm.cluster import Cluster
 
 
 def run_plan(
-    plan: Plan,
-    request: RunRequest,
-    folder: Path,
-    compute: Compute,
-    *,
-    command: str = "",
-    with_paper: bool = False,
-    executor: Executor | None = None,
-) -> int:
+    plan: Plan, request: RunRequest, folder: Path, compute: Compute, *,
+    command: str = "", with_paper: bool = False, executor: Executor | None = None,
+) -> int:  # fmt: skip
     """Measure the plan's missing cells, write the tables, and return how many cells failed.
 
-    A failing cell is logged with its cause and the others continue.
-
-    Args:
-        request: What the plan was made from; saved with the run.
-        command: The command line, for the record.
-        with_paper: Whether tables show the paper's numbers too.
-        executor: Performs the jobs; `Local` by default.
+    A failing cell is logged with its cause and the others continue. `command` is recorded; `request`, of which the plan
+    was made, is saved for `resume`; `with_paper` adds the paper's numbers to the tables.
 
     Raises:
         OSError: The output folder cannot be written; ends the run.
@@ -62,15 +50,11 @@ def run_plan(
 
 def open_run(plan: Plan, folder: Path, command: str, compute: Compute) -> Run:
     """The run in `folder`, started or resumed. Raises StoreError if the folder holds something else."""
-    return Run.create_or_open(folder, run_record(plan, command, compute))
-
-
-def run_record(plan: Plan, command: str, compute: Compute) -> RunRecord:
-    """The record of a run of `plan` that begins now."""
-    return RunRecord(
+    record = RunRecord(
         suite=plan.suite.name, profile=plan.profile.name, device=compute.name, precision=str(compute.precision),
         plan=plan_record(plan), invocations=(provenance.begin_invocation(command, compute),),
     )  # fmt: skip
+    return Run.create_or_open(folder, record)
 
 
 def submit_plan(
@@ -95,21 +79,16 @@ def submit_plan(
         return
     ids = list(dict.fromkeys(entry.job_id.split("_")[0] for entry in sent))
     trainings = sum(bool(entry.job.training) for entry in sent)
-    cells = cells_behind([entry.job for entry in sent])
-    print(
-        f"{folder}: {trainings} meta-trainings and {len(sent) - trainings} shards of {cells} cells submitted as "
-        f"{', '.join(ids)}"
-    )
+    cells = len({entry.job.cell for entry in sent if not entry.job.training})
+    counts = f"{trainings} meta-trainings and {len(sent) - trainings} shards of {cells} cells"
+    print(f"{folder}: {counts} submitted as {', '.join(ids)}")
 
 
 def plan_record(plan: Plan) -> PlanRecord:
     """The plan as the run's record has it."""
     return PlanRecord(
-        title=plan.suite.title,
-        figure=plan.figure,
-        reference=plan.suite.reference,
+        title=plan.suite.title, figure=plan.figure, reference=plan.suite.reference, targets=plan.targets,
         paper_groups={cell.family.name: cell.trained_on.meta_groups for cell in plan.cells},
-        targets=plan.targets,
         families=tuple((family.name, family.label) for family in plan.families),
         variants=tuple(
             PlannedVariant(
@@ -120,8 +99,8 @@ def plan_record(plan: Plan) -> PlanRecord:
         ),
         cells=tuple(
             PlannedCell(
-                key=cell.key, method=cell.variant.name, family=cell.family.name, target=cell.target.name, seed=cell.seed,
-                groups=cell.groups, artifact=cell.artifact.key if cell.artifact else "",
+                key=cell.key, method=cell.variant.name, family=cell.family.name, target=cell.target.name,
+                seed=cell.seed, groups=cell.groups, artifact=cell.artifact.key if cell.artifact else "",
             )
             for cell in plan.cells
         ),
@@ -130,35 +109,29 @@ def plan_record(plan: Plan) -> PlanRecord:
 
 def print_plans(plans: Sequence[Plan], compute: Compute, cache_dir: Path) -> None:
     """Print each plan: its cells, the artifacts to train, and an estimate of time and disk on this device."""
-    store = ArtifactStore(cache_dir)
-    trainings: set[str] = set()
-    artifacts: set[str] = set()
-    total = Estimate()
+    store, total, trainings, artifacts = ArtifactStore(cache_dir), Estimate(), set[str](), set[str]()
     for plan in plans:
-        rows = []
-        images_of = family_images(plan, compute)
+        rows, images_of = [], family_images(plan, compute)
         for cell in plan.cells:
             images_of(cell.family.name)  # a family that does not fit its source is found now
-            state = "-"
-            about = estimate(cell, compute)
+            state, about = "-", estimate(cell, compute)
             for needing in with_bases(cell):
-                state = "-" if needing.artifact is None else "cached"
                 if needing.artifact is None:
+                    state = "-"
                     continue
                 artifacts.add(needing.artifact.key)
-                if not store.has(needing.artifact):
-                    state = "shared" if needing.training_key in trainings else "to train"
-                    if needing.training_key not in trainings:
-                        about += training_estimate(needing, compute)
+                shared = "shared" if needing.training_key in trainings else "to train"
+                state = "cached" if store.has(needing.artifact) else shared
+                if state == "to train":
                     trainings.add(needing.training_key)
+                    about += training_estimate(needing, compute)
             total += about
             names, counts = (cell.variant.name, cell.family.name, cell.target.name), (str(cell.seed), str(cell.groups))
             rows.append((*names, *counts, state, span(about.least, about.seconds)))
         print(f"{plan.suite.name}, {plan.profile.name}: {len(plan.cells)} cells, {len(plan.artifacts)} artifacts")
         print_table(rows, header=("cell", "family", "target", "seed", "groups", "artifact", "time"))
     cells = sum(len(plan.cells) for plan in plans)
-    print(
-        f"total: {cells} cells, {len(artifacts)} artifacts, {len(trainings)} meta-trainings to run; about "
-        f"{span(total.least, total.seconds)} on {compute.name} ({compute.precision}), depending on when validation stops "
-        f"meta-training; {total.bytes / 1e6:.0f} MB of disk"
-    )
+    numbers = f"{cells} cells, {len(artifacts)} artifacts, {len(trainings)} meta-trainings to run"
+    about_all = f"about {span(total.least, total.seconds)} on {compute.name} ({compute.precision})"
+    depends = "depending on when validation stops meta-training"
+    print(f"total: {numbers}; {about_all}, {depends}; {total.bytes / 1e6:.0f} MB of disk")

@@ -1,8 +1,7 @@
 """Submit a run to a Slurm cluster; `harness.running.status` shows its progress.
 
-`<run>/jobs/` holds submitit's files (mode 0700), `<run>/jobs.json` what was submitted, and `<run>/outcomes/<job>.json`
-how each job ended. Submitit's files are never read: a job's state follows from its outcome, the measured rows and
-Slurm's queue.
+`<run>/jobs/` holds submitit's files (mode 0700, never read), `<run>/jobs.json` what was submitted, and
+`<run>/outcomes/<job>.json` how each job ended. A job's state follows from its outcome, the rows and Slurm's queue.
 """
 
 from __future__ import annotations
@@ -34,7 +33,6 @@ from pudnet_bench.slurm.cluster import Cluster, Stage, load
 
 CLUSTER = "cluster.toml"
 GROUPS_PER_JOB = 50
-WARNING = signal.SIGUSR2  # submitit's
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class ClusterJob:
             torch.set_num_threads(int(cores))
         outcome = outcome_path(Path(self.folder), self.job.title)
         try:
-            stop_signal = StopSignal(WARNING)
+            stop_signal = StopSignal(signal.SIGUSR2)  # submitit's warning
             with Display() as display:
                 Worker.of(self.request, Path(self.folder), display, stop_signal).perform(self.job)
         except Exception as error:
@@ -80,8 +78,9 @@ def submit(plan: Plan, run: Run, request: RunRequest, cluster: Cluster, shard: i
     titles = {entry.job.title for entry in live}
     ids = {entry.job.training: entry.job_id for entry in live if entry.job.training}
     jobs = missing_jobs(plan, run, ArtifactStore(request.cache), shard or GROUPS_PER_JOB)
+    jobs = [job for job in jobs if job.title not in titles]
     (run.folder / OUTCOMES).mkdir(exist_ok=True)
-    new: list[Submitted] = []
+    new, arrays = list[Submitted](), dict[tuple[str, ...], list[Job]]()
 
     def send(batch: Sequence[Job], stage: Stage) -> None:
         for job in batch:
@@ -93,10 +92,7 @@ def submit(plan: Plan, run: Run, request: RunRequest, cluster: Cluster, shard: i
         new.extend(sent)
         save_submitted(run, [*submitted(run), *sent])  # after each array, so that a failure later loses no job id
 
-    arrays: dict[tuple[str, ...], list[Job]] = {}
     for job in jobs:
-        if job.title in titles:
-            continue
         if job.training:
             send([job], "training")
             ids[job.training] = new[-1].job_id
@@ -122,15 +118,12 @@ def saved_cluster(run: Run) -> Cluster | None:
 
 
 def compute_of(cluster: Cluster, device: DeviceKind, precision: Precision) -> Compute:
-    """The device that jobs are planned for, which need not be in this machine; named after the profile.
+    """The device that jobs are planned for, which need not be in this machine.
 
-    `device` auto is CUDA where evaluation jobs get GPUs; `precision` auto is bf16 on CUDA, and on a CPU what suits this
-    machine's.
+    `device` auto is CUDA where evaluation jobs get GPUs; `precision` auto is bf16 on CUDA, else what suits this CPU.
     """
-    parameters = cluster.parameters("evaluation")
-    gpus = any(
-        parameters.get(name) for name in ("gpus_per_node", "slurm_gpus_per_task", "slurm_num_gpus", "slurm_gres")
-    )
+    gpu_options = ("gpus_per_node", "slurm_gpus_per_task", "slurm_num_gpus", "slurm_gres")
+    gpus = any(map(cluster.parameters("evaluation").get, gpu_options))
     kind = (DeviceKind.CUDA if gpus else DeviceKind.CPU) if device == DeviceKind.AUTO else device
     bf16 = kind == DeviceKind.CUDA or native_bf16(torch.device("cpu"))
     return Compute(torch.device(kind), f"slurm, {kind}", precision.resolved(bf16))

@@ -34,10 +34,8 @@ def submitted(run: Run) -> list[Submitted]:
     if not path.exists():
         return []
     try:
-        return [
-            Submitted(e["job_id"], Job(**{**e["job"], "needs": tuple(e["job"]["needs"])}))
-            for e in read_checksummed_json(path.read_bytes())["jobs"]
-        ]
+        jobs = read_checksummed_json(path.read_bytes())["jobs"]
+        return [Submitted(e["job_id"], Job(**{**e["job"], "needs": tuple(e["job"]["needs"])})) for e in jobs]
     except (ValueError, KeyError, TypeError) as error:
         quarantine(path, str(error))
         return []
@@ -45,8 +43,7 @@ def submitted(run: Run) -> list[Submitted]:
 
 def save_submitted(run: Run, entries: Sequence[Submitted]) -> None:
     """Write the file that `submitted` reads."""
-    content = [{"job_id": entry.job_id, "job": asdict(entry.job)} for entry in entries]
-    write_atomically(run.folder / JOBS, checksummed_json({"jobs": content}))
+    write_atomically(run.folder / JOBS, checksummed_json({"jobs": [asdict(entry) for entry in entries]}))
 
 
 def outcome_path(folder: Path, title: str) -> Path:
@@ -82,7 +79,7 @@ class CellStatus:
 
 
 def cell_statuses(run: Run) -> dict[str, CellStatus]:
-    """The status of each cell of the run's plan, by key. Raises SlurmError where Slurm is needed and does not answer."""
+    """The status of each cell of the run's plan, by key. Raises SlurmError where Slurm is needed and is silent."""
     entries = submitted(run)
     ids = [entry.job_id for entry in _latest(entries).values() if _outcome(run, entry.job.title) is None]
     return _cell_statuses(run, entries, queue.states(ids))
@@ -107,10 +104,7 @@ def _cell_statuses(
 
 
 def _cell_status(
-    run: Run,
-    entries: Sequence[Submitted],
-    outcomes: Mapping[str, str | None],
-    states: Mapping[str, queue.JobState],
+    run: Run, entries: Sequence[Submitted], outcomes: Mapping[str, str | None], states: Mapping[str, queue.JobState]
 ) -> CellStatus:
     def logs(of: Submitted) -> tuple[Path, ...]:
         return tuple(sorted((run.folder / "jobs").glob(f"{of.job_id}_*_log.*")))
@@ -124,15 +118,13 @@ def _cell_status(
         if outcome is not None:
             continue
         if state is None or state.finished:
-            lost = lost or CellStatus(
-                CellState.LOST, state.state if state else "Slurm no longer has the job", logs(entry)
-            )
+            gone = state.state if state else "Slurm no longer has the job"
+            lost = lost or CellStatus(CellState.LOST, gone, logs(entry))
         elif state.state in ("RUNNING", "COMPLETING"):
             return CellStatus(CellState.RUNNING, f"job {entry.job_id} on {state.nodes}", logs(entry))
         else:
-            pending = pending or CellStatus(
-                CellState.PENDING, f"job {entry.job_id}: {state.reason or state.state}", logs(entry)
-            )
+            waits = f"job {entry.job_id}: {state.reason or state.state}"
+            pending = pending or CellStatus(CellState.PENDING, waits, logs(entry))
     return lost or pending or CellStatus(CellState.LOST, "its jobs have ended and groups are missing")
 
 
@@ -159,13 +151,11 @@ def live_jobs(entries: Sequence[Submitted]) -> set[str]:
 
 
 def _latest(entries: Sequence[Submitted]) -> dict[str, Submitted]:
-    """The latest submission of each job, by title."""
     return {entry.job.title: entry for entry in entries}
 
 
 def _outcome(run: Run, title: str) -> str | None:
     """The error with which the job ended, "" for none; None while it has not ended."""
     with contextlib.suppress(OSError, ValueError, KeyError):
-        failed: str = json.loads(outcome_path(run.folder, title).read_text())["failed"]
-        return failed
+        return str(json.loads(outcome_path(run.folder, title).read_text())["failed"])
     return None

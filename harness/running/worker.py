@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
 
 from pudnet_bench.harness.console.progress import Display
 from pudnet_bench.harness.measuring.device import Compute, choose_device
-from pudnet_bench.harness.planning.plan import Cell, Plan, make_plan
+from pudnet_bench.harness.planning.plan import Cell, Plan, make_plan, with_bases
 from pudnet_bench.harness.planning.request import RunRequest
-from pudnet_bench.harness.running.cell import accompany, is_complete, missing_groups, obtain_artifact, run_cell
-from pudnet_bench.harness.running.context import ImagesOf, RunContext
+from pudnet_bench.harness.running.cell import (
+    RunContext,
+    accompany,
+    is_complete,
+    missing_groups,
+    obtain_artifact,
+    run_cell,
+)
 from pudnet_bench.harness.running.job import Job
 from pudnet_bench.harness.training.artifacts import ArtifactStore
 from pudnet_bench.harness.training.distributed import gpu_count, rank_count, spawn_ranks
@@ -22,12 +29,8 @@ from pudnet_bench.suites.groups import FamilyImages
 
 
 def missing_jobs(plan: Plan, run: Run, store: ArtifactStore, shard: int | None = None) -> list[Job]:
-    """The jobs left of `plan`, in its order, each training before the first cell that needs it.
-
-    A job measures at most `shard` groups; None makes one job per cell.
-    """
-    jobs: list[Job] = []
-    planned: set[str] = set()
+    """The jobs left of `plan`, each training before its first cell. A job measures up to `shard` groups; None: a cell."""
+    jobs, planned = list[Job](), set[str]()
     for cell in plan.cells:
         missing = missing_groups(cell, run)
         if not missing and is_complete(cell, run):
@@ -46,13 +49,11 @@ def missing_jobs(plan: Plan, run: Run, store: ArtifactStore, shard: int | None =
     return jobs
 
 
-def with_bases(cell: Cell) -> list[Cell]:
-    """`cell` after the cells it builds on, the first to train first."""
-    return [*(with_bases(cell.base) if cell.base else ()), cell]
-
-
 class Worker:
-    """Performs jobs of one plan in this process, loading images and artifacts once."""
+    """Performs jobs of one plan in this process, loading images and artifacts once.
+
+    `request` is what the plan was made from: other processes that share a meta-training make it again.
+    """
 
     def __init__(
         self,
@@ -61,9 +62,8 @@ class Worker:
         run: Run,
         compute: Compute,
         display: Display,
-        stop_signal: StopSignal | None = None,
+        stop: StopSignal | None = None,
     ) -> None:
-        """`request` is what the plan was made from: other processes that share a meta-training make it again."""
         self.request, self.run = request, run
         self.cells = {each.key: each for cell in plan.cells for each in with_bases(cell)}
 
@@ -72,15 +72,14 @@ class Worker:
             count = rank_count(request.training_processes, groups, gpu_count(compute.device))
             return spawn_ranks(count, compute.device, _accompany, (request, run.folder, cell.key))
 
-        store = ArtifactStore(request.cache)
-        images = family_images(plan, compute)
-        self.context = RunContext(images, store, compute, display, stop_signal or StopSignal(), others)
+        images, store = family_images(plan, compute), ArtifactStore(request.cache)
+        self.context = RunContext(images, store, compute, display, stop or StopSignal(), others)
 
     @classmethod
-    def of(cls, request: RunRequest, folder: Path, display: Display, stop_signal: StopSignal | None = None) -> Worker:
+    def of(cls, request: RunRequest, folder: Path, display: Display, stop: StopSignal | None = None) -> Worker:
         """A worker in a process that has no more than a request and the run's folder."""
         compute = choose_device(request.device, request.precision)
-        return cls(make_plan(request, compute), request, Run.open(folder), compute, display, stop_signal)
+        return cls(make_plan(request, compute), request, Run.open(folder), compute, display, stop)
 
     def perform(self, job: Job) -> None:
         """Do what is left of the job. Raises whatever the method or the images raise."""
@@ -97,7 +96,7 @@ def _accompany(request: RunRequest, folder: Path, cell: str, ranks: Ranks) -> No
     accompany(worker.cells[cell], worker.context, ranks)
 
 
-def family_images(plan: Plan, compute: Compute) -> ImagesOf:
+def family_images(plan: Plan, compute: Compute) -> Callable[[str], FamilyImages]:
     """The images of the plan's families on the device, loaded on demand, two families at a time."""
     families = {cell.family.name: (cell.family, cell.source) for cell in plan.cells}
     families |= {cell.trained_on.name: (cell.trained_on, cell.training_source) for cell in plan.cells}

@@ -164,7 +164,7 @@ def prepare_cell(plan: Plan, compute: Compute, cache: Path) -> ReadyCell:
         cell = replace(cell, options={**cell.options, "epochs": (1,)})
     images = FamilyImages(cell.family, cell.source, compute.device)
     method, artifact = execution.prepare(cell, context(images, compute, cache))
-    execution.warm_up(method, images, cell.seed)
+    execution.warm_up(method, images, cell.seed, print)
     return ReadyCell(cell, method, artifact, images, compute)
 
 
@@ -243,7 +243,7 @@ def measure_bookkeeping(compute: Compute, cache: Path, cells: int) -> Bookkeepin
     images = FamilyImages(first.family, first.source, compute.device)
     began = time.perf_counter()
     for _ in range(cells):
-        execution.warm_up(first.make_method(), images, first.seed)
+        execution.warm_up(first.make_method(), images, first.seed, print)
     warm_up = (time.perf_counter() - began) / cells
     group = rows[["data_seconds", "wall_seconds", "evaluation_seconds"]].sum(axis=1).mean()
     return Bookkeeping(whole / cells, warm_up, float(group))

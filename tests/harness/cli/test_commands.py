@@ -154,6 +154,19 @@ def test_run_names_the_value_and_the_choices(
         assert f"'{text}'" in line
 
 
+def test_learn2learn_episodes_without_learn2learn_are_refused_while_planning(
+    command_line: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, before anything is trained or written; methods without meta-training need no episodes."""
+    monkeypatch.setitem(sys.modules, "learn2learn", None)  # as where it is not installed
+    monkeypatch.setitem(sys.modules, "learn2learn.data", None)
+    arguments = ("run", "table1", "--episodes", "learn2learn", "--cache", "empty", "--out", "out")
+    done = command_line(*arguments, "--methods", "protonet,meta-baseline,adam")
+    refused(done, "--episodes learn2learn needs learn2learn", "pudnet-bench[learn2learn]", "--episodes own")
+    assert not (tmp_path / "out").exists()
+    assert command_line(*arguments, "--methods", "adam", "--dry-run").exit_code == 0
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_a_device_that_is_not_there(command_line: CommandLine) -> None:
     refused(command_line("run", "table1", "--device", "cuda"), "--device cuda", "use --device cpu", "doctor")

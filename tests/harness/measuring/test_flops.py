@@ -207,7 +207,7 @@ def test_halves_of_other_classes_do_not_stand_for_those_measured(digits_images: 
     halves = FamilyImages.__new__(FamilyImages)
     halves.__dict__.update(digits_images.__dict__, family=replace(digits_images.family, images=0, ways=4))
     measured = halves.group("unseen", 0, 0)
-    assert warm_up(of_kind(), halves, 0).images == len(measured.fit)
+    assert warm_up(of_kind(), halves, 0, print).images == len(measured.fit)
 
 
 def test_nothing_is_known_of_what_was_not_counted() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from pudnet_bench.harness.planning.suite_file import suite_in_file
+from pudnet_bench.harness.planning.plan import suite_in_file
 from pudnet_bench.methods.registry import UnknownMethodError
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.suites.declaration import SuiteError

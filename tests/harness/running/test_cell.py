@@ -17,9 +17,8 @@ from pudnet_bench.harness.measuring.device import Compute
 from pudnet_bench.harness.measuring.energy import EnergyMeter
 from pudnet_bench.harness.planning.plan import Plan
 from pudnet_bench.harness.running import cell as execution
-from pudnet_bench.harness.running.cell import WARM_UPS, ReadyCell, measure_group, run_cell
+from pudnet_bench.harness.running.cell import WARM_UPS, ReadyCell, RunContext, measure_group, run_cell
 from pudnet_bench.harness.running.cell import test_accuracy as accuracy_on_test
-from pudnet_bench.harness.running.context import RunContext
 from pudnet_bench.harness.training.artifacts import ArtifactStore
 from pudnet_bench.harness.training.checkpoint import CheckpointFolder
 from pudnet_bench.results.store.run import Run

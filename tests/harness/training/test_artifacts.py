@@ -16,8 +16,7 @@ from torch import Tensor
 from pudnet_bench.harness.console.progress import Display
 from pudnet_bench.harness.measuring.device import Compute
 from pudnet_bench.harness.planning.plan import Cell, Plan
-from pudnet_bench.harness.running.cell import obtain_artifact
-from pudnet_bench.harness.running.context import RunContext
+from pudnet_bench.harness.running.cell import RunContext, obtain_artifact
 from pudnet_bench.harness.training.artifacts import Artifact, ArtifactStore, Trained, TrainingSummary
 from pudnet_bench.harness.training.meta_train import Training
 from pudnet_bench.methods.base import Budget, Dataset, GroupStream, Method, MethodError, Session, Snapshot
