@@ -114,10 +114,7 @@ class GroupStream(Protocol):
         """Yield batches of `images` images drawn from all training classes, labelled by global class id."""
 
     def validation_groups(self) -> Iterator[Group]:
-        """Yield a fixed, finite set of groups of held-out training classes, which the other streams never contain.
-
-        Yields nothing when all training classes are trained on.
-        """
+        """Yield a fixed, finite set of groups of training classes held out of the other streams; none if none are."""
 
 
 @dataclass(frozen=True)
@@ -205,11 +202,7 @@ class Session:
     best_state: tuple[int, dict[str, Tensor]] | None = None
 
     def report(self, groups_seen: int, metrics: dict[str, float]) -> None:
-        """Record and display `metrics` after `groups_seen` groups.
-
-        Raises:
-            DivergenceError: if a metric is not finite.
-        """
+        """Record and display `metrics` after `groups_seen` groups; raise DivergenceError if one is not finite."""
         self.curve.append({"groups": groups_seen, **metrics})
         self.on_report(groups_seen, metrics)
         for name, value in metrics.items():
@@ -268,8 +261,7 @@ class Method(ABC):
         A subclass adds its options as keyword arguments with defaults, and raises MethodError for a target or an option
         that it does not support.
         """
-        self.target = target
-        self.n_training_classes = n_training_classes
+        self.target, self.n_training_classes = target, n_training_classes
 
     def to(self, device: torch.device) -> None:  # noqa: B027 - a method without parameters has nothing to move
         """Move all parameters and buffers to `device`."""
@@ -323,7 +315,7 @@ class Method(ABC):
 
     @classmethod
     def starts_from(cls, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-        """Return name and options of the method that this one builds on, or None.
+        """Return the name and options of the method that this one, with `options`, builds on, or None.
 
         The harness meta-trains that method first and shares its artifact with that method's own rows.
         """
@@ -339,8 +331,8 @@ class Method(ABC):
     def fitted_network(self, dataset: Dataset) -> nn.Module:
         """Return a feature extractor for `dataset`, images [n, c, h, w] -> [n, d], as a starting point for fine-tuning.
 
-        A new module on the device, in any mode, whose parameters the caller may change. A method that has no such network
-        raises MethodError.
+        It is a new module on the device, in any mode, whose parameters the caller may change. A method without such a
+        network raises MethodError.
         """
         raise MethodError(f"{self.name} has no network that could be fine-tuned; it does not implement fitted_network")
 

@@ -48,8 +48,6 @@ from pudnet_bench.methods.feature_learner import FeatureLearner, Logits
 from pudnet_bench.methods.meta_training import LEARNING_RATE, train_until_converged
 from pudnet_bench.methods.metric import SUPPORT_PER_CLASS, euclidean_logits, prototypes
 
-REDUCE_DIM = 256
-DROPOUT = 0.5
 SMALLEST_MAP = 4  # positions a side
 CHUNK = 256  # images whose BDC matrices are in memory at once
 
@@ -178,8 +176,8 @@ class MetaDeepBDC(FeatureLearner):
         target: TargetSpec,
         n_training_classes: int,
         *,
-        reduce_dim: int = REDUCE_DIM,
-        dropout: float = DROPOUT,
+        reduce_dim: int = 256,
+        dropout: float = 0.5,
         support_per_class: int = SUPPORT_PER_CLASS,
     ) -> None:
         if reduce_dim < 2:
@@ -226,12 +224,10 @@ class MetaDeepBDC(FeatureLearner):
         head = nn.Linear(d, self.n_training_classes, device=self.module.log_temperature.device)
         nn.init.zeros_(head.bias)
         optimizer = torch.optim.Adam([*self.module.parameters(), *head.parameters()], lr=LEARNING_RATE, fused=True)
-        images_per_step = groups.ways * groups.support_per_class + groups.queries_per_group
+        batches = partial(groups.batches, groups.ways * groups.support_per_class + groups.queries_per_group)
 
         def losses(batch: Dataset) -> dict[str, Tensor]:
             logits = head(F.dropout(self.features(batch.images), self.dropout))
             return {"pretraining_loss": F.cross_entropy(logits, batch.labels)}
 
-        train_until_converged(
-            self, self.module, optimizer, partial(groups.batches, images_per_step), losses, groups, session
-        )
+        train_until_converged(self, self.module, optimizer, batches, losses, groups, session)

@@ -113,7 +113,7 @@ class _Best:
 
 @dataclass(frozen=True)
 class _Stepper(Generic[Input]):
-    """Optimiser steps on one group or on several at once; `stream` is what `inputs` yields from the current group on."""
+    """Optimiser steps on one group or several at once; `stream` is what `inputs` yields from the current group on."""
 
     losses: Callable[[Input], dict[str, Tensor]]
     inputs: Callable[[int, int], Iterable[Input]]

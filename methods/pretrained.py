@@ -35,11 +35,9 @@ class Pretrained(FeatureLearner):
 
     def meta_train(self, groups: GroupStream, session: Session) -> None:
         optimizer = torch.optim.Adam(self.modules.parameters(), lr=LEARNING_RATE, fused=True)
-        images_per_step = groups.ways * groups.support_per_class + groups.queries_per_group
+        batches = partial(groups.batches, groups.ways * groups.support_per_class + groups.queries_per_group)
 
         def losses(batch: Dataset) -> dict[str, Tensor]:
             return {"loss": F.cross_entropy(self.modules["head"](self.features(batch.images)), batch.labels)}
 
-        train_until_converged(
-            self, self.modules, optimizer, partial(groups.batches, images_per_step), losses, groups, session
-        )
+        train_until_converged(self, self.modules, optimizer, batches, losses, groups, session)

@@ -97,8 +97,7 @@ def find_in_file(reference: str, asked: str = "--method") -> type[Method]:
     else:
         path = Path(place).expanduser().resolve()
         module, what = import_file(path, "method file"), f"method file '{path}'"
-    found = getattr(module, attribute, None)
-    if found is None:
+    if (found := getattr(module, attribute, None)) is None:
         raise UnknownMethodError(f"{what} has no class '{attribute}'")
     return _checked(found, reference)
 
@@ -106,9 +105,8 @@ def find_in_file(reference: str, asked: str = "--method") -> type[Method]:
 def absolute_reference(reference: str) -> str:
     """Return `reference` with an absolute path in place of a relative one, for use in another working folder."""
     place, _, attribute = reference.rpartition(":")
-    if not place or _is_module(place):
-        return reference
-    return f"{Path(place).expanduser().absolute()}:{attribute}"
+    is_file = place and not _is_module(place)
+    return f"{Path(place).expanduser().absolute()}:{attribute}" if is_file else reference
 
 
 def _is_module(place: str) -> bool:
@@ -174,11 +172,9 @@ def _checked(found: Any, reference: str) -> type[Method]:
         hint = "; import Method from there, not from methods.base" if copied else ""
         raise UnknownMethodError(f"'{reference}' is not a class derived from pudnet_bench.methods.base.Method{hint}")
     if missing := ", ".join(sorted(getattr(found, "__abstractmethods__", ()))):
-        raise UnknownMethodError(
-            f"'{reference}' lacks {missing}; implement what pudnet_bench.methods.base.Method requires"
-        )
-    name = getattr(found, "name", None)
-    if not isinstance(name, str) or not NAME.fullmatch(name):
+        required = "implement what pudnet_bench.methods.base.Method requires"
+        raise UnknownMethodError(f"'{reference}' lacks {missing}; {required}")
+    if not isinstance(name := getattr(found, "name", None), str) or not NAME.fullmatch(name):
         raise UnknownMethodError(
             f"'{reference}' needs a class attribute name of letters, digits and . _ + - only; it is {name!r}"
         )

@@ -20,6 +20,7 @@ TARGETS = {
     "resnet34": "ResNet-34 (timm), 3x3 stem for images up to 64 px",
 }
 
+STATISTICS_IMAGES = 2_000  # that estimate BatchNorm statistics, in one pass
 SMALL_IMAGE = 64  # pixels; larger images get the ImageNet stem
 
 
