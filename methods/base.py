@@ -1,11 +1,11 @@
 """The contract between a method and the harness, and the manual for writing a method.
 
-A method subclasses `Method`, sets a `name` and implements `fit`; everything else has a default. Its life:
+A method subclasses `Method`, sets `name` and implements `fit`; everything else has a default. The harness
 
-1. `Method(target, n_training_classes, **options)`, then `to(device)`.
-2. `meta_train(groups, session)`, if the class overrides it: once, on training classes. The harness stores what
-   `state_dict` then returns, and later restores it into fresh instances with `load_state_dict`.
-3. `fit(dataset)` for each unseen group: labelled images in, one or more `Snapshot`s out. This alone is timed.
+1. calls `Method(target, n_training_classes, **options)`, then `to(device)`;
+2. calls `meta_train(groups, session)`, if the class overrides it, once and on training classes only, stores what
+   `state_dict` then returns, and restores it into fresh instances with `load_state_dict`;
+3. calls `fit(dataset)` for each unseen group: labelled images in, one or more `Snapshot`s out. This alone is timed.
 
 A method sees tensors on one device, never files, and never the test images of a group: those reach only the classifier
 of a snapshot, outside the timed region. `python -m harness check FILE.py:Class` verifies the contract in seconds.
@@ -43,25 +43,19 @@ class DivergenceError(Exception):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled images on one device.
+    """Labelled images on one device; each of the `n_classes` classes occurs in a group's fit images."""
 
-    Attributes:
-        images: float32 [n, c, h, w] in channels-last memory, normalised by the family.
-        labels: int64 [n], in 0..n_classes-1.
-        n_classes: number of classes; each occurs in a group's fit images.
-    """
-
-    images: Tensor
-    labels: Tensor
+    images: Tensor  # float32 [n, c, h, w] in channels-last memory, normalised by the family
+    labels: Tensor  # int64 [n], in 0..n_classes-1
     n_classes: int
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def at_most(self, images: int) -> Dataset:
-        """Return the dataset itself, or every k-th image if it has more than `images`, for passes that take all at once.
+        """Return the dataset, or every k-th image of it if it has more than `images`, for passes that take all at once.
 
-        The harness orders images by class, so a regular stride keeps the classes' shares.
+        The harness orders images by class, so a regular stride preserves the classes' shares.
         """
         stride = -(-len(self) // images)
         return self if stride <= 1 else Dataset(self.images[::stride], self.labels[::stride], self.n_classes)
@@ -69,33 +63,25 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Group:
-    """A small dataset of a family, `fit`, and disjoint `test` images of the same classes.
+    """A small dataset of a family, `fit`, and disjoint `test` images of the same classes."""
 
-    `index` is the group's position in its stream.
-    """
-
-    index: int
+    index: int  # position in its stream
     fit: Dataset
     test: Dataset
 
 
 @dataclass(frozen=True)
 class Episode:
-    """A training group split for one meta-training step.
+    """A training group split for one meta-training step: support images define the classifier, query images the loss.
 
-    Attributes:
-        index: position in the stream. All methods see the same episodes in the same order.
-        support: the images per class that define the classifier.
-        query: images disjoint from `support` that carry the loss; both belong to the group's fit images.
-        classes: int64 [n_classes], ids of the group's classes among all training classes.
-        gather_fit: loads `fit`; called only if a method reads `fit`.
+    Both are disjoint parts of the group's fit images. All methods see the same episodes in the same order.
     """
 
-    index: int
+    index: int  # position in the stream
     support: Dataset
     query: Dataset
-    classes: Tensor
-    gather_fit: Callable[[], Dataset]
+    classes: Tensor  # int64 [n_classes], ids of the group's classes among all training classes
+    gather_fit: Callable[[], Dataset]  # loads `fit`; called only if a method reads it
 
     @property
     def global_labels(self) -> Tensor:
@@ -111,8 +97,8 @@ class Episode:
 class GroupStream(Protocol):
     """The training side of a family: endless, reproducible streams that store no group.
 
-    Every call starts the same sequence again. `first` and `stride` select every `stride`-th item from number `first`
-    on, which is how processes share a stream and how a resumed training finds its place.
+    Every call restarts the same sequence. `first` and `stride` select every `stride`-th item from number `first` on,
+    which is how processes share a stream and how a resumed training finds its place.
     """
 
     n_training_classes: int
@@ -128,54 +114,36 @@ class GroupStream(Protocol):
         """Yield batches of `images` images drawn from all training classes, labelled by global class id."""
 
     def validation_groups(self) -> Iterator[Group]:
-        """Yield a fixed, finite set of groups of held-out training classes, which the other streams never contain.
-
-        Yields nothing when all training classes are trained on.
-        """
+        """Yield a fixed, finite set of groups of training classes held out of the other streams; none if none are."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The length of a meta-training.
+    """The length of a meta-training; `groups_per_step` groups give one optimiser step their mean gradient.
 
-    Attributes:
-        max_groups: upper limit of training groups; the exact number where there are no validation groups.
-        check_every: groups between two validations.
-        patience: validations in a row without improvement after which training stops.
-        groups_per_step: groups whose mean gradient makes one optimiser step (1 in the paper); fewer where a validation,
-            a milestone or the end comes first.
+    A step takes fewer groups where a validation, a milestone or the end comes first; in the paper it takes one.
     """
 
-    max_groups: int
-    check_every: int
-    patience: int
+    max_groups: int  # upper limit of training groups; the exact number where there are no validation groups
+    check_every: int  # groups between two validations
+    patience: int  # validations in a row without improvement after which training stops
     groups_per_step: int = 1
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything an interrupted training needs to continue after its last step as if it had not been interrupted.
+    """Everything that a training needs to resume after its last step as if it had not been interrupted."""
 
-    Attributes:
-        numbers: JSON values.
-        tensors: tensors on any device; from a restored checkpoint they are contiguous and on the CPU.
-    """
-
-    numbers: dict[str, Any]
-    tensors: dict[str, Tensor]
+    numbers: dict[str, Any]  # JSON values
+    tensors: dict[str, Tensor]  # on any device; in a restored checkpoint contiguous and on the CPU
 
 
 @dataclass(frozen=True)
 class Ranks:
     """The processes that share one meta-training, in the terms of `torch.distributed`.
 
-    All ranks must make the same collective calls (`all_reduce`, `any`, `barrier`) in the same order.
-
-    Attributes:
-        rank: number of this process, from 0.
-        world_size: number of processes.
-        all_reduce: replaces each tensor by its sum over all ranks, in place, bit for bit the same on each. Shapes must
-            agree between ranks.
+    All ranks must make the same collective calls (`all_reduce`, `any`, `barrier`) in the same order. `all_reduce`
+    replaces each tensor by its sum over all ranks, in place and bit for bit the same on each; shapes must agree.
     """
 
     rank: int = 0
@@ -206,16 +174,14 @@ class Session:
     after each step: `report`, `save_milestone`, `save_checkpoint`.
 
     Attributes:
-        budget: when to stop.
-        on_report: called by `report` with the groups seen and the metrics; displays progress.
+        on_report: called by `report`; displays progress.
         milestones: numbers of groups after which to call `save_milestone`: points of a learning curve.
         save_milestone: takes the groups seen and the method's `state_dict`.
-        checkpoint: where to resume, or None to start from the beginning.
-        save_checkpoint: takes a `Checkpoint`, whenever `checkpoint_due()` is true. May end the process.
-        checkpoint_due: to be asked after every step.
-        ranks: the processes that share the training. Each has a session of its own and does the same work, except for
-            its share of the groups.
-        seed: seed of the training; torch's global generator is seeded before the method is constructed.
+        checkpoint: where to resume; None starts from the beginning.
+        save_checkpoint: to be called after a step whenever `checkpoint_due()` is true. May end the process.
+        ranks: the processes that share the training. Each has its own session and does the same work, except for its
+            share of the groups.
+        seed: of the training; torch's global generator is seeded before the method is constructed.
         curve: one row per report: `groups` and the metrics.
         chosen_groups: set by the method: the number of groups that validated best, or that were seen.
         best_state: set by the method: the number of groups and the state that validated best so far, which the harness
@@ -236,11 +202,7 @@ class Session:
     best_state: tuple[int, dict[str, Tensor]] | None = None
 
     def report(self, groups_seen: int, metrics: dict[str, float]) -> None:
-        """Record and display `metrics` after `groups_seen` groups.
-
-        Raises:
-            DivergenceError: if a metric is not finite.
-        """
+        """Record and display `metrics` after `groups_seen` groups; raise DivergenceError if one is not finite."""
         self.curve.append({"groups": groups_seen, **metrics})
         self.on_report(groups_seen, metrics)
         for name, value in metrics.items():
@@ -250,19 +212,12 @@ class Session:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A classifier handed over while fitting, valid until `fit` is resumed.
-
-    Attributes:
-        classifier: maps test images to logits.
-        name: distinguishes the snapshots of one fit ("30 epochs"); "" if there is only one.
-        epochs: passes over the fit images so far; NaN for a method that makes none.
-        network: the fitted target (features, without a head) for suites that study parameters, if there is one.
-    """
+    """A classifier handed over while fitting, valid until `fit` is resumed."""
 
     classifier: Classifier
-    name: str = ""
-    epochs: float = float("nan")
-    network: nn.Module | None = None
+    name: str = ""  # distinguishes the snapshots of one fit ("30 epochs")
+    epochs: float = float("nan")  # passes over the fit images so far; NaN for a method that makes none
+    network: nn.Module | None = None  # the fitted target without a head, for suites that study parameters
 
 
 @dataclass(frozen=True)
@@ -288,7 +243,8 @@ class Method(ABC):
     Attributes:
         name: of the method's rows, and for `--methods`; letters, digits and `._+-`.
         iterative: `fit` trains for minutes rather than predicts; profiles then measure fewer groups.
-        paper_clock: options under which the method takes the time that a plain script takes (`run --clock paper`).
+        paper_clock: options under which the method takes the time of a plain script (`run --clock paper`).
+        takes_weights: `run --weights FILE` sets this method's options `weights` and `weights_sha256`.
         autocast: opens the precision chosen for forward passes, the same for every method. The harness sets it on the
             instance; a method that ignores it computes in float32.
     """
@@ -297,19 +253,15 @@ class Method(ABC):
     iterative: ClassVar[bool] = False
     paper_clock: ClassVar[Mapping[str, Any]] = {}
     takes_weights: ClassVar[bool] = False
-    """Whether `run --weights FILE` sets this method's options `weights` and `weights_sha256`."""
     autocast: Callable[[], AbstractContextManager[Any]] = staticmethod(nullcontext)
 
     def __init__(self, target: TargetSpec, n_training_classes: int) -> None:
         """Build the method on the CPU, drawing initial parameters from torch's global generator.
 
-        A subclass adds its options as keyword arguments with defaults.
-
-        Raises:
-            MethodError: for a target or an option that the method does not support.
+        A subclass adds its options as keyword arguments with defaults, and raises MethodError for a target or an option
+        that it does not support.
         """
-        self.target = target
-        self.n_training_classes = n_training_classes
+        self.target, self.n_training_classes = target, n_training_classes
 
     def to(self, device: torch.device) -> None:  # noqa: B027 - a method without parameters has nothing to move
         """Move all parameters and buffers to `device`."""
@@ -329,49 +281,35 @@ class Method(ABC):
         does not depend on the groups before it. Random numbers must come from torch's global generator, which the
         harness seeds by the group before each call.
 
-        Args:
-            dataset: images float32 [n, c, h, w] and labels int64 [n] on the method's device.
-
         Raises:
-            MethodError: for a dataset that the method cannot take; the group's size or classes are named.
+            MethodError: for a dataset that the method cannot take; the message names the group's size or classes.
         """
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return what meta-training learned, as tensors by name; stored as safetensors. Empty without meta-training."""
+        """Return what meta-training learned as tensors by name, stored as safetensors; empty without meta-training."""
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what `state_dict` returned.
-
-        Raises:
-            MethodError: for a state that is not this method's.
-        """
+        """Restore what `state_dict` returned; raise MethodError for a state that is not this method's."""
         if state:
             raise MethodError(f"{self.name} has no state, but an artifact with {len(state)} tensors was given to it")
 
     @classmethod
     def paper_options(cls, family: str, target: str) -> Mapping[str, Any]:
-        """Return the options that the paper sets for this method when it is trained on `family` with `target`.
-
-        A suite's own options override them. Empty where the constructor's defaults are the paper's for every family.
-        """
+        """Return the paper's options for `family` and `target` where the defaults differ; a suite's own override them."""
         return {}
 
     def fit_passes(self, images: int, support: int) -> ImagePasses:
         """Estimate the target's work in one `fit`, for `run --dry-run`; by default the support passes through it once.
 
-        Args:
-            images: Fit images of the group.
-            support: Those of them, at most, that a method takes as support.
+        `images` is the number of fit images of the group, `support` that of support images, at most.
         """
         return ImagePasses(predicted=min(images, support))
 
     def meta_training_images(self, support: int, episode: int) -> int:
         """Estimate how many images pass through the target, forward and backward, in one meta-training step.
 
-        Args:
-            support: Support images of an episode.
-            episode: Its support and query images together.
+        `support` is the number of support images of an episode, `episode` that of support and query images together.
         """
         return episode
 
@@ -379,7 +317,7 @@ class Method(ABC):
     def starts_from(cls, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
         """Return the name and options of the method that this one, with `options`, builds on, or None.
 
-        The harness meta-trains that method first and shares its artifact with its own rows.
+        The harness meta-trains that method first and shares its artifact with that method's own rows.
         """
         return None
 
@@ -393,10 +331,8 @@ class Method(ABC):
     def fitted_network(self, dataset: Dataset) -> nn.Module:
         """Return a feature extractor for `dataset`, images [n, c, h, w] -> [n, d], as a starting point for fine-tuning.
 
-        A new module on the device, in any mode, whose parameters the caller may change.
-
-        Raises:
-            MethodError: for a method that has no such network.
+        It is a new module on the device, in any mode, whose parameters the caller may change. A method without such a
+        network raises MethodError.
         """
         raise MethodError(f"{self.name} has no network that could be fine-tuned; it does not implement fitted_network")
 

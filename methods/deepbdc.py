@@ -1,28 +1,25 @@
 """Meta-DeepBDC (Xie et al. 2022, "Joint Distribution Matters: Deep Brownian Distance Covariance for Few-Shot Classification").
 
-An image is represented by the Brownian distance covariance (BDC) matrix of its last feature map instead of pooled
-features; the network is pretrained as a classifier of these and then meta-trained like ProtoNet. Official code:
-github.com/Fei-Long121/DeepBDC (`methods/bdc_module.py`, `methods/meta_deepbdc.py`, `methods/template.py`, `pretrain.py`,
-`meta_train.py` and `scripts`). As there, the map may be reduced by a 1x1 convolution, BatchNorm and ReLU; the temperature
-is learned as its logarithm and starts at 1/(2hw); dropout acts on the BDC vectors in pretraining only; prototypes are
-means of BDC vectors; logits are negative squared Euclidean distances, unscaled; the second stage starts with a new
-optimizer and without the classification head.
+An image is represented by the Brownian distance covariance (BDC) matrix of its last feature map; the network is
+pretrained as a classifier of these and then meta-trained like ProtoNet. Official code: github.com/Fei-Long121/DeepBDC
+(`methods/bdc_module.py`, `meta_deepbdc.py` and `template.py`, `pretrain.py`, `meta_train.py`, `scripts`). As there, the
+map may be reduced by a 1x1 convolution, BatchNorm and ReLU; the temperature is learned as its logarithm and starts at
+1/(2hw); dropout acts on the BDC vectors in pretraining only; prototypes are means of BDC vectors; logits are negative
+squared Euclidean distances, unscaled; the second stage has a new optimizer and no classification head.
 
 Maps. BDC degenerates on a 1x1 map and is poor on few positions, so the target's last halvings are removed until the map
-is at least 4x4. ConvNet-3 loses its last max-pool at 28x28 (map 7x7) and its last two at 8x8 (4x4), and none at 32x32 (4x4)
-or 84x84 (10x10). A ResNet's last stages get stride 1: none at 28x28 and 32x32 (4x4), two at 8x8 (4x4), one at 84x84 with
-the ImageNet stem (6x6; the official ResNet-18 has stride 1 in its last stage, too). Parameters keep the target's shapes;
-the time per image changes.
+is at least 4x4. ConvNet-3 loses its last max-pool at 28x28 (map 7x7) and its last two at 8x8 (4x4), and none at 32x32
+(4x4) or 84x84 (10x10). A ResNet's last stages get stride 1: none at 28x28 and 32x32 (4x4), two at 8x8 (4x4), one at 84x84
+with the ImageNet stem (6x6; as in the official ResNet-18). Parameters keep their shapes; the time per image changes.
 
 Reduction. Maps of more than `reduce_dim` = 256 channels are reduced to 256, as in the official scripts for ResNet-18
 (CUB); ConvNet-3's 64 channels are not reduced.
 
-Stages and budget. Each stage takes half of the budget's groups, with equally many images per step. (The official schedule
-for miniImageNet shows the two stages nearly equally many images, too: 170 epochs of 38,400 images, then 60,000 episodes
-of 105.) With validation groups, the first stage ends where validation is best, like official pretraining, and the second
-gets exactly as many steps. One number then describes the schedule: `chosen_groups` is twice the length of the first
-stage, and a run with `max_groups=chosen_groups` and no validation repeats it. Validation accuracy during the second stage
-is recorded but does not shorten it; a search ends with the best state of the second stage.
+Budget. Each stage takes half of the budget's groups, with equally many images per step, as nearly in the official schedule
+for miniImageNet (170 epochs of 38,400 images, then 60,000 episodes of 105). With validation groups the first stage ends
+where validation is best, like official pretraining, and the second gets exactly as many steps. So `chosen_groups` is
+twice the length of the first stage, and a run with `max_groups=chosen_groups` and no validation repeats the schedule.
+Validation during the second stage does not shorten it; a search ends with the best state of the second stage.
 
 Departures from Xie et al.: Adam at the benchmark's 1e-3 in both stages, without weight decay or learning-rate decay (they:
 SGD at 0.05, then 1e-3 to 5e-5, and a separate rate for the temperature in pretraining), so that all methods share one
@@ -51,8 +48,6 @@ from pudnet_bench.methods.feature_learner import FeatureLearner, Logits
 from pudnet_bench.methods.meta_training import LEARNING_RATE, train_until_converged
 from pudnet_bench.methods.metric import SUPPORT_PER_CLASS, euclidean_logits, prototypes
 
-REDUCE_DIM = 256
-DROPOUT = 0.5
 SMALLEST_MAP = 4  # positions a side
 CHUNK = 256  # images whose BDC matrices are in memory at once
 
@@ -60,14 +55,12 @@ CHUNK = 256  # images whose BDC matrices are in memory at once
 def brownian_covariance(feature_maps: Tensor, log_temperature: Tensor) -> Tensor:
     """Return the BDC matrices of feature maps as vectors: float [n, c, h, w] and a scalar -> [n, c(c+1)/2].
 
-    With x_k in R^{hw} the k-th channel of an image (`BDCovpool` and `Triuvec` of the official
-    `methods/bdc_module.py`; the channels are the observations, the positions their coordinates):
+    With x_k in R^{hw} the k-th channel of an image (official `BDCovpool` and `Triuvec`; channels are observations):
     d_kl = |x_k - x_l|^2, a_kl = sqrt(exp(log_temperature) max(d_kl, 0) + 1e-5),
     r_kl = a_kl - mean_m a_km - mean_m a_ml + mean_mn a_mn, and the vector holds r_kl for k <= l, row by row.
 
-    Computed in float32 regardless of autocast, and in float64 for float64 maps. Values equal the official code's; means
-    replace its products with matrices of ones, and a batch of one image keeps its first dimension, which its `squeeze`
-    removes.
+    Computed in float32 regardless of autocast, or in float64 for float64 maps. Means replace the official products with
+    matrices of ones, and a batch of one image keeps its first dimension, which the official `squeeze` removes.
     """
     n, channels = feature_maps.shape[:2]
     with torch.autocast(feature_maps.device.type, enabled=False):
@@ -83,16 +76,6 @@ def brownian_covariance(feature_maps: Tensor, log_temperature: Tensor) -> Tensor
         return centred.flatten(1).index_select(1, row * channels + column)
 
 
-def _map_shape(network: nn.Module, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Return (channels, height, width) of the last feature map; the network's state is left as it was."""
-    training = network.training
-    network.eval()
-    with torch.no_grad():
-        _, channels, height, width = _feature_maps(network, torch.zeros(1, *image_shape)).shape
-    network.train(training)
-    return channels, height, width
-
-
 def _feature_maps(network: nn.Module, images: Tensor) -> Tensor:
     maps: Tensor = network(images) if isinstance(network, nn.Sequential) else network.forward_features(images)  # type: ignore[operator]
     return maps
@@ -100,17 +83,11 @@ def _feature_maps(network: nn.Module, images: Tensor) -> Tensor:
 
 def _without_last_halving(network: nn.Module) -> bool:
     """Remove the network's last halving of the map; return False when there is none left."""
-    if isinstance(network, nn.Sequential):
-        pools = [i for i, layer in enumerate(network) if isinstance(layer, nn.MaxPool2d)]
-        if pools:
-            network[pools[-1]] = nn.Identity()
-        return bool(pools)
-    for module in (network.layer4, network.layer3, network.layer2, network.maxpool, network.conv1):
-        if isinstance(module, nn.MaxPool2d):
-            network.maxpool = nn.Identity()
+    for name, child in reversed(list(network.named_children())):
+        if isinstance(child, nn.MaxPool2d):
+            setattr(network, name, nn.Identity())
             return True
-        assert isinstance(module, nn.Module)
-        strided = [m for m in module.modules() if isinstance(m, nn.Conv2d) and m.stride != (1, 1)]
+        strided = [m for m in child.modules() if isinstance(m, nn.Conv2d) and m.stride != (1, 1)]
         for convolution in strided:
             convolution.stride = (1, 1)
         if strided:
@@ -118,15 +95,15 @@ def _without_last_halving(network: nn.Module) -> bool:
     return False
 
 
-def map_network(target: TargetSpec) -> tuple[nn.Module, tuple[int, int, int]]:
+def _map_network(target: TargetSpec) -> tuple[nn.Module, torch.Size]:
     """Return the target network up to a last feature map of at least 4x4, and that map's (channels, height, width)."""
     network = targets.build(target)
     if isinstance(network, nn.Sequential):
         network = nn.Sequential(*list(network)[:-1])  # without Flatten
-    shape = _map_shape(network, target.image_shape)
-    while min(shape[1:]) < SMALLEST_MAP and _without_last_halving(network):
-        shape = _map_shape(network, target.image_shape)
-    return network, shape
+    while True:
+        shape = targets.output_shape(network, partial(_feature_maps, network), target.image_shape)
+        if min(shape[1:]) >= SMALLEST_MAP or not _without_last_halving(network):
+            return network, shape
 
 
 class MapNetwork(nn.Module):
@@ -134,7 +111,7 @@ class MapNetwork(nn.Module):
 
     def __init__(self, target: TargetSpec, reduce_dim: int) -> None:
         super().__init__()
-        self.network, (channels, height, width) = map_network(target)
+        self.network, (channels, height, width) = _map_network(target)
         self.channels = min(channels, reduce_dim)
         self.reduction: nn.Module = nn.Identity()
         if channels > reduce_dim:
@@ -189,10 +166,7 @@ class Stage(Session):
 class MetaDeepBDC(FeatureLearner):
     """The target network's feature maps, compared by their Brownian distance covariance.
 
-    Args:
-        reduce_dim: channels to which wider maps are reduced; at least 2.
-        dropout: probability in pretraining.
-        support_per_class: images per class that define a prototype.
+    Wider maps are reduced to `reduce_dim` channels, at least 2; `dropout` is its probability in pretraining.
     """
 
     name: ClassVar[str] = "meta-deepbdc"
@@ -202,8 +176,8 @@ class MetaDeepBDC(FeatureLearner):
         target: TargetSpec,
         n_training_classes: int,
         *,
-        reduce_dim: int = REDUCE_DIM,
-        dropout: float = DROPOUT,
+        reduce_dim: int = 256,
+        dropout: float = 0.5,
         support_per_class: int = SUPPORT_PER_CLASS,
     ) -> None:
         if reduce_dim < 2:
@@ -250,12 +224,10 @@ class MetaDeepBDC(FeatureLearner):
         head = nn.Linear(d, self.n_training_classes, device=self.module.log_temperature.device)
         nn.init.zeros_(head.bias)
         optimizer = torch.optim.Adam([*self.module.parameters(), *head.parameters()], lr=LEARNING_RATE, fused=True)
-        images_per_step = groups.ways * groups.support_per_class + groups.queries_per_group
+        batches = partial(groups.batches, groups.ways * groups.support_per_class + groups.queries_per_group)
 
         def losses(batch: Dataset) -> dict[str, Tensor]:
             logits = head(F.dropout(self.features(batch.images), self.dropout))
             return {"pretraining_loss": F.cross_entropy(logits, batch.labels)}
 
-        train_until_converged(
-            self, self.module, optimizer, partial(groups.batches, images_per_step), losses, groups, session
-        )
+        train_until_converged(self, self.module, optimizer, batches, losses, groups, session)

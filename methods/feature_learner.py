@@ -1,7 +1,7 @@
 """Base class of the metric learners: the target network as feature extractor, a classifier built from support features.
 
-A subclass defines `classifier`, and by default meta-trains on episodes with that classifier and cross-entropy, with the
-schedule shared by all methods (Adam, 1e-3).
+By default a subclass meta-trains on episodes with its `classifier` and cross-entropy, by the schedule of all methods
+(Adam, 1e-3).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.util import find_spec
@@ -19,16 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pudnet_bench.methods import targets
+from pudnet_bench.methods import metric, targets
 from pudnet_bench.methods.base import Dataset, Episode, GroupStream, Method, MethodError, Session, Snapshot, TargetSpec
 from pudnet_bench.methods.meta_training import LEARNING_RATE, train_until_converged
-from pudnet_bench.methods.metric import (
-    SUPPORT_PER_CLASS,
-    cosine_logits,
-    euclidean_logits,
-    prototypes,
-    support_indices,
-)
+from pudnet_bench.methods.metric import SUPPORT_PER_CLASS, support_indices
 
 Logits = Callable[[Tensor], Tensor]
 """Maps query features [n, d] to logits [n, n_classes]."""
@@ -38,19 +31,17 @@ Distance = Literal["euclidean", "cosine"]
 
 @cache
 def prototype_classifier_name() -> Literal["learn2learn", "methods.metric"]:
-    """Whose code classifies by class means in this environment; learn2learn's wherever it is installed."""
+    """Return whose code classifies by class means in this environment: learn2learn's wherever it is installed."""
     return "learn2learn" if find_spec("learn2learn") else "methods.metric"
 
 
 def prototypical_classifier(distance: Distance) -> Any:
-    """learn2learn's `PrototypicalClassifier`, without support yet.
-
-    Imported late and quietly: it imports gym, which prints a notice to stderr.
+    """Return learn2learn's `PrototypicalClassifier`, without support yet.
 
     Raises:
-        MethodError: learn2learn is not installed or fails to import.
+        MethodError: if learn2learn is not installed or fails to import.
     """
-    with contextlib.redirect_stderr(io.StringIO()):
+    with contextlib.redirect_stderr(io.StringIO()):  # it imports gym, which prints a notice
         try:
             from learn2learn.nn import PrototypicalClassifier
         except ImportError as error:
@@ -62,33 +53,28 @@ def prototypical_classifier(distance: Distance) -> Any:
 
 
 def nearest_prototype(distance: Distance, features: Tensor, labels: Tensor, n_classes: int) -> Logits:
-    """The classifier by class means, learn2learn's where it is installed and else `methods.metric`; equal to rounding.
+    """Return the classifier by class means of support `features` float [n, d] with `labels` int64 [n].
 
-    Args:
-        distance: "euclidean" (logits are negative squared distances) or "cosine" (logits are cosines).
-        features: Support features, float [n, d].
-        labels: Their classes, int64 [n] in 0..n_classes-1; every class occurs.
-        n_classes: Number of classes.
+    It is learn2learn's where that is installed and otherwise that of `methods.metric`, equal to rounding. Logits are
+    negative squared distances or cosines.
 
     Raises:
-        MethodError: learn2learn is installed but fails to import.
+        MethodError: if learn2learn is installed but fails to import.
     """
     if prototype_classifier_name() == "learn2learn":
         classifier: Logits = prototypical_classifier(distance)
         classifier.fit_(features, labels)  # type: ignore[attr-defined]
         return classifier
-    means = prototypes(features, labels, n_classes)
+    means = metric.prototypes(features, labels, n_classes)
     if distance == "cosine":
-        return lambda query: cosine_logits(query, means, 1.0)
-    return lambda query: euclidean_logits(query, means)
+        return lambda query: metric.cosine_logits(query, means, 1.0)
+    return lambda query: metric.euclidean_logits(query, means)
 
 
 class FeatureLearner(Method):
     """The target network, learned once and then frozen; fitting a group only builds a classifier on its support.
 
-    Args:
-        support_per_class: images per class that define the classifier.
-        network: feature extractor of a subclass that builds its own; by default the target network.
+    `support_per_class` images per class define the classifier. A subclass may build another `network` than the target.
     """
 
     def __init__(
@@ -103,9 +89,13 @@ class FeatureLearner(Method):
         self.support_per_class = support_per_class
         self.modules = nn.ModuleDict({"network": network or targets.build(target)})
 
-    @abstractmethod
     def classifier(self, features: Tensor, labels: Tensor, n_classes: int) -> Logits:
-        """Return the classifier defined by support `features` float [n, d] and `labels` int64 [n] in 0..n_classes-1."""
+        """Return the classifier defined by support `features` float [n, d] and `labels` int64 [n] in 0..n_classes-1.
+
+        By default it goes by cosine to class centroids times 10 (Chen et al. 2021, section 3.1).
+        """
+        centroids = metric.prototypes(features, labels, n_classes)
+        return lambda query: metric.cosine_logits(query, centroids, metric.TEMPERATURE)
 
     def features(self, images: Tensor) -> Tensor:
         """Return the features float32 [n, d] of `images` [n, c, h, w]."""

@@ -1,9 +1,9 @@
 """Fine-tuning of the network that another method provides for a group, with a linear head (paper, Table 5).
 
 Section 4.4 of the PudNet paper adds a linear layer to a predicted, pretrained or meta-trained network and trains for 50
-epochs on 10,000 images; "from scratch" is the same training of a freshly initialised target. The paper states neither
-which parameters are trained nor the learning rate. Here all of them are, including the head, with the schedule of
-training from scratch (Adam, 1e-3, batches of 32), so that rows differ only in where training starts.
+epochs on 10,000 images; "from scratch" is the same training of a freshly initialised target. The paper states neither the
+trained parameters nor the learning rate. Here all are trained, with the schedule of training from scratch (Adam, 1e-3,
+batches of 32), so that rows differ only in where training starts.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pudnet_bench.methods.scratch import Adam
 class Finetune(Adam):
     """Training that starts from the network of `base`, any method with a `fitted_network`.
 
-    `base_options` are options of that method, whose artifact is shared with its own rows. The time of `fit` includes
-    what `base` does for the group, such as PudNet's prediction.
+    `base_options` are options of that method. The time of `fit` includes what it does for the group, such as PudNet's
+    prediction.
     """
 
     name: ClassVar[str] = "finetune"

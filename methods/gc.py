@@ -16,14 +16,9 @@ from pudnet_bench.methods.scratch import Scratch
 
 
 def centralize(grad: Tensor, conv_only: bool = False) -> Tensor:
-    """Subtract the mean over all dimensions but the first, for tensors of more than one dimension (equation 1).
+    """Return `grad` less its mean over all dimensions but the first, if it has more than one dimension (equation 1).
 
-    Args:
-        grad: any shape; not modified.
-        conv_only: centre only tensors of more than three dimensions.
-
-    Returns:
-        A new tensor of the same shape, or `grad` itself where nothing is centred.
+    `conv_only` centres only tensors of more than three dimensions. `grad` itself is not modified.
     """
     if grad.dim() <= (3 if conv_only else 1):
         return grad
@@ -31,15 +26,12 @@ def centralize(grad: Tensor, conv_only: bool = False) -> Tensor:
 
 
 class AdamGC(torch.optim.Adam):
-    """torch's Adam with gradient centralization.
+    """torch's Adam with gradient centralization; `step` leaves the parameters' `.grad` unchanged.
 
     Args:
-        params, lr, betas, eps, fused: as in `torch.optim.Adam`.
         weight_decay: L2 penalty, added to the gradient before it is centred.
         gc_conv_only: centre only the gradients of convolutions.
         gc_loc: centre the gradient; if False, centre the final update.
-
-    `step` leaves the parameters' `.grad` unchanged.
     """
 
     def __init__(
@@ -54,9 +46,7 @@ class AdamGC(torch.optim.Adam):
         fused: bool | None = True,
     ) -> None:
         super().__init__(params, lr=lr, betas=betas, eps=eps, fused=fused)
-        self.decay = weight_decay
-        self.gc_conv_only = gc_conv_only
-        self.gc_loc = gc_loc
+        self.decay, self.gc_conv_only, self.gc_loc = weight_decay, gc_conv_only, gc_loc
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

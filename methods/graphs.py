@@ -18,14 +18,12 @@ from torch import Tensor, nn
 from pudnet_bench.methods.base import Dataset, MethodError
 
 WARM_UPS = 3  # steps before a recording, in which libraries choose kernels and the optimiser creates its state
-Recorder = Callable[[Callable[[], None], torch.optim.Optimizer], Callable[[], object]]
-"""`record(step, optimizer)` returns a callable that repeats `step`, which uses `optimizer`."""
 
 
 def recorded(step: Callable[[], None], optimizer: torch.optim.Optimizer) -> Callable[[], object]:
     """Record `step` as a CUDA graph and return a callable that replays it on the current stream.
 
-    `step` runs a few times before the recording, on a side stream as CUDA graphs require; its effects remain.
+    `step` first runs a few times, on a side stream as CUDA graphs require; its effects remain.
 
     Raises:
         MethodError: on a CPU, and for an optimiser other than fused Adam, whose step cannot be captured.
@@ -43,25 +41,22 @@ def recorded(step: Callable[[], None], optimizer: torch.optim.Optimizer) -> Call
             step()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    _set_capturable(optimizer, True)  # required by torch during capture, and a warning at any other time
+    for group in optimizer.param_groups:
+        group["capturable"] = True  # required by torch during capture, and a warning at any other time
     try:
         with torch.cuda.graph(graph):
             step()
     finally:
-        _set_capturable(optimizer, False)
+        for group in optimizer.param_groups:
+            group["capturable"] = False
     return graph.replay
-
-
-def _set_capturable(optimizer: torch.optim.Optimizer, value: bool) -> None:
-    for group in optimizer.param_groups:
-        group["capturable"] = value
 
 
 class StaticTraining:
     """Cross-entropy training of `network` on datasets of one shape, whose steps are recorded once and replayed.
 
-    `begin` turns it into the training of a freshly initialised network on another dataset, in place, which invalidates
-    earlier classifiers. Epochs use the order of images that `methods.scratch` draws and skip batches of one image, too.
+    `begin` restarts it in place with a freshly initialised network on another dataset, which invalidates earlier
+    classifiers. Epochs draw the images' order as `methods.scratch` does and skip batches of one image, too.
     """
 
     def __init__(
@@ -71,14 +66,13 @@ class StaticTraining:
         dataset: Dataset,
         batch_size: int,
         autocast: Callable[[], AbstractContextManager[Any]],
-        record: Recorder,
     ) -> None:
         self.network, self.optimizer, self.autocast = network.train(), optimizer, autocast
         self.images, self.labels, self.n_classes = dataset.images.clone(), dataset.labels.clone(), dataset.n_classes
         self.batch_size = batch_size
         sizes = {min(batch_size, len(dataset)), len(dataset) % batch_size} - {0, 1}
         self.places = {size: torch.arange(size, device=self.labels.device) for size in sizes}
-        self.steps = {size: record(partial(self._step, places), optimizer) for size, places in self.places.items()}
+        self.steps = {size: recorded(partial(self._step, places), optimizer) for size, places in self.places.items()}
 
     def suits(self, dataset: Dataset) -> bool:
         """Return whether `dataset` has the shape, memory layout, device and classes that were recorded."""

@@ -23,17 +23,9 @@ READS = 5  # processing steps of the query's attention LSTM; Vinyals et al. give
 
 
 def attention_log_probs(query: Tensor, support: Tensor, labels: Tensor, n_classes: int, scale: float = 100.0) -> Tensor:
-    """Return log class probabilities by attention (Vinyals et al. 2016, equation 1, with the cosine kernel times `scale`).
+    """Return log class probabilities [n, n_classes] by attention (equation 1, with the cosine kernel times `scale`).
 
-    Args:
-        query: features float [n, d].
-        support: features float [s, d].
-        labels: int64 [s] in 0..n_classes-1; every class occurs.
-        n_classes: number of classes.
-        scale: factor of the cosine.
-
-    Returns:
-        float [n, n_classes], whose exponentials sum to one.
+    `query` features are float [n, d], `support` features [s, d] with `labels` int64 [s]; every class occurs.
     """
     similarity = scale * (F.normalize(query, dim=-1) @ F.normalize(support, dim=-1).T)
     attention = F.log_softmax(similarity, -1)
@@ -50,10 +42,9 @@ class FullContext(nn.Module):
 
     def __init__(self, dim: int, reads: int = READS) -> None:
         super().__init__()
+        self.dim, self.reads = dim, reads
         self.support_lstm = nn.LSTM(dim, dim, bidirectional=True)
         self.query_lstm = nn.LSTMCell(dim, 2 * dim)
-        self.reads = reads
-        self.dim = dim
 
     def support(self, features: Tensor) -> Tensor:
         """Embed support features [s, d] -> [s, d]."""
@@ -63,8 +54,7 @@ class FullContext(nn.Module):
 
     def query(self, features: Tensor, support: Tensor) -> Tensor:
         """Embed query features [n, d] -> [n, d], each independently, given embedded `support` [s, d]."""
-        hidden = features.new_zeros(len(features), 2 * self.dim)  # [h, r]: state and read vector
-        cell = features.new_zeros(len(features), 2 * self.dim)
+        hidden = cell = features.new_zeros(len(features), 2 * self.dim)  # hidden is [h, r]: state and read vector
         h = features
         for _ in range(self.reads):
             hidden, cell = self.query_lstm(features, (hidden, cell))

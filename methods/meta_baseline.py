@@ -16,9 +16,7 @@ from torch import Tensor, nn
 
 from pudnet_bench.methods.base import TargetSpec
 from pudnet_bench.methods.feature_learner import FeatureLearner, Logits, nearest_prototype
-from pudnet_bench.methods.metric import SUPPORT_PER_CLASS
-
-TEMPERATURE = 10.0  # section 3.2; its initial value here
+from pudnet_bench.methods.metric import SUPPORT_PER_CLASS, TEMPERATURE
 
 
 class MetaBaseline(FeatureLearner):

@@ -21,8 +21,7 @@ Input = TypeVar("Input")
 def validation_accuracy(method: Method, groups: Sequence[Group], ranks: Ranks = SINGLE_PROCESS) -> float:
     """Return the mean accuracy (0..1) of `method` over `groups`, divided among `ranks`.
 
-    Groups are fitted and tested like unseen groups, each under a seed of its own; the random state of the training is
-    left as it was.
+    Each group has a seed of its own; the random state of the training is left as it was.
     """
     accuracies = torch.zeros(len(groups), device=groups[0].test.labels.device)
     with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
@@ -55,13 +54,11 @@ def train_until_converged(
     random numbers; gradients and buffers are averaged. The number of ranks then changes only the order of sums.
 
     Args:
-        method: is validated, and holds the result.
         module: everything that has a training mode and buffers.
         optimizer: holds the learned parameters.
         inputs: `inputs(first, stride)` yields every `stride`-th input (an episode or a batch) from number `first` on.
         losses: maps an input to scalar losses by name; the first is minimised, all are reported.
         groups: the source of the validation groups.
-        session: budget, callbacks and checkpoint.
         updates: optimiser steps on each input.
 
     Raises:
@@ -116,7 +113,7 @@ class _Best:
 
 @dataclass(frozen=True)
 class _Stepper(Generic[Input]):
-    """Optimiser steps on one group or on several at once; `stream` is what `inputs` yields from the current group on."""
+    """Optimiser steps on one group or several at once; `stream` is what `inputs` yields from the current group on."""
 
     losses: Callable[[Input], dict[str, Tensor]]
     inputs: Callable[[int, int], Iterable[Input]]
@@ -129,18 +126,13 @@ class _Stepper(Generic[Input]):
 
     def step(self, seen: int) -> tuple[int, dict[str, Tensor]]:
         """Step on what comes after `seen` groups; return the groups seen then and the losses of the last update."""
-        if self.session.budget.groups_per_step == 1:
-            return seen + 1, self._on_one(next(self.stream))
-        end = min(seen + self.session.budget.groups_per_step, self._next_stop(seen))
-        return end, self._on_many(seen, end)
-
-    def _next_stop(self, seen: int) -> int:
-        """Return the next number of groups after `seen` that a step must not pass: a check, a milestone or the end."""
         budget = self.session.budget
-        stops = [budget.max_groups, *(milestone for milestone in self.session.milestones if milestone > seen)]
+        if budget.groups_per_step == 1:
+            return seen + 1, self._on_one(next(self.stream))
+        stops = [seen + budget.groups_per_step, budget.max_groups, *(m for m in self.session.milestones if m > seen)]
         if self.validates:
             stops.append((seen // budget.check_every + 1) * budget.check_every)
-        return min(stops)
+        return min(stops), self._on_many(seen, min(stops))
 
     def _on_one(self, item: Input) -> dict[str, Tensor]:
         for _ in range(self.updates):
@@ -211,15 +203,14 @@ def _restore(checkpoint: Checkpoint, module: nn.Module, optimizer: torch.optim.O
         prefix = f"optimizer/{number}/"
         for key, value in tensors.items():
             if key.startswith(prefix):
-                # The fused step needs moments with the memory layout of their parameter, which files do not keep.
+                # The fused step needs moments with the memory layout of their parameter, which files do not store.
                 like = parameter if value.shape == parameter.shape else value.to(parameter.device)
                 optimizer.state[parameter][key.removeprefix(prefix)] = torch.empty_like(like).copy_(value)
     torch.set_rng_state(tensors["random"])
     if "random/cuda" in tensors:
         torch.cuda.set_rng_state(tensors["random/cuda"])
-    state = {name.removeprefix("best/"): value for name, value in tensors.items() if name.startswith("best/")}
-    device = next(iter(_parameters(optimizer))).device
-    state = {name: value.to(device) for name, value in state.items()}
+    device = _parameters(optimizer)[0].device
+    state = {key.removeprefix("best/"): value.to(device) for key, value in tensors.items() if key.startswith("best/")}
     return numbers["seen"], _Best(numbers["accuracy"], numbers["groups"], numbers["checks_since"], state)
 
 

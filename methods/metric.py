@@ -6,19 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SUPPORT_PER_CLASS = 10  # images per class that make a centroid (the paper, A.2)
+SUPPORT_PER_CLASS = 10  # images per class that make a centroid (paper, A.2)
+TEMPERATURE = 10.0  # of cosines (paper, A.2; Chen et al. 2021, section 3.2, where it is the initial value)
 
 
 def prototypes(features: Tensor, labels: Tensor, n_classes: int) -> Tensor:
-    """Return the mean feature vector of each class (Snell et al. 2017, equation 1).
+    """Return the mean of the `features` [n, d] of each class: [n_classes, d] (Snell et al. 2017, equation 1).
 
-    Args:
-        features: float [n, d].
-        labels: int64 [n] in 0..n_classes-1; every class occurs.
-        n_classes: number of classes.
-
-    Returns:
-        float [n_classes, d].
+    `labels` are int64 [n] in 0..n_classes-1; every class occurs.
     """
     one_hot = F.one_hot(labels, n_classes).to(features.dtype)
     return (one_hot.T @ features) / one_hot.sum(0).unsqueeze(1)
@@ -36,17 +31,10 @@ def euclidean_logits(query: Tensor, prototypes: Tensor) -> Tensor:
 
 
 def support_indices(labels: Tensor, n_classes: int, per_class: int) -> Tensor:
-    """Return the positions of the first `per_class` images of each class, or of all where a class has fewer.
+    """Return the positions, sorted by class, of the first `per_class` images of each class, or of all if it has fewer.
 
-    Images of a group are in random order within a class, so the first ones are a random draw.
-
-    Args:
-        labels: int64 [n] in 0..n_classes-1.
-        n_classes: number of classes.
-        per_class: images per class.
-
-    Returns:
-        int64 [n_classes * per_class], sorted by class.
+    Images of a group are in random order within a class, so the first ones are a random draw. `labels` are int64 [n] in
+    0..n_classes-1; the result is int64 [n_classes * per_class].
     """
     order = torch.argsort(labels, stable=True)
     counts = torch.bincount(labels, minlength=n_classes)

@@ -14,8 +14,7 @@ Only the abstract was available when this was written, neither the paper's Algor
 our reading of it, and these are our choices:
 
 - The bases are free parameters, neither orthogonal nor normalised. Each column starts as an independently initialised
-  network, and v_0 = (1/m, ..., 1/m), so that BatchNorm's gains start at one; the kernels start smaller than usual, which
-  BatchNorm undoes.
+  network, and v_0 = (1/m, ..., 1/m), so that BatchNorm's gains start at one; BatchNorm undoes the smaller kernels.
 - The head takes cosines to the support's class means (`head="prototype"`), has no parameters, and works for any number of
   classes. `head="linear"` puts a linear layer inside the subspaces, a more literal reading. But a group's labels are in
   random order (5 classes: 120 orders), so the m coordinates would have to encode which label is which before anything
@@ -27,8 +26,8 @@ our reading of it, and these are our choices:
   best length and the training of that length follow one schedule.
 - BatchNorm normalises by the current images in training (the support images in inner steps, support and query images
   together for the meta loss), as MAML implementations do. At test time the chosen network uses the statistics of the
-  group's fit images: networks of different coordinates have different statistics, which no running average fits, and a
-  test image's logits must not depend on other test images.
+  group's fit images: no running average fits networks of different coordinates, and a test image's logits must not
+  depend on other test images.
 - The hard choice takes the loss on all fit images, from the pass that estimates those statistics. For a dataset of
   thousands of images the pass takes 2,000, evenly spaced, so that memory does not grow with the dataset.
 """
@@ -43,23 +42,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from pudnet_bench.methods import targets
-from pudnet_bench.methods.base import (
-    Dataset,
-    Episode,
-    GroupStream,
-    ImagePasses,
-    Method,
-    MethodError,
-    Session,
-    Snapshot,
-    TargetSpec,
-)
+from pudnet_bench.methods import base, targets
+from pudnet_bench.methods.base import Dataset, Episode, GroupStream, ImagePasses, Method, MethodError, Session, Snapshot
 from pudnet_bench.methods.meta_training import LEARNING_RATE, train_until_converged
-from pudnet_bench.methods.metric import SUPPORT_PER_CLASS, cosine_logits, prototypes, support_indices
+from pudnet_bench.methods.metric import SUPPORT_PER_CLASS, TEMPERATURE, cosine_logits, prototypes, support_indices
+from pudnet_bench.methods.targets import STATISTICS_IMAGES
 
-STATISTICS_IMAGES = 2_000  # that estimate BatchNorm statistics, in one pass
-TEMPERATURE = 10.0  # of the cosines, with head="prototype"; as in PudNet (its paper, A.2)
+Loss = Callable[[Tensor], Tensor]  # maps parameters w [d] to a scalar
 
 
 def subspace_parameters(basis: Tensor, coordinates: Tensor) -> Tensor:
@@ -73,35 +62,23 @@ def named_parameters(vector: Tensor, shapes: Mapping[str, torch.Size]) -> dict[s
     return {name: piece.view(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
 
 
-def adapt(
-    support_loss: Callable[[Tensor], Tensor],
-    basis: Tensor,
-    start: Tensor,
-    steps: int,
-    alpha: float,
-    first_order: bool = False,
-) -> Tensor:
-    """Take gradient steps v <- v - alpha * grad_v support_loss(S_k v); gradients must be enabled.
+def adapt(loss: Loss, basis: Tensor, start: Tensor, steps: int, alpha: float, first_order: bool = False) -> Tensor:
+    """Take gradient steps v <- v - alpha * grad_v loss(S_k v) from coordinates `start` [m]; gradients must be enabled.
 
-    Args:
-        support_loss: maps w [d] to a scalar.
-        basis: float [m, d].
-        start: initial coordinates [m].
-        steps: number of steps.
-        alpha: step size.
-        first_order: treat the inner gradients as constants, instead of differentiating the result through them.
-
-    Returns:
-        Coordinates [m].
+    `first_order` treats the inner gradients as constants, instead of differentiating the result through them.
     """
     coordinates = start if start.requires_grad else start.detach().requires_grad_()
     for _ in range(steps):
-        loss = support_loss(subspace_parameters(basis, coordinates))
-        (gradient,) = torch.autograd.grad(loss, coordinates, create_graph=not first_order)
+        value = loss(subspace_parameters(basis, coordinates))
+        (gradient,) = torch.autograd.grad(value, coordinates, create_graph=not first_order)
         coordinates = coordinates - alpha * gradient
         if first_order:
             coordinates = coordinates.detach().requires_grad_()
     return coordinates
+
+
+def _without_head(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in parameters.items() if not name.startswith("head.")}
 
 
 def soft_choice(support_losses: Tensor, temperature: float) -> Tensor:
@@ -121,8 +98,7 @@ def meta_loss(support_losses: Tensor, query_losses: Tensor, temperature: float) 
 
 def temperature_at(groups_seen: int, initial: float, final: float, anneal_groups: int) -> float:
     """Return gamma after `groups_seen` groups: linear from `initial` to `final` over `anneal_groups`, then `final`."""
-    share = min(groups_seen / anneal_groups, 1.0)
-    return initial + (final - initial) * share
+    return initial + (final - initial) * min(groups_seen / anneal_groups, 1.0)
 
 
 class Subspaces(nn.Module):
@@ -141,17 +117,13 @@ class MUSML(Method):
             15 MB for ConvNet-3 (d = 76 thousand), 2.1 GB for ResNet-18 (11.2 million) and 4.1 GB for ResNet-34.
         inner_steps, alpha: T and the step size; T = 5 is usual for MAML, here both in training and in testing.
         gamma: temperature of the soft choice, from 0.5 (losses start near log 2 or log 5, so every subspace learns) to
-            0.01 (practically the hard choice).
-        anneal_groups: groups over which gamma decreases.
-        first_order: treat inner gradients as constants. A step on Fashion-set with ConvNet-3 takes 0.6 s of one core, but
-            1.9 s in second order, which was no better on Digits-set after 60 groups; for the ResNets, second-order graphs
-            of all inner steps would hardly fit 8 GB. In first order activations of support and query images are stored K
-            times: 2.1 GB for ResNet-18 on CIFAR100-set (4.7 MB an image, 150 images), 3.6 GB for ResNet-34.
-        head: "prototype" or "linear", see the module's docstring. A linear head has as many outputs as the groups of
-            meta-training have classes.
-        adapt_on: "support" fits the coordinates to `support_per_class` images per class, as in meta-training; "fit" to
-            all fit images.
-        support_per_class: images per class that define the class means.
+            0.01 (practically the hard choice), over `anneal_groups` groups.
+        first_order: a step on Fashion-set with ConvNet-3 takes 0.6 s of one core, but 1.9 s in second order, which was no
+            better on Digits-set after 60 groups; for the ResNets, second-order graphs of all inner steps would hardly fit
+            8 GB. In first order activations of support and query images are stored K times: 2.1 GB for ResNet-18 on
+            CIFAR100-set (4.7 MB an image, 150 images), 3.6 GB for ResNet-34.
+        head: "prototype" or "linear". A linear head has as many outputs as the groups of meta-training have classes.
+        adapt_on: "support" fits the coordinates to the support images, as in meta-training; "fit" to all fit images.
 
     Raises:
         MethodError: for unknown options, and from `fit` with a linear head for another number of classes.
@@ -161,7 +133,7 @@ class MUSML(Method):
 
     def __init__(
         self,
-        target: TargetSpec,
+        target: base.TargetSpec,
         n_training_classes: int,
         *,
         n_subspaces: int = 3,
@@ -177,19 +149,12 @@ class MUSML(Method):
     ) -> None:
         super().__init__(target, n_training_classes)
         if head not in ("linear", "prototype") or adapt_on not in ("support", "fit"):
-            raise MethodError(
-                f"musml takes head=linear or prototype and adapt_on=support or fit, not {head} and {adapt_on}"
-            )
-        self.n_subspaces = n_subspaces
-        self.subspace_dim = subspace_dim
-        self.inner_steps = inner_steps
-        self.alpha = alpha
-        self.gamma = gamma
-        self.anneal_groups = anneal_groups
-        self.first_order = first_order
-        self.head = head
-        self.adapt_on = adapt_on
-        self.support_per_class = support_per_class
+            given = f"{head} and {adapt_on}"
+            raise MethodError(f"musml takes head=linear or prototype and adapt_on=support or fit, not {given}")
+        self.n_subspaces, self.subspace_dim = n_subspaces, subspace_dim
+        self.inner_steps, self.alpha, self.first_order = inner_steps, alpha, first_order
+        self.gamma, self.anneal_groups = gamma, anneal_groups
+        self.head, self.adapt_on, self.support_per_class = head, adapt_on, support_per_class
         self.device = torch.device("cpu")
         self.network = targets.build(target).requires_grad_(False)  # for its structure; its own parameters are unused
         self.n_features = targets.feature_count(self.network, target.image_shape)
@@ -263,9 +228,8 @@ class MUSML(Method):
 
     def features(self, parameters: dict[str, Tensor], images: Tensor) -> Tensor:
         """Return the features float32 [n, n_features] of `images` [n, c, h, w] under `parameters` (and buffers)."""
-        own = {name: value for name, value in parameters.items() if not name.startswith("head.")}
         with self.autocast():
-            features: Tensor = functional_call(self.network, own, (images,))
+            features: Tensor = functional_call(self.network, _without_head(parameters), (images,))
         return features.float()
 
     def logits(self, parameters: dict[str, Tensor], features: Tensor, support: tuple[Tensor, Tensor], n: int) -> Tensor:
@@ -274,8 +238,8 @@ class MUSML(Method):
             return F.linear(features, parameters["head.weight"], parameters["head.bias"])
         return cosine_logits(features, prototypes(*support, n), TEMPERATURE)
 
-    def support_loss(self, shapes: Mapping[str, torch.Size], support: Dataset) -> Callable[[Tensor], Tensor]:
-        """Return a function from w [d] to the cross-entropy of `support`, in BatchNorm's training mode."""
+    def support_loss(self, shapes: Mapping[str, torch.Size], support: Dataset) -> Loss:
+        """Return the cross-entropy of `support` as a function of w, in BatchNorm's training mode."""
 
         def loss(vector: Tensor) -> Tensor:
             parameters = named_parameters(vector, shapes)
@@ -343,7 +307,7 @@ class MUSML(Method):
         return {**named_parameters(vector, self.shapes(dataset.n_classes)), **buffers}
 
     def fitted_network(self, dataset: Dataset) -> nn.Module:
-        state = {name: tensor for name, tensor in self.chosen(dataset).items() if not name.startswith("head.")}
+        state = _without_head(self.chosen(dataset))
         network = targets.build(self.target).to(dataset.images.device)
         network.load_state_dict(state)
         return network

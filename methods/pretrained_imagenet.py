@@ -1,8 +1,7 @@
 """Pretrained on ImageNet: timm's published weights of the target network, frozen, with class centroids.
 
-There is no meta-training: timm downloads the weights, or reads a local safetensors file. Departures from common use: images
-have the family's normalisation (zero mean, unit deviation over the training classes) instead of ImageNet's, and are
-enlarged to 224 pixels, the size at which the weights were trained.
+Departures from common use: images have the family's normalisation (zero mean, unit deviation over the training classes)
+instead of ImageNet's, and are enlarged to 224 pixels, the size at which the weights were trained.
 """
 
 from __future__ import annotations
@@ -16,19 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pudnet_bench.methods.base import MethodError, TargetSpec
-from pudnet_bench.methods.feature_learner import FeatureLearner, Logits
-from pudnet_bench.methods.metric import SUPPORT_PER_CLASS, cosine_logits, prototypes
-from pudnet_bench.methods.pretrained import TEMPERATURE
+from pudnet_bench.methods.feature_learner import FeatureLearner
+from pudnet_bench.methods.metric import SUPPORT_PER_CLASS
 
 
 class PretrainedImageNet(FeatureLearner):
-    """timm's ResNet with ImageNet weights.
+    """timm's ResNet with ImageNet weights; there is no meta-training.
 
     Args:
-        weights: safetensors file with timm's parameter names; by default the weights are downloaded.
+        weights: safetensors file with timm's parameter names; by default timm downloads the weights.
         weights_sha256: expected checksum of that file.
         image_size: side in pixels to which images are resized.
-        support_per_class: images per class that define a centroid.
 
     Raises:
         MethodError: for a target without published weights, if the download fails, and for a file that is damaged or
@@ -63,10 +60,6 @@ class PretrainedImageNet(FeatureLearner):
     def features(self, images: Tensor) -> Tensor:
         size = (self.image_size, self.image_size)
         return super().features(F.interpolate(images, size, mode="bilinear", antialias=True))
-
-    def classifier(self, features: Tensor, labels: Tensor, n_classes: int) -> Logits:
-        centroids = prototypes(features, labels, n_classes)
-        return lambda query: cosine_logits(query, centroids, TEMPERATURE)
 
 
 def _timm_network(target: TargetSpec, weights: str | None, checksum: str | None) -> nn.Module:

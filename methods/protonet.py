@@ -1,9 +1,8 @@
 """ProtoNet (Snell et al. 2017, "Prototypical Networks for Few-shot Learning").
 
-Features of the target network, class means of the support images, negative squared Euclidean distance. The classifier
-is learn2learn's `PrototypicalClassifier`, or `methods.metric` where learn2learn is not installed. Departures from Snell
-et al.: episodes have the benchmark's ways and support in training as in testing (they train with more ways), and Adam
-keeps the benchmark's 1e-3 without their halving schedule, so that all methods share one schedule.
+Features of the target network, class means of the support images, negative squared Euclidean distance; the classifier
+is `feature_learner.nearest_prototype`. Departures: episodes have the benchmark's ways and support in training as in
+testing (they train with more ways), and Adam's 1e-3 is not halved as theirs, so that all methods share one schedule.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import re
 import sys
 from dataclasses import dataclass
 from hashlib import sha256
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,6 @@ from pudnet_bench.errors import BenchError
 if TYPE_CHECKING:
     from pudnet_bench.methods.base import Method
 
-ENTRY_POINTS = "pudnet_bench.methods"
 ROOMS = ("harness", "methods", "results", "slurm", "suites")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+.-]*")
 
@@ -56,14 +55,10 @@ _BUILT_IN = (  # name, class below pudnet_bench.methods, description
 BUILT_IN = {name: MethodEntry(name, f"pudnet_bench.methods.{place}", text) for name, place, text in _BUILT_IN}
 
 
-def _installed() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
-
-
 def entries() -> dict[str, MethodEntry]:
-    """Every named method: the built-in ones and those registered by installed packages."""
-    found = {name: MethodEntry(name, point.value, f"from {point.value}") for name, point in _installed().items()}
-    return {**found, **BUILT_IN}
+    """Return every named method: those of installed packages, and the built-in ones, which take precedence."""
+    installed = entry_points(group="pudnet_bench.methods")
+    return {p.name: MethodEntry(p.name, p.value, f"from {p.value}") for p in installed} | BUILT_IN
 
 
 def check_name(name: str) -> None:
@@ -75,11 +70,7 @@ def check_name(name: str) -> None:
 
 
 def find(name: str) -> type[Method]:
-    """The class of the method called `name`.
-
-    Raises:
-        UnknownMethodError: There is none, or it cannot be imported.
-    """
+    """Return the class of the method called `name`; raise UnknownMethodError if none can be imported."""
     check_name(name)
     module, _, attribute = (BUILT_IN.get(name) or entries()[name]).location.partition(":")
     try:
@@ -89,14 +80,12 @@ def find(name: str) -> type[Method]:
 
 
 def find_in_file(reference: str, asked: str = "--method") -> type[Method]:
-    """The class named by `path/to/file.py:MyMethod` or `package.module:MyMethod`; runs the file or imports the module.
+    """Return the class named by `path/to/file.py:MyMethod` or `package.module:MyMethod`, by running or importing it.
 
-    Args:
-        reference: The file or module, a colon, the class. A module is importable from the working folder too.
-        asked: The option or command it was given to, for errors.
+    A module may also lie in the working folder. Errors name `asked`, the option or command that was given `reference`.
 
     Raises:
-        UnknownMethodError: There is none, it fails to import, or the class does not fulfil the contract.
+        UnknownMethodError: for a class that does not exist, fails to import or does not fulfil the contract.
     """
     place, colon, attribute = reference.rpartition(":")
     if not colon or not attribute.isidentifier():
@@ -108,18 +97,16 @@ def find_in_file(reference: str, asked: str = "--method") -> type[Method]:
     else:
         path = Path(place).expanduser().resolve()
         module, what = import_file(path, "method file"), f"method file '{path}'"
-    found = getattr(module, attribute, None)
-    if found is None:
+    if (found := getattr(module, attribute, None)) is None:
         raise UnknownMethodError(f"{what} has no class '{attribute}'")
     return _checked(found, reference)
 
 
 def absolute_reference(reference: str) -> str:
-    """`reference`, a file in it with its absolute path, so that it means the same in another working folder."""
+    """Return `reference` with an absolute path in place of a relative one, for use in another working folder."""
     place, _, attribute = reference.rpartition(":")
-    if not place or _is_module(place):
-        return reference
-    return f"{Path(place).expanduser().absolute()}:{attribute}"
+    is_file = place and not _is_module(place)
+    return f"{Path(place).expanduser().absolute()}:{attribute}" if is_file else reference
 
 
 def _is_module(place: str) -> bool:
@@ -137,7 +124,7 @@ def _import_module(name: str) -> ModuleType:
 
 
 def _make_importable(folder: Path) -> None:
-    """Let modules in `folder` be imported, after all that is importable already: they cannot hide any of it."""
+    """Let modules in `folder` be imported, last in the search order: they cannot shadow anything."""
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
 
@@ -149,16 +136,12 @@ def _import_failure(what: str, error: BaseException) -> str:
 
 
 def import_file(path: Path, kind: str) -> ModuleType:
-    """Run a Python file of the user's, once for the same content, and return its module.
+    """Run a user's Python file, once for the same content, and return its module.
 
-    Like a script, it can import the modules beside it.
-
-    Args:
-        path: The file.
-        kind: What it is, such as "method file", for errors.
+    Like a script, it can import the modules beside it. Errors call it a `kind`, such as "method file".
 
     Raises:
-        UnknownMethodError: The file does not exist or fails to import.
+        UnknownMethodError: for a file that does not exist or fails to import.
     """
     if not path.is_file():
         raise UnknownMethodError(f"{kind} '{path}' does not exist")
@@ -172,7 +155,7 @@ def import_file(path: Path, kind: str) -> ModuleType:
         sys.modules[name] = module
         _make_importable(path.parent)
         try:
-            # Not by its loader, which takes bytecode of another content with the same size and second for this one's.
+            # Not by its loader, which may run stale bytecode: of other content with the same size and modification second.
             exec(compile(source, path, "exec"), vars(module))
         except (Exception, SystemExit) as error:  # a user's file can fail in any way; the cause is named
             del sys.modules[name]
@@ -181,20 +164,17 @@ def import_file(path: Path, kind: str) -> ModuleType:
 
 
 def _checked(found: Any, reference: str) -> type[Method]:
-    """`found` if it fulfils the contract as far as can be seen without an instance."""
+    """Return `found` if it fulfils the contract as far as a class without an instance shows."""
     from pudnet_bench.methods.base import Method
 
     if not (isinstance(found, type) and issubclass(found, Method)):
         copied = any(base.__module__ == "methods.base" for base in getattr(found, "__mro__", ()))
         hint = "; import Method from there, not from methods.base" if copied else ""
         raise UnknownMethodError(f"'{reference}' is not a class derived from pudnet_bench.methods.base.Method{hint}")
-    missing = sorted(getattr(found, "__abstractmethods__", ()))
-    if missing:
-        raise UnknownMethodError(
-            f"'{reference}' lacks {', '.join(missing)}; implement what pudnet_bench.methods.base.Method requires"
-        )
-    name = getattr(found, "name", None)
-    if not isinstance(name, str) or not NAME.fullmatch(name):
+    if missing := ", ".join(sorted(getattr(found, "__abstractmethods__", ()))):
+        required = "implement what pudnet_bench.methods.base.Method requires"
+        raise UnknownMethodError(f"'{reference}' lacks {missing}; {required}")
+    if not isinstance(name := getattr(found, "name", None), str) or not NAME.fullmatch(name):
         raise UnknownMethodError(
             f"'{reference}' needs a class attribute name of letters, digits and . _ + - only; it is {name!r}"
         )

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pudnet_bench.methods import targets
 from pudnet_bench.methods.base import Dataset, ImagePasses, Method, MethodError, Snapshot, TargetSpec
-from pudnet_bench.methods.graphs import StaticTraining, recorded
+from pudnet_bench.methods.graphs import StaticTraining
 
 LOOPS = ("device", "dataloader", "graph")
 WORKERS = 2  # DataLoader processes of the plain script
@@ -30,16 +30,13 @@ class Scratch(Method):
     Args:
         epochs: numbers of epochs at which one training yields a snapshot.
         batch_size: images of a step; a last batch of one image is skipped.
-        lr: learning rate.
         initial_seed: starts every group from the same target, so that trained parameters of different groups can be
-            compared (Figure 1); by default each starts from its own.
-        loop: how training runs.
-            "device": as fast as possible; images on the device, the harness's precision, a fused optimiser.
+            compared (Figure 1).
+        loop: "device": as fast as possible; images on the device, the harness's precision, a fused optimiser.
             "dataloader": like the plain script that the paper's times suggest; torch's DataLoader with `WORKERS`
             processes started anew for each epoch, eager float32 in contiguous memory, torch's default optimiser.
-            "graph": like "device", with each step replayed as a CUDA graph. The first fit, which warms up and is not
-            timed, records it; a fit of another dataset shape records again, within its time. A fit invalidates the
-            snapshots of the previous one.
+            "graph": like "device", with each step replayed as a CUDA graph. The first fit, an untimed warm-up, records
+            it; a fit of another dataset shape records again, within its time. A fit invalidates earlier snapshots.
 
     Raises:
         MethodError: for another loop, and from `fit` where "graph" finds a CPU or an optimiser that cannot be recorded.
@@ -62,13 +59,10 @@ class Scratch(Method):
         super().__init__(target, n_training_classes)
         if loop not in LOOPS:
             raise MethodError(f"{self.name}'s loop is {', '.join(LOOPS[:-1])} or {LOOPS[-1]}, not '{loop}'")
-        self.plain = loop == "dataloader"
-        self.graphed = loop == "graph"
+        self.plain, self.graphed = loop == "dataloader", loop == "graph"
         self.recorded: StaticTraining | None = None
         self.initial_seed = initial_seed
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.lr = lr
+        self.epochs, self.batch_size, self.lr = epochs, batch_size, lr
 
     @abstractmethod
     def optimizer(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
@@ -79,10 +73,9 @@ class Scratch(Method):
 
     def fitted_network(self, dataset: Dataset) -> nn.Module:
         """Return the freshly initialised target, on the device."""
-        if self.initial_seed is None:
-            return targets.build(self.target).to(dataset.images.device)
-        with torch.random.fork_rng():
-            torch.manual_seed(self.initial_seed)
+        with torch.random.fork_rng(enabled=self.initial_seed is not None):
+            if self.initial_seed is not None:
+                torch.manual_seed(self.initial_seed)
             return targets.build(self.target).to(dataset.images.device)
 
     def fit(self, dataset: Dataset) -> Iterator[Snapshot]:
@@ -125,7 +118,7 @@ class Scratch(Method):
             self.recorded = None  # frees its memory before other steps are recorded
             own = copy.deepcopy(network)
             optimizer = self.optimizer(own.parameters())
-            self.recorded = StaticTraining(own, optimizer, dataset, self.batch_size, self._precision, recorded)
+            self.recorded = StaticTraining(own, optimizer, dataset, self.batch_size, self._precision)
         self.recorded.begin(network, dataset)
         return self.recorded
 

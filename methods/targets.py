@@ -7,8 +7,10 @@ the usual CIFAR stem (3x3, stride 1, no max-pooling).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
 from pudnet_bench.methods.base import MethodError, TargetSpec
 
@@ -18,6 +20,7 @@ TARGETS = {
     "resnet34": "ResNet-34 (timm), 3x3 stem for images up to 64 px",
 }
 
+STATISTICS_IMAGES = 2_000  # that estimate BatchNorm statistics, in one pass
 SMALL_IMAGE = 64  # pixels; larger images get the ImageNet stem
 
 
@@ -27,12 +30,9 @@ class ConvNet3(nn.Sequential):
     def __init__(self, channels: int, width: int = 64) -> None:
         layers: list[nn.Module] = []
         for fan_in in (channels, width, width):
-            layers += [
-                nn.Conv2d(fan_in, width, 3, padding=1, bias=False),
-                nn.BatchNorm2d(width),
-                nn.MaxPool2d(2),  # commutes with the ReLU, which then has a quarter of the values
-                nn.ReLU(),
-            ]
+            # Pooling commutes with the ReLU, which then has a quarter of the values.
+            layers += [nn.Conv2d(fan_in, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)]
+            layers += [nn.MaxPool2d(2), nn.ReLU()]
         super().__init__(*layers, nn.Flatten())
 
 
@@ -44,9 +44,7 @@ def resnet(name: str, channels: int, small_stem: bool) -> nn.Module:
     """
     import timm
 
-    network: nn.Module = timm.create_model(
-        name, pretrained=False, num_classes=0, in_chans=channels, zero_init_last=False
-    )
+    network: nn.Module = timm.create_model(name, num_classes=0, in_chans=channels, zero_init_last=False)
     if small_stem:
         network.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -57,8 +55,7 @@ def resnet(name: str, channels: int, small_stem: bool) -> nn.Module:
 def build(spec: TargetSpec) -> nn.Module:
     """Return a freshly initialised target network, its kernels in channels-last memory.
 
-    Args:
-        spec: options are `width` (ConvNet-3) and `stem`, "imagenet" or "cifar" (ResNets).
+    Options are `width` (ConvNet-3) and `stem`, "imagenet" or "cifar" (ResNets).
 
     Raises:
         MethodError: for an unknown name or option, and for images smaller than 8 pixels.
@@ -78,20 +75,24 @@ def build(spec: TargetSpec) -> nn.Module:
     return resnet(spec.name, channels, stem == "cifar").to(memory_format=torch.channels_last)
 
 
-def feature_count(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
-    """Return the length of an image's feature vector; the network's state is left as it was."""
+def output_shape(network: nn.Module, forward: Callable[[Tensor], Tensor], image_shape: tuple[int, int, int]) -> Size:
+    """Return the shape of what `forward`, a pass through `network`, makes of an image; no state changes."""
     training = network.training
     network.eval()
     with torch.no_grad():
-        features: Tensor = network(torch.zeros(1, *image_shape, device=next(network.parameters()).device))
+        output = forward(torch.zeros(1, *image_shape, device=next(network.parameters()).device))
     network.train(training)
-    return features.shape[1]
+    return output.shape[1:]
+
+
+def feature_count(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
+    """Return the length of an image's feature vector; the network's state is left as it was."""
+    return output_shape(network, network, image_shape)[0]
 
 
 def convolutions(network: nn.Module) -> list[tuple[str, nn.Conv2d]]:
     """Return every convolution, including stem and downsampling, with its dotted name, in forward order.
 
-    timm and `nn.Sequential` register modules in the order in which they run, except that a block's downsampling
-    convolution follows its two others; kernels are predicted in that order, too.
+    A ResNet block's downsampling convolution follows its two others; kernels are predicted in that order, too.
     """
     return [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]

@@ -16,9 +16,9 @@ class ContextGRU(nn.Module):
         c = tanh(W_h [r * h, a])
         h' = (1 - z) * h + z * c
 
-    and, after the last layer, a' = sigmoid(W_o h'). There are no biases, as printed. `torch.nn.GRUCell` differs: it swaps
-    z and 1 - z and resets after the matrix product. The paper does not say how layers stack; as usual for GRUs, layer
-    k > 1 takes the new hidden state of layer k - 1 in place of a.
+    and, after the last layer, a' = sigmoid(W_o h'), without biases, as printed. `torch.nn.GRUCell` differs: it swaps z and
+    1 - z and resets after the matrix product. The paper does not say how layers stack; as usual for GRUs, layer k > 1
+    takes the new hidden state of layer k - 1 in place of a.
     """
 
     def __init__(self, dim: int, layers: int = 1) -> None:

@@ -25,11 +25,10 @@ class WeightGenerator(nn.Module):
     ) -> None:
         super().__init__()
         self.shape = (d_out, d_in, kernel_size, kernel_size)
-        self.hidden = hidden
+        self.hidden, self.kernel_norm = hidden, kernel_norm
         self.linear = nn.Linear(d_a, hidden * kernel_size**2)
         self.mix = nn.Conv2d(hidden, 2 * hidden, 1)
         self.expand = nn.Conv2d(2 * hidden, d_out * d_in, 1)
-        self.kernel_norm = kernel_norm
         # Activations of unit variance inside and a kernel of Kaiming magnitude outside, so that an optimiser step changes
         # a predicted kernel in the same proportion as a learned one (Chang et al. 2020, hyperfan-in).
         nn.init.normal_(self.linear.weight, std=d_a**-0.5)

@@ -48,20 +48,3 @@ def consistency_loss(logits: Tensor, full_logits: Tensor, classes: Tensor, *, in
     log_p = F.log_softmax(pad_logits(logits if into_metric else logits.detach(), classes, full_logits.shape[1]), -1)
     log_q = F.log_softmax(full_logits, -1)
     return (log_q.exp() * (log_q - log_p)).sum(-1).mean()
-
-
-def losses(
-    logits: Tensor,
-    labels: Tensor,
-    full_logits: Tensor,
-    global_labels: Tensor,
-    classes: Tensor,
-    *,
-    into_metric: bool = True,
-) -> Losses:
-    """Return all three losses of a batch of queries; shapes as in the functions above."""
-    return Losses(
-        metric_loss(logits, labels),
-        full_loss(full_logits, global_labels),
-        consistency_loss(logits, full_logits, classes, into_metric=into_metric),
-    )

@@ -13,15 +13,14 @@ from torch.func import functional_call
 from pudnet_bench.methods import targets
 from pudnet_bench.methods.base import Dataset, Episode, GroupStream, Method, MethodError, Session, Snapshot, TargetSpec
 from pudnet_bench.methods.meta_training import LEARNING_RATE, train_until_converged
-from pudnet_bench.methods.metric import SUPPORT_PER_CLASS, cosine_logits, prototypes, support_indices
+from pudnet_bench.methods.metric import SUPPORT_PER_CLASS, TEMPERATURE, cosine_logits, prototypes, support_indices
 from pudnet_bench.methods.pudnet.context import ContextGRU
 from pudnet_bench.methods.pudnet.generator import WeightGenerator
-from pudnet_bench.methods.pudnet.losses import Losses, losses
+from pudnet_bench.methods.pudnet.losses import Losses, consistency_loss, full_loss, metric_loss
 from pudnet_bench.methods.pudnet.paper_settings import paper_settings
 from pudnet_bench.methods.pudnet.sketch import DatasetSketch
+from pudnet_bench.methods.targets import STATISTICS_IMAGES
 
-TEMPERATURE = 10.0  # A.2
-STATISTICS_IMAGES = 2_000  # that estimate BatchNorm statistics with bn_mode="fit", in one pass
 LOSS_TERMS: dict[str, Callable[[Losses], Tensor]] = {
     "all": lambda parts: parts.total,
     "no-kl": lambda parts: parts.metric + parts.full,
@@ -35,48 +34,32 @@ class Hypernetwork(nn.Module):
     `eta` is the share of the sketch in the initial residual (equation 4); with stacked layers the residual is the mean of
     the sketch's rows. A LayerNorm follows, since the sketch is unbounded and the context lies in (0, 1).
 
-    Ablations of section 4.4: `use_context=False` gives every generator the sketch ("w.o. context"),
-    `initial_hidden="random"` starts the GRU from a normal draw ("random"), `eta=0` is "w.o. initial residual".
+    Ablations of section 4.4: `use_context=False` gives every generator the sketch ("w.o. context"), `random_hidden`
+    starts the GRU from a normal draw ("random"), `eta=0` is "w.o. initial residual".
     """
 
     def __init__(
         self,
-        image_shape: tuple[int, int, int],
-        convolutions: list[tuple[str, nn.Conv2d]],
-        *,
+        sketch: DatasetSketch,
+        context: ContextGRU,
+        generators: dict[str, WeightGenerator],
         eta: float,
-        gru_layers: int,
-        extractor: str,
-        embedding: str,
         use_context: bool,
-        initial_hidden: str,
-        dim: int,
-        hidden: int,
-        kernel_norm: bool,
+        random_hidden: bool,
     ) -> None:
         super().__init__()
-        if initial_hidden not in ("sketch", "random"):
-            raise MethodError(f"pudnet's initial_hidden is sketch or random, not '{initial_hidden}'")
-        self.eta = eta
-        self.use_context = use_context
-        self.initial_hidden = initial_hidden
-        self.names = [f"{name}.weight" for name, _ in convolutions]
-        self.sketch = DatasetSketch(image_shape, extractor, gru_layers, dim, embedding)
-        self.context = ContextGRU(dim, gru_layers)
+        self.eta, self.use_context, self.random_hidden = eta, use_context, random_hidden
+        self.names = list(generators)
+        self.sketch, self.context = sketch, context
+        dim = context.output.out_features
         self.first_context = nn.Parameter(torch.zeros(dim))  # a_0
         self.norm = nn.LayerNorm(dim)
-        self.generators = nn.ModuleList(
-            WeightGenerator(
-                dim, conv.out_channels, conv.in_channels, conv.kernel_size[0], hidden, kernel_norm=kernel_norm
-            )
-            for _, conv in convolutions
-        )
+        self.generators = nn.ModuleList(generators.values())
 
     def kernels(self, sketch: Tensor) -> dict[str, Tensor]:
         """Predict kernels by parameter name, in the target's forward order, from `sketch` float [layers, dim]."""
-        hidden = torch.randn_like(sketch) if self.initial_hidden == "random" else sketch
-        context = self.first_context
-        residual = sketch.mean(0)
+        hidden = torch.randn_like(sketch) if self.random_hidden else sketch
+        context, residual = self.first_context, sketch.mean(0)
         predicted = {}
         for name, generator in zip(self.names, self.generators, strict=True):
             mixed = residual
@@ -102,12 +85,12 @@ class PudNet(Method):
     head's oscillation between groups drowns the metric loss.
 
     Args:
-        eta, use_context, initial_hidden: see `Hypernetwork`.
+        eta, use_context: see `Hypernetwork`.
+        initial_hidden: "sketch", or the ablation "random" of section 4.4.
         gru_layers: layers of the context GRU, and rows of the sketch (Table 11).
         extractor, embedding: see `DatasetSketch`; the extractor is by default the paper's for the target (A.1).
         loss_terms: "all", or the ablations "metric" and "no-kl" of section 4.4.
-        dim: width of sketch and context.
-        hidden, kernel_norm: see `WeightGenerator`.
+        dim: width of sketch and context; for `hidden` and `kernel_norm` see `WeightGenerator`.
         bn_mode: "running", or "fit" to take BatchNorm statistics from the dataset's fit images.
         support_per_class: images per class that define a centroid, or "all".
         learnable_temperature: learn the temperature of equation 6 (section 3.5) instead of fixing it at 10 (A.2).
@@ -142,29 +125,24 @@ class PudNet(Method):
         consistency_into_metric: bool = False,
     ) -> None:
         super().__init__(target, n_training_classes)
-        self.support_per_class = support_per_class
-        self.bn_mode = bn_mode
-        self.steps_per_group = steps_per_group
+        self.support_per_class, self.bn_mode, self.steps_per_group = support_per_class, bn_mode, steps_per_group
         self.consistency_into_metric = consistency_into_metric
+        if initial_hidden not in ("sketch", "random"):
+            raise MethodError(f"pudnet's initial_hidden is sketch or random, not '{initial_hidden}'")
         if loss_terms not in LOSS_TERMS:
             raise MethodError(f"pudnet's loss_terms is one of {', '.join(LOSS_TERMS)}, not '{loss_terms}'")
         self.loss_terms = LOSS_TERMS[loss_terms]
         self.network = targets.build(target)
         convolutions = targets.convolutions(self.network)
+        extractor = extractor or ("1conv-1linear" if target.name == "convnet3" else "5conv-1linear")
+        sketch = DatasetSketch(target.image_shape, extractor, gru_layers, dim, embedding)
+        context = ContextGRU(dim, gru_layers)
+        generators = {}
+        for name, module in convolutions:
+            d_out, d_in, size, _ = module.weight.shape
+            generators[f"{name}.weight"] = WeightGenerator(dim, d_out, d_in, size, hidden, kernel_norm=kernel_norm)
+        self.hypernetwork = Hypernetwork(sketch, context, generators, eta, use_context, initial_hidden == "random")
         n_features = targets.feature_count(self.network, target.image_shape)
-        self.hypernetwork = Hypernetwork(
-            target.image_shape,
-            convolutions,
-            eta=eta,
-            gru_layers=gru_layers,
-            extractor=extractor or ("1conv-1linear" if target.name == "convnet3" else "5conv-1linear"),
-            embedding=embedding,
-            use_context=use_context,
-            initial_hidden=initial_hidden,
-            dim=dim,
-            hidden=hidden,
-            kernel_norm=kernel_norm,
-        )
         self.head = nn.Linear(n_features, n_training_classes)  # Q_phi, equation 8
         self.temperature = nn.Parameter(torch.tensor(TEMPERATURE), requires_grad=learnable_temperature)
         for _, module in convolutions:  # the kernels are predicted: the target has none of its own
@@ -197,18 +175,16 @@ class PudNet(Method):
 
     def episode_losses(self, episode: Episode) -> Losses:
         """Return the three losses of a visited group (Algorithm 1, inner loop)."""
+        support, query, n = episode.support, episode.query, len(episode.support)
         kernels = self.hypernetwork(episode.fit.images)
-        features = self.features(kernels, torch.cat((episode.support.images, episode.query.images)))
-        n_support = len(episode.support)
-        centroids = prototypes(features[:n_support], episode.support.labels, episode.support.n_classes)
-        logits = cosine_logits(features[n_support:], centroids, self.temperature)
-        return losses(
-            logits,
-            episode.query.labels,
-            self.head(features[n_support:] / math.sqrt(features.shape[1])),
-            episode.global_labels,
-            episode.classes,
-            into_metric=self.consistency_into_metric,
+        features = self.features(kernels, torch.cat((support.images, query.images)))
+        centroids = prototypes(features[:n], support.labels, support.n_classes)
+        logits = cosine_logits(features[n:], centroids, self.temperature)
+        full_logits = self.head(features[n:] / math.sqrt(features.shape[1]))
+        return Losses(
+            metric_loss(logits, query.labels),
+            full_loss(full_logits, episode.global_labels),
+            consistency_loss(logits, full_logits, episode.classes, into_metric=self.consistency_into_metric),
         )
 
     def meta_train(self, groups: GroupStream, session: Session) -> None:
@@ -219,9 +195,8 @@ class PudNet(Method):
             parts = self.episode_losses(episode)
             return {"loss": self.loss_terms(parts), **{f"{name}_loss": loss for name, loss in parts._asdict().items()}}
 
-        train_until_converged(
-            self, self.modules, optimizer, groups.episodes, losses, groups, session, self.steps_per_group
-        )
+        updates = self.steps_per_group
+        train_until_converged(self, self.modules, optimizer, groups.episodes, losses, groups, session, updates)
 
     @torch.no_grad()
     def fit(self, dataset: Dataset) -> Iterator[Snapshot]:
@@ -255,14 +230,13 @@ class PudNet(Method):
 
     def _statistics(self, kernels: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
         """Return BatchNorm statistics of these images by buffer name; the network's own are left as they were."""
-        norms = [module for module in self.network.modules() if isinstance(module, nn.BatchNorm2d)]
-        momenta: list[Any] = [module.momentum for module in norms]
+        momenta = {norm: norm.momentum for norm in self.network.modules() if isinstance(norm, nn.BatchNorm2d)}
         statistics = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
-        for module in norms:
-            module.momentum = 1.0
+        for norm in momenta:
+            norm.momentum = 1.0
         self.network.train()
         self.features(kernels | statistics, images)
         self.network.eval()
-        for module, momentum in zip(norms, momenta, strict=True):
-            module.momentum = momentum
+        for norm, momentum in momenta.items():
+            norm.momentum = momentum
         return statistics

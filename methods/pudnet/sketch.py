@@ -25,11 +25,9 @@ class DatasetSketch(nn.Module):
     more than the ResNet-18 whose kernels are predicted.
 
     Args:
-        image_shape: (c, h, w).
         extractor: "3conv-1linear" is three blocks of [5x5 convolution, LeakyReLU, BatchNorm] (A.1), average-pooled to a 4x4
             grid and flattened, then one Linear; "3conv" has no Linear and a last block as wide as the sketch (Table 12).
-        layers: rows of the sketch.
-        dim: columns of the sketch.
+        layers, dim: rows and columns of the sketch.
         embedding: how the flattened grids of all images become one vector (Table 9): their mean; their sum; the geometric
             mean of magnitudes, since features are signed; or mean and population variance side by side.
 
@@ -50,25 +48,19 @@ class DatasetSketch(nn.Module):
         vectors = 2 if embedding == "mean+variance" else 1
         needed, rest = divmod(layers * dim, vectors * GRID * GRID)
         if rest and not linear:
-            raise MethodError(
-                f"a sketch of {layers}x{dim} does not divide into {vectors} {GRID}x{GRID} grids: add -1linear"
-            )
-        channels, height, _ = image_shape
+            grids = f"{vectors} {GRID}x{GRID} grids"
+            raise MethodError(f"a sketch of {layers}x{dim} does not divide into {grids}: add -1linear")
+        channels, size, _ = image_shape
         stages: list[nn.Module] = []
-        size = height
         for block in range(1, blocks + 1):
             width = WIDTH if linear or block < blocks else needed
             stride = 2 if size > 2 * GRID else 1
-            stages += [
-                nn.Conv2d(channels, width, 5, stride=stride, padding=2, bias=False),
-                nn.LeakyReLU(),
-                nn.BatchNorm2d(width),
-            ]
+            convolution = nn.Conv2d(channels, width, 5, stride=stride, padding=2, bias=False)
+            stages += [convolution, nn.LeakyReLU(), nn.BatchNorm2d(width)]
             channels, size = width, (size + stride - 1) // stride
         self.extractor = nn.Sequential(*stages, nn.AdaptiveAvgPool2d(GRID), nn.Flatten())
         self.project = nn.Linear(vectors * channels * GRID * GRID, layers * dim) if linear else nn.Identity()
-        self.embedding = embedding
-        self.shape = (layers, dim)
+        self.embedding, self.shape = embedding, (layers, dim)
 
     def forward(self, images: Tensor) -> Tensor:
         """Sketch `images` float [n, c, h, w]: float [layers, dim]."""

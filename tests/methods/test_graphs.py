@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pudnet_bench.methods import graphs, scratch
+from pudnet_bench.methods import graphs
 from pudnet_bench.methods.base import Dataset, MethodError, TargetSpec
 from pudnet_bench.methods.gc import GC
 from pudnet_bench.methods.scratch import Adam, Scratch
@@ -28,7 +28,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         recordings.append(1)
         return step
 
-    monkeypatch.setattr(scratch, "recorded", record)
+    monkeypatch.setattr(graphs, "recorded", record)
     return recordings
 
 

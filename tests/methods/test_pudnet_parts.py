@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pudnet_bench.methods.pudnet.context import ContextGRU
 from pudnet_bench.methods.pudnet.generator import WeightGenerator
-from pudnet_bench.methods.pudnet.losses import consistency_loss, full_loss, losses, metric_loss, pad_logits
+from pudnet_bench.methods.pudnet.losses import Losses, consistency_loss, full_loss, metric_loss, pad_logits
 from pudnet_bench.methods.pudnet.sketch import DatasetSketch
 
 # --- section 3.4: the context relations ---
@@ -173,6 +173,11 @@ def loss_cases(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     full_logits = 5 * torch.randn(n, total, dtype=torch.float64, generator=generator)
     labels = torch.randint(len(classes), (n,), generator=generator)
     return logits, labels, full_logits, torch.tensor(classes)
+
+
+def losses(logits: Tensor, labels: Tensor, full_logits: Tensor, ids: Tensor, classes: Tensor) -> Losses:
+    consistency = consistency_loss(logits, full_logits, classes)
+    return Losses(metric_loss(logits, labels), full_loss(full_logits, ids), consistency)
 
 
 @given(loss_cases())
