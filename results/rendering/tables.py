@@ -309,7 +309,7 @@ def _latex(cells: list[TableCell], layout: TableLayout, printed: Printed | None,
         values = [(accuracy(cell), format_seconds(cell.seconds_mean) if cell.n else "--") for cell in row_cells]
         lines.append(line(front, [text for pair in values for text in pair]))
         # Not in separate columns as in Markdown: three families would no longer fit on a page.
-        numbers = [(printed or {}).get((row.id, cell.column)) for cell in row_cells]
+        numbers = [(printed or {}).get((row.in_paper, cell.column)) for cell in row_cells]
         if any(numbers):
             texts = [text for number in numbers for text in _latex_paper(number)]
             lines.append(line([*blank, r"\scriptsize\textit{paper}"], texts))

@@ -94,6 +94,15 @@ def test_a_table_without_measurements(make_row: MakeRow, layout: TableLayout, fo
         assert "nan" not in text
 
 
+@pytest.mark.parametrize("format", get_args(Format))
+def test_a_row_of_another_name_has_the_papers_numbers_of_its_printed_row(
+    make_row: MakeRow, layout: TableLayout, format: Format
+) -> None:
+    row = TableRow("pudnet-plain-loop", "pudnet-plain-loop", "", "PudNet, plain loop", printed_as="pudnet")
+    frame = pd.DataFrame([make_row(method="pudnet-plain-loop")])
+    assert "96.64" in render(frame, dataclasses.replace(layout, rows=(row,)), format, paper.load("table1"))
+
+
 def test_cells_over_fewer_groups_carry_their_n(make_row: MakeRow, layout: TableLayout) -> None:
     full = [make_row(group=index) for index in range(5)]
     frame = pd.DataFrame([*full, make_row(method="protonet"), make_row(method="protonet", group=1)])
