@@ -57,6 +57,47 @@ def make_row() -> Callable[..., dict[str, Any]]:
     return make
 
 
+@pytest.fixture
+def frame(make_row: Callable[..., dict[str, Any]]) -> pd.DataFrame:
+    """PudNet on groups 0 to 3 of two seeds, Adam (1 and 3 epochs) on groups 0 and 1 of the first."""
+    rows = [
+        make_row(
+            seed=seed, group=group, accuracy=0.8, seconds=0.5, meta_train_seconds=100.0 + 50 * seed, peak_memory_bytes=7
+        )
+        for seed in (0, 1)
+        for group in range(4)
+    ]
+    for group in (0, 1):
+        for epochs, accuracy in ((1.0, 0.6), (3.0, 0.9)):
+            rows.append(
+                make_row(
+                    method="adam",
+                    group=group,
+                    snapshot=f"{epochs:.0f} epochs",
+                    epochs=epochs,
+                    accuracy=accuracy + 0.01 * group,
+                    seconds=epochs * (1 + group),
+                    peak_memory_bytes=10 * (group + 1),
+                )
+            )
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def measured(make_row: Callable[..., dict[str, Any]]) -> Callable[..., pd.DataFrame]:
+    """`measured(pudnet=[0.9, ...], adam=[...])`: one family, group after group; keywords of rows after `with_`."""
+
+    def make(with_: dict[str, Any] | None = None, **accuracies: list[float]) -> pd.DataFrame:
+        rows = [
+            make_row(**{"method": method, "group": group, "accuracy": float(value), "snapshot": "", **(with_ or {})})
+            for method, values in accuracies.items()
+            for group, value in enumerate(values)
+        ]
+        return pd.DataFrame(rows)
+
+    return make
+
+
 @dataclass(frozen=True)
 class Typeset:
     """A page that TeX made: its text, its words with the height of each, and what is drawn on it.

@@ -14,24 +14,6 @@ from scipy.stats import wilcoxon
 from pudnet_bench.results.analysis.comparison import compare, ranks
 from pudnet_bench.results.analysis.statistics import holm, paired, smallest_p_value, wilcoxon_p_value
 
-MakeRow = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture
-def measured(make_row: MakeRow) -> Callable[..., pd.DataFrame]:
-    """`measured(pudnet=[0.9, ...], adam=[...])`: one family, group after group; keywords of rows after `with_`."""
-
-    def make(with_: dict[str, Any] | None = None, **accuracies: list[float]) -> pd.DataFrame:
-        rows = [
-            make_row(**{"method": method, "group": group, "accuracy": float(value), "snapshot": "", **(with_ or {})})
-            for method, values in accuracies.items()
-            for group, value in enumerate(values)
-        ]
-        return pd.DataFrame(rows)
-
-    return make
-
-
 # --- Holm
 
 

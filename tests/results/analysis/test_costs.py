@@ -19,32 +19,6 @@ from pudnet_bench.results.analysis.statistics import paired
 MakeRow = Callable[..., dict[str, Any]]
 
 
-@pytest.fixture
-def frame(make_row: MakeRow) -> pd.DataFrame:
-    """PudNet on groups 0 to 3 of two seeds, Adam (1 and 3 epochs) on groups 0 and 1 of the first."""
-    rows = [
-        make_row(
-            seed=seed, group=group, accuracy=0.8, seconds=0.5, meta_train_seconds=100.0 + 50 * seed, peak_memory_bytes=7
-        )
-        for seed in (0, 1)
-        for group in range(4)
-    ]
-    for group in (0, 1):
-        for epochs, accuracy in ((1.0, 0.6), (3.0, 0.9)):
-            rows.append(
-                make_row(
-                    method="adam",
-                    group=group,
-                    snapshot=f"{epochs:.0f} epochs",
-                    epochs=epochs,
-                    accuracy=accuracy + 0.01 * group,
-                    seconds=epochs * (1 + group),
-                    peak_memory_bytes=10 * (group + 1),
-                )
-            )
-    return pd.DataFrame(rows)
-
-
 def test_method_costs_by_hand(frame: pd.DataFrame) -> None:
     table = method_costs(frame)
     assert tuple(table.columns) == METHOD_COSTS

@@ -2,27 +2,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
-import pytest
 
 from pudnet_bench.results.analysis.comparison import compare
 from pudnet_bench.results.rendering.comparison_tables import text
-
-MakeRow = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture
-def measured(make_row: MakeRow) -> Callable[..., pd.DataFrame]:
-    """`measured(pudnet=[0.9, ...], adam=[...])`: one family, group after group; keywords of rows after `with_`."""
-
-    def make(with_: dict[str, Any] | None = None, **accuracies: list[float]) -> pd.DataFrame:
-        rows = [
-            make_row(**{"method": method, "group": group, "accuracy": float(value), "snapshot": "", **(with_ or {})})
-            for method, values in accuracies.items()
-            for group, value in enumerate(values)
-        ]
-        return pd.DataFrame(rows)
-
-    return make
 
 
 def test_the_comparison_as_text(measured: Callable[..., pd.DataFrame], typeset: Callable[..., list[Any]]) -> None:

@@ -1,42 +1,12 @@
 import csv
 import io
 import math
-from collections.abc import Callable
-from typing import Any
 
 import pandas as pd
 import pytest
 
 from pudnet_bench.results.analysis.costs import break_evens, method_costs
 from pudnet_bench.results.rendering.cost_tables import MIXED_THREADS, csv_text, markdown_text
-
-MakeRow = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture
-def frame(make_row: MakeRow) -> pd.DataFrame:
-    """PudNet on groups 0 to 3 of two seeds, Adam (1 and 3 epochs) on groups 0 and 1 of the first."""
-    rows = [
-        make_row(
-            seed=seed, group=group, accuracy=0.8, seconds=0.5, meta_train_seconds=100.0 + 50 * seed, peak_memory_bytes=7
-        )
-        for seed in (0, 1)
-        for group in range(4)
-    ]
-    for group in (0, 1):
-        for epochs, accuracy in ((1.0, 0.6), (3.0, 0.9)):
-            rows.append(
-                make_row(
-                    method="adam",
-                    group=group,
-                    snapshot=f"{epochs:.0f} epochs",
-                    epochs=epochs,
-                    accuracy=accuracy + 0.01 * group,
-                    seconds=epochs * (1 + group),
-                    peak_memory_bytes=10 * (group + 1),
-                )
-            )
-    return pd.DataFrame(rows)
 
 
 def test_costs_in_units_for_people_and_in_full(frame: pd.DataFrame) -> None:
