@@ -71,9 +71,11 @@ def submit_plan(
     from pudnet_bench.harness.running.slurm_jobs import save_cluster, submit
 
     run = open_run(plan, folder, command, compute)
+    invocation = run.record.invocations[-1]
     with run.exclusive():
         save_request(run.folder, request)
         sent = submit(plan, run, request, save_cluster(run, cluster), shard)
+        run.end_invocation(invocation, provenance.now(), provenance.load())
     if not sent:
         print(f"{folder}: nothing to submit; what is missing is in the queue")
         return

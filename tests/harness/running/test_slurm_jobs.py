@@ -130,6 +130,9 @@ def test_a_table_through_arrays_is_that_of_one_process_and_of_two(
     assert len(ids) == 3  # the training, the arrays that need nothing, the array that waits
     again = command_line(*on_slurm(*call, "--out", "far"), PUDNET_BENCH_CACHE=str(tmp_path / "cache-far"))
     assert "far: nothing to submit" in again.stdout
+    calls = Run.open(tmp_path / "far").record.invocations
+    assert len(calls) == 2
+    assert all(call.ended and call.load_end for call in calls)
 
 
 @pytest.mark.slurm
