@@ -98,6 +98,7 @@ class Profile:
         check_every: Groups between two validation checks.
         patience: Checks without a better validation accuracy after which meta-training stops.
         validation_groups: Groups of held-out classes in a check.
+        splits: Class splits, each with a training of its own.
         resnet_divisor: Divisor of these counts for the ResNets, which are a hundred times as large as ConvNet-3; at least
             two iterative groups remain, as an interval needs.
     """
@@ -111,7 +112,7 @@ class Profile:
     check_every: int
     patience: int
     validation_groups: int
-    seeds: tuple[int, ...] = (0,)
+    splits: int
     resnet_divisor: int = 1
 
     def for_target(self, target: str) -> Profile:

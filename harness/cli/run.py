@@ -28,8 +28,8 @@ CELLS_FAILED = 1
 def run(
     suites: options.Suites, profile: options.Profile = "quick", methods: options.Methods = None,
     method: options.MethodFile = None, families: options.Families = None, targets: options.Targets = None,
-    seeds: options.Seeds = None, groups: options.Groups = None, device: options.Device = DeviceKind.AUTO,
-    weights: options.Weights = None, episodes: options.EpisodeSource = Episodes.OWN,
+    splits: options.Splits = None, seeds: options.Seeds = None, groups: options.Groups = None,
+    device: options.Device = DeviceKind.AUTO, weights: options.Weights = None, episodes: options.EpisodeSource = Episodes.OWN,
     training_groups: options.TrainingGroups = None, groups_per_step: options.GroupsPerStep = 1,
     training_processes: options.TrainingProcesses = None, precision: options.PrecisionOption = Precision.AUTO,
     clock: options.Clock = ClockRule.HARNESS, executor: options.ExecutorName = "local",
@@ -41,7 +41,8 @@ def run(
     """Measure suites; resume where an earlier run stopped."""
     request = RunRequest(
         suite="", profile=profile, methods=names(methods), method_files=tuple(map(absolute_reference, method or ())),
-        families=names(families), targets=names(targets), seeds=numbers("--seeds", seeds, 0), groups=groups,
+        families=names(families), targets=names(targets), splits=numbers("--splits", splits, 0),
+        seeds=numbers("--seeds", seeds, 0), groups=groups,
         episodes=episodes, weights=absolute(weights) if weights else None,
         training_groups=numbers("--training-groups", training_groups, 1) or (), groups_per_step=groups_per_step,
         clock=clock, device=device, precision=precision, cache=cache_folder(cache).absolute(),

@@ -60,7 +60,7 @@ def status(reference: options.RunReference, as_json: options.Json = False, debug
         options.print_json({"run": str(run.folder), **about, "cells": cells})
         return
     print(printable(f"{run.folder}: {record.suite}, {record.profile}, {record.device}"))
-    columns = ("method", "family", "target", "seed", "groups", "state", "reason")
+    columns = ("method", "family", "target", "split", "seed", "groups", "state", "reason")
     shown = [{**cell, "groups": f"{cell['done']}/{cell['groups']}"} for cell in cells]
     print_table([[str(cell[name]) for name in columns] for cell in shown], header=("cell", *columns[1:]))
     ended = [cell for cell in cells if cell["state"] in (CellState.FAILED, CellState.LOST)]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property, partial
 from hashlib import sha256
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from pudnet_bench.suites.catalog import PROFILES, SUITES
 from pudnet_bench.suites.declaration import Profile, Suite, SuiteError, Variant, pick, scaled
 from pudnet_bench.suites.families import FAMILIES, family, family_of_folder
 from pudnet_bench.suites.family import Family, FamilyError
-from pudnet_bench.suites.groups import CLASS_SPLIT_SEED, QUERY_IMAGES
+from pudnet_bench.suites.groups import QUERY_IMAGES
 from pudnet_bench.suites.learn2learn_episodes import learn2learn_data
 from pudnet_bench.suites.sources.loading import Source, load
 
@@ -32,9 +33,10 @@ LoadSource = Callable[[str, int | None], Source]  # by name and the side to resi
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One method variant on one family and target with one seed: the unit of work, caching and scheduling.
+    """One method variant on one family and target, with one class split and seed: the unit of work, caching and scheduling.
 
     Attributes:
+        split: Seed of the class split.
         trained_on: The family that the method meta-trains on, with its images in `training_source`.
         training: How it meta-trains; with milestones, `training_groups` is the one whose state is measured here.
         keeps_parameters: Whether the trained networks themselves are stored.
@@ -51,6 +53,7 @@ class Cell:
     training_source: Source
     target: TargetSpec
     groups: int
+    split: int
     training: Training
     precision: str
     device_type: str
@@ -83,7 +86,7 @@ class Cell:
         return {
             "method": self.method.name, "code": self.code, "options": dict(self.options),
             "family_name": self.trained_on.name, "family": asdict(self.trained_on),
-            "class_split_seed": CLASS_SPLIT_SEED, "source": self.training_source.fingerprint,
+            "class_split_seed": self.split, "source": self.training_source.fingerprint,
             "target": self.target.name, "target_options": list(self.target.options),
             "image_shape": list(self.target.image_shape), "query_images": QUERY_IMAGES, "seed": self.seed,
             "budget": asdict(self.training.budget), "validation_groups": self.training.validation_groups,
@@ -115,7 +118,7 @@ class Cell:
         if self.family != self.trained_on:
             identity |= {"measured_family": asdict(self.family), "measured_source": self.source.fingerprint}
         digest = sha256(json.dumps([self.variant.name, identity], sort_keys=True).encode()).hexdigest()
-        return f"{self.variant.name}-{self.family.name}-{self.target.name}-s{self.seed}-{digest[:10]}"
+        return f"{self.variant.name}-{self.family.name}-{self.target.name}-c{self.split}-s{self.seed}-{digest[:10]}"
 
 
 @dataclass(frozen=True)
@@ -196,27 +199,33 @@ class _Draft:
     weights: Mapping[str, str]
 
     def cells(self, fam: Family, target_names: Sequence[str], load_source: LoadSource) -> Iterator[Cell]:
-        """The cells of a family: by target, seed and row."""
+        """The cells of a family: by target, class split, seed and row."""
         source = load_source(fam.source, fam.image_size)
         trained_on = family(fam.trained_on) if fam.trained_on else fam
         training_source = load_source(trained_on.source, trained_on.image_size)
         for target in target_names:
             training = self.training(target, trained_on)
             variants = list(self.variants(training.milestones))
-            for seed in self.request.seeds or self.profile.seeds:
-                for variant in variants:
-                    method = self.classes[variant.parent or variant.name]
-                    cell = Cell(
-                        suite=self.suite.name, variant=variant, method=method, code=code_digest(method),
-                        options=self.options(variant, method, trained_on, target), family=fam, source=source,
-                        trained_on=trained_on, training_source=training_source,
-                        target=TargetSpec(target, tuple(source.images.shape[1:])),
-                        groups=self.groups(target, fam, method), training=replace(training, seed=seed),
-                        precision=self.compute.precision, device_type=self.compute.device.type,
-                        training_groups=variant.training_groups,
-                        keeps_parameters=self.suite.figure == "correlation",
-                    )  # fmt: skip
-                    yield _with_base(cell)
+            for (split, seed), variant in product(self.splits_and_seeds(trained_on), variants):
+                method = self.classes[variant.parent or variant.name]
+                cell = Cell(
+                    suite=self.suite.name, variant=variant, method=method, code=code_digest(method),
+                    options=self.options(variant, method, trained_on, target), family=fam, source=source,
+                    trained_on=trained_on, training_source=training_source,
+                    target=TargetSpec(target, tuple(source.images.shape[1:])),
+                    groups=self.groups(target, fam, method), split=split, training=replace(training, seed=seed),
+                    precision=self.compute.precision, device_type=self.compute.device.type,
+                    training_groups=variant.training_groups,
+                    keeps_parameters=self.suite.figure == "correlation",
+                )  # fmt: skip
+                yield _with_base(cell)
+
+    def splits_and_seeds(self, trained_on: Family) -> list[tuple[int, int]]:
+        """Each class split with each of its seeds; a family without training classes has only one split."""
+        splits = self.request.splits or tuple(range(self.profile.splits))
+        if not trained_on.training_classes:
+            splits = splits[:1]
+        return [(split, seed) for split in splits for seed in self.request.seeds or (split,)]
 
     def training(self, target: str, trained_on: Family) -> Training:
         """How methods meta-train for `target`; the seed is set per cell."""

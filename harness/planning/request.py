@@ -36,6 +36,8 @@ class RunRequest:
     In a saved request, paths are absolute and `device` and `precision` are resolved, so every process plans alike.
 
     Attributes:
+        splits: Seeds of the class splits.
+        seeds: Seeds of the trainings and groups of each split; None: the split's own.
         suite: A name in the catalog or the path of a suite file (`.py`).
         training_processes: Processes that share a meta-training, 0 for one per GPU. Does not change what is measured.
         sources: Image folders of the user's own, by name.
@@ -47,6 +49,7 @@ class RunRequest:
     method_files: tuple[str, ...] = ()
     families: tuple[str, ...] | None = None
     targets: tuple[str, ...] | None = None
+    splits: tuple[int, ...] | None = None
     seeds: tuple[int, ...] | None = None
     groups: int | None = None
     episodes: Episodes = Episodes.OWN
@@ -69,9 +72,8 @@ class RunRequest:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> RunRequest:
         """The request that `to_json` wrote. Raises KeyError, TypeError, ValueError or AttributeError otherwise."""
-        fields: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-        }
+        fields: dict[str, Any] = {"splits": (0,)}  # of a request from before there were others
+        fields |= {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         for name in ("weights", "data", "cache"):
             fields[name] = Path(fields[name]) if fields[name] else None
         enums = {"episodes": Episodes, "clock": ClockRule, "device": DeviceKind, "precision": Precision}

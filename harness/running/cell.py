@@ -36,11 +36,11 @@ class RunContext:
     """What all cells of a process share.
 
     Attributes:
-        images_of: The images of the family of that name, on the device; loaded on first use.
+        images_of: The images of a family on the device, by its name and class split; loaded on first use.
         together: Given a cell, the processes that share its meta-training with this one, while the block lasts.
     """
 
-    images_of: Callable[[str], FamilyImages]
+    images_of: Callable[[str, int], FamilyImages]
     store: ArtifactStore
     compute: Compute
     display: Display
@@ -81,7 +81,7 @@ def run_cell(cell: Cell, run: Run, context: RunContext, groups: range | None = N
     if not missing and is_complete(cell, run):
         return
     method, artifact = prepare(cell, context)
-    images = context.images_of(cell.family.name)
+    images = context.images_of(cell.family.name, cell.split)
     if artifact is not None:
         run.save_curve(cell.key, artifact.curve)
     flops = UNKNOWN
@@ -175,6 +175,7 @@ def measure_group(ready: ReadyCell, index: int) -> tuple[list[dict[str, Any]], d
             "training_groups": float(artifact.groups if artifact else "nan"), "epochs": float(snapshot.epochs),
             "fit_flops": fit_flops, "test_flops": test_flops, "parameters": float(ready.parameters),
             "energy_joules": joules, "precision": str(compute.precision), "threads": torch.get_num_threads(),
+            "split": cell.split, "classes": " ".join(map(str, group.classes)),
         })  # fmt: skip
     if not rows:
         raise MethodError(f"method '{cell.variant.name}' yielded no snapshot; fit must yield at least one")
@@ -311,7 +312,7 @@ def _trained(cell: Cell, spec: ArtifactSpec, title: str, context: RunContext) ->
 def _training_job(cell: Cell, context: RunContext, ranks: Ranks, base: Artifact | None) -> TrainingJob:
     base_cell = cell.base
     return TrainingJob(
-        make_method=lambda: _ready(cell, context.compute), images=context.images_of(cell.trained_on.name),
+        make_method=lambda: _ready(cell, context.compute), images=context.images_of(cell.trained_on.name, cell.split),
         training=cell.training, compute=context.compute, base=base,
         make_base=(lambda: _ready(base_cell, context.compute)) if base_cell else None,
         checkpoints=context.store.checkpoints(cell.training_key), stop_signal=context.stop_signal, ranks=ranks,

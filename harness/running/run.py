@@ -92,6 +92,7 @@ def plan_record(plan: Plan) -> PlanRecord:
         title=plan.suite.title, figure=plan.figure, reference=plan.suite.reference, targets=plan.targets,
         paper_groups={cell.family.name: cell.trained_on.meta_groups for cell in plan.cells},
         families=tuple((family.name, family.label) for family in plan.families),
+        class_names={cell.family.name: cell.source.class_names for cell in plan.cells},
         variants=tuple(
             PlannedVariant(
                 name=v.name, label=v.label, snapshots=v.snapshots, curve_label=v.curve_label, curve_x=v.curve_x,
@@ -102,7 +103,7 @@ def plan_record(plan: Plan) -> PlanRecord:
         cells=tuple(
             PlannedCell(
                 key=cell.key, method=cell.variant.name, family=cell.family.name, target=cell.target.name,
-                seed=cell.seed, groups=cell.groups, artifact=cell.artifact.key if cell.artifact else "",
+                split=cell.split, seed=cell.seed, groups=cell.groups, artifact=cell.artifact.key if cell.artifact else "",
             )
             for cell in plan.cells
         ),
@@ -115,7 +116,7 @@ def print_plans(plans: Sequence[Plan], compute: Compute, cache_dir: Path) -> Non
     for plan in plans:
         rows, images_of = [], family_images(plan, compute)
         for cell in plan.cells:
-            images_of(cell.family.name)  # a family that does not fit its source is found now
+            images_of(cell.family.name, cell.split)  # a family that does not fit its source is found now
             state, about = "-", estimate(cell, compute)
             for needing in with_bases(cell):
                 if needing.artifact is None:
@@ -128,10 +129,13 @@ def print_plans(plans: Sequence[Plan], compute: Compute, cache_dir: Path) -> Non
                     trainings.add(needing.training_key)
                     about += training_estimate(needing, compute)
             total += about
-            names, counts = (cell.variant.name, cell.family.name, cell.target.name), (str(cell.seed), str(cell.groups))
-            rows.append((*names, *counts, state, span(about.least, about.seconds)))
+            names, counts = (
+                (cell.variant.name, cell.family.name, cell.target.name),
+                (cell.split, cell.seed, cell.groups),
+            )
+            rows.append((*names, *map(str, counts), state, span(about.least, about.seconds)))
         print(f"{plan.suite.name}, {plan.profile.name}: {len(plan.cells)} cells, {len(plan.artifacts)} artifacts")
-        print_table(rows, header=("cell", "family", "target", "seed", "groups", "artifact", "time"))
+        print_table(rows, header=("cell", "family", "target", "split", "seed", "groups", "artifact", "time"))
     cells = sum(len(plan.cells) for plan in plans)
     numbers = f"{cells} cells, {len(artifacts)} artifacts, {len(trainings)} meta-trainings to run"
     about_all = f"about {span(total.least, total.seconds)} on {compute.name} ({compute.precision})"

@@ -96,14 +96,20 @@ def _accompany(request: RunRequest, folder: Path, cell: str, ranks: Ranks) -> No
     accompany(worker.cells[cell], worker.context, ranks)
 
 
-def family_images(plan: Plan, compute: Compute) -> Callable[[str], FamilyImages]:
-    """The images of the plan's families on the device, loaded on demand, two families at a time."""
+def family_images(plan: Plan, compute: Compute) -> Callable[[str, int], FamilyImages]:
+    """The images of the plan's families on the device, by name and class split; loaded on demand, two families at a time."""
     families = {cell.family.name: (cell.family, cell.source) for cell in plan.cells}
     families |= {cell.trained_on.name: (cell.trained_on, cell.training_source) for cell in plan.cells}
 
     @lru_cache(maxsize=2)
-    def images_of(name: str) -> FamilyImages:
+    def loaded(name: str) -> FamilyImages:
         family, source = families[name]
-        return FamilyImages(family, source, compute.device, images_of(family.trained_on) if family.trained_on else None)
+        return FamilyImages(family, source, compute.device, loaded(family.trained_on) if family.trained_on else None)
+
+    @lru_cache(maxsize=2)
+    def images_of(name: str, split: int) -> FamilyImages:
+        family, source = families[name]
+        trained_on = images_of(family.trained_on, split) if family.trained_on else None
+        return loaded(name).of_split(split, source, trained_on)
 
     return images_of

@@ -47,9 +47,11 @@ _COLUMNS = {
     "energy_joules": pa.float64(),  # of fit until this snapshot; NaN where the device does not report it
     "precision": pa.string(),  # "" if unknown
     "threads": pa.int64(),  # of torch; 0 if unknown
+    "split": pa.int64(),  # seed of the class split
+    "classes": pa.string(),  # the group's class ids in the source, in the order of its labels: "3 9"; "" if unknown
 }
 ROW_SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, kind in _COLUMNS.items()])
-"""The columns of a row: one (group, snapshot) of a cell. A cell has one seed, so its groups are unique in it.
+"""The columns of a row: one (group, snapshot) of a cell. A cell has one class split and seed, so its groups are unique in it.
 
 Columns are only ever added at the end; `read_rows` fills those that an older file lacks.
 """
@@ -106,8 +108,11 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def read_rows(data: bytes, precision: str, threads: int) -> pa.Table:
-    """Read rows; columns that were added after they were written get `precision`, `threads` or NaN. Raises as `read_table`."""
-    known: dict[str, Any] = {"precision": precision, "threads": threads}
+    """Read rows; raises as `read_table`.
+
+    Columns added after they were written get `precision`, `threads`, split 0, no classes, or NaN.
+    """
+    known: dict[str, Any] = {"precision": precision, "threads": threads, "split": 0, "classes": ""}
     table = read_table(data, of_rows=True)
     for column in list(ROW_SCHEMA)[table.num_columns :]:
         value = pa.scalar(known.get(column.name, float("nan")), column.type)

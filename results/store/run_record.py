@@ -7,6 +7,7 @@ History of the format on disk:
 | 1 | `manifest.json` | plain JSON without a checksum; no longer read |
 | 2 | `manifest.json` | a checksum; an invocation has command, start and commit, the environment is recorded once for the run |
 | 3 | `record.json` | each invocation has its own environment; the plan names the reference; rows have precision and threads |
+| 4 | `record.json` | cells have a class split, the plan the names of the classes, rows both the split and the class ids |
 
 A field that is added, renamed or changes its meaning raises `FORMAT`.
 """
@@ -26,7 +27,7 @@ from typing import Any, TypeVar
 
 from pudnet_bench.results.store.files import checksummed_json, read_checksummed_json
 
-FORMAT = 3
+FORMAT = 4
 RECORD = "record.json"
 MANIFEST = "manifest.json"  # of format 2
 T = TypeVar("T")
@@ -78,12 +79,13 @@ class PlannedVariant:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedCell:
-    """A cell: `groups` unseen groups of a family, measured with one variant, target and seed."""
+    """A cell: `groups` unseen groups of a family, measured with one variant, target, class split and seed."""
 
     key: str
     method: str
     family: str
     target: str
+    split: int
     seed: int
     groups: int
     artifact: str = ""
@@ -97,6 +99,7 @@ class PlanRecord:
         figure: What is drawn in addition to the table (`suites.declaration.FIGURES`).
         reference: The variant that the others are compared with, "" for none.
         paper_groups: Groups that the paper meta-trains on, by family.
+        class_names: Names of the source's classes in the order of their ids, by family; empty before format 4.
         families: (name, label) of each.
     """
 
@@ -104,6 +107,7 @@ class PlanRecord:
     figure: str = ""
     reference: str = ""
     paper_groups: Mapping[str, int] = field(default_factory=dict)
+    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     targets: tuple[str, ...] = ()
     families: tuple[tuple[str, str], ...] = ()
     variants: tuple[PlannedVariant, ...] = ()
@@ -125,7 +129,7 @@ class PlanRecord:
     def merged(self, newer: PlanRecord) -> PlanRecord:
         """This plan and a newer one of the same run; a cell that was planned again replaces its predecessor."""
 
-        place = attrgetter("method", "family", "target", "seed")
+        place = attrgetter("method", "family", "target", "split", "seed")
         cells = {place(cell): cell for cell in self.cells}
         for cell in newer.cells:
             earlier = cells.get(place(cell))
@@ -134,6 +138,7 @@ class PlanRecord:
         return replace(
             newer,
             paper_groups={**self.paper_groups, **newer.paper_groups},
+            class_names={**self.class_names, **newer.class_names},
             targets=tuple(dict.fromkeys((*self.targets, *newer.targets))),
             families=tuple(dict.fromkeys((*self.families, *newer.families))),
             variants=tuple(dict.fromkeys((*self.variants, *newer.variants))),
@@ -171,14 +176,20 @@ def decode(data: bytes, file: str = RECORD) -> RunRecord:
     another format.
     """
     values = read_checksummed_json(data)
-    if (found := values.get("format")) != (2 if file == MANIFEST else FORMAT):
-        raise ValueError(f"it is of format {found}, and this version of pudnet-bench reads 2 and {FORMAT}")
-    if found == FORMAT:
-        return _decoded(RunRecord, values, "the record")
+    found: Any = values.get("format")
+    if found not in ((2,) if file == MANIFEST else (3, FORMAT)):
+        raise ValueError(f"it is of format {found}, and this version of pudnet-bench reads 2 to {FORMAT}")
     try:
-        return _decoded(RunRecord, _from_format_2(values), "the manifest")
+        values = _from_format_2(values) if found == 2 else values
+        values = _from_format_3(values) if found < FORMAT else values
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"a field of format 2 is missing or damaged: {error}") from error
+        raise ValueError(f"a field of format {found} is missing or damaged: {error}") from error
+    return _decoded(RunRecord, values, "the manifest" if found == 2 else "the record")
+
+
+def _from_format_3(values: Mapping[str, Any]) -> dict[str, Any]:
+    plan = {**values["plan"], "class_names": {}, "cells": [{**cell, "split": 0} for cell in values["plan"]["cells"]]}
+    return {**values, "format": FORMAT, "plan": plan}
 
 
 def _from_format_2(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,7 +215,7 @@ def _from_format_2(values: Mapping[str, Any]) -> dict[str, Any]:
     invocations[-1]["ended"] = values.get("ended", "")
     return {
         **{name: values[name] for name in ("suite", "profile", "device", "precision")},
-        "format": FORMAT,
+        "format": 3,
         "plan": {**plan, "variants": variants, "reference": constants["reference"]},
         "invocations": invocations,
         "unrecorded_precision": values["precision"],

@@ -50,6 +50,8 @@ def make_row() -> Callable[..., dict[str, Any]]:
             "energy_joules": float("nan"),
             "precision": "fp32",
             "threads": 2,
+            "split": 0,
+            "classes": "",
         }
         assert changes.keys() <= row.keys()
         return row | changes
@@ -164,6 +166,8 @@ def golden_frame() -> pd.DataFrame:
         energy_joules=float("nan"),
         precision="fp32",
         threads=2,
+        split=0,
+        classes="",
     )
 
 

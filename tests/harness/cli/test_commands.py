@@ -452,8 +452,8 @@ def test_dry_run_prints_the_plan_and_writes_nothing(command_line: CommandLine, t
     lines = [line.split() for line in done.stdout.splitlines()]
     assert "table1, quick: 4 cells, 2 artifacts" in done.stdout
     for seed in ("0", "1"):
-        assert ["pretrained", "digits", "convnet3", seed, "7", "to", "train"] in [line[:7] for line in lines]
-        assert ["adam", "digits", "convnet3", seed, "7", "-"] in [line[:6] for line in lines]
+        assert ["pretrained", "digits", "convnet3", "0", seed, "7", "to", "train"] in [line[:8] for line in lines]
+        assert ["adam", "digits", "convnet3", "0", seed, "7", "-"] in [line[:7] for line in lines]
     (total,) = [line for line in done.stdout.splitlines() if line.startswith("total: ")]
     assert total.startswith("total: 4 cells, 2 artifacts, 2 meta-trainings to run; about ")
     assert total.endswith(" MB of disk")
@@ -483,8 +483,8 @@ def test_status_counts_what_is_measured(command_line: CommandLine, method_file: 
     done = command_line("status", "out")
     assert done.exit_code == 0
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert ["own", "digits", "convnet3", "0", "2/4", "partly", "measured"] in lines
-    assert ["own", "digits", "convnet3", "1", "4/4", "done"] in lines
+    assert ["own", "digits", "convnet3", "0", "0", "2/4", "partly", "measured"] in lines
+    assert ["own", "digits", "convnet3", "0", "1", "4/4", "done"] in lines
     assert "table1, quick, " in done.stdout
 
 
@@ -504,7 +504,7 @@ def test_a_run_interrupted_before_its_first_number_can_be_looked_at(
     assert command_line(*call, "--groups", "2").exit_code == 130
     done = command_line("status", "out")
     assert done.exit_code == 0
-    assert ["own", "digits", "convnet3", "0", "0/2", "pending"] in [line.split() for line in done.stdout.splitlines()]
+    assert ["own", "digits", "convnet3", "0", "0", "0/2", "pending"] in [line.split() for line in done.stdout.splitlines()]
     done = command_line("table", "out")
     assert done.exit_code == 0
     assert "own" in done.stdout

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,10 +53,28 @@ def test_choices_replace_what_suite_and_profile_say(plan_of: PlanOf) -> None:
     plan = plan_of(
         methods=("gc", "adam"), families=("digits",), targets=("convnet3", "resnet18"), seeds=(3, 4), groups=7
     )
+    assert {cell.split for cell in plan.cells} == {0}
     found = [(c.target.name, c.seed, c.variant.name) for c in plan.cells]
     assert found == [(t, s, m) for t in ("convnet3", "resnet18") for s in (3, 4) for m in ("gc", "adam")]
     assert {cell.groups for cell in plan.cells} == {7}
     assert len({cell.key for cell in plan.cells}) == 8
+
+
+def test_a_class_split_trains_with_its_own_seed_unless_seeds_are_given(plan_of: PlanOf) -> None:
+    def pairs(**options: Any) -> list[tuple[int, int]]:
+        return [(c.split, c.seed) for c in plan_of(methods=("protonet",), families=("digits",), **options).cells]
+
+    assert pairs() == [(0, 0)]
+    assert pairs(profile="standard") == [(k, k) for k in range(5)]
+    assert pairs(profile="paper") == [(k, k) for k in range(10)]
+    assert pairs(splits=(7, 2)) == [(7, 7), (2, 2)]
+    assert pairs(splits=(0, 1), seeds=(3, 4)) == [(0, 3), (0, 4), (1, 3), (1, 4)]
+    assert pairs(seeds=(3,)) == [(0, 3)]
+
+
+def test_a_family_without_training_classes_has_one_class_split(plan_of: PlanOf) -> None:
+    plan = plan_of("figure1", families=("digits-400",), splits=(3, 1))
+    assert {cell.split for cell in plan.cells} == {3}
 
 
 def test_unknown_names_say_the_nearest(plan_of: PlanOf) -> None:
@@ -85,6 +104,7 @@ def test_keys_change_with_all_that_shapes_a_number(plan_of: PlanOf, compute: Com
     smaller, other = replace(base.family, images=50), replace(base.source, fingerprint="0")
     others = {
         "seed": only(plan_of(methods=(method,), seeds=(1,))),
+        "class split": only(plan_of(methods=(method,), splits=(1,), seeds=(0,))),
         "target": only(plan_of("table2", methods=(method,))),
         "precision": only(plan_of(methods=(method,), on=bf16)),
         "options": replace(base, options={"lr": 0.5}),
@@ -101,7 +121,7 @@ def test_keys_change_with_all_that_shapes_a_number(plan_of: PlanOf, compute: Com
 
 def test_the_length_of_meta_training_is_part_of_a_key_only_where_there_is_any(plan_of: PlanOf) -> None:
     def keys(profile: str) -> dict[str, str]:
-        return {c.variant.name: c.key for c in plan_of(profile=profile, families=("digits",)).cells}
+        return {c.variant.name: c.key for c in plan_of(profile=profile, families=("digits",), splits=(0,)).cells}
 
     quick, standard = keys("quick"), keys("standard")
     assert {name for name in METHODS if quick[name] == standard[name]} == {"adam", "gc"}

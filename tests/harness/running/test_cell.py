@@ -95,7 +95,7 @@ yield Snapshot(classifier)
     done = command_line(*call)
     assert done.exit_code == 1
     (failed,) = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
-    assert failed.startswith("failed: broken-digits-convnet3-s0-")
+    assert failed.startswith("failed: broken-digits-convnet3-c0-s0-")
     assert failed.endswith("ValueError: the third group is odd")
     assert "1 of 2 cells failed" in done.stderr
     assert "Traceback" not in done.output
@@ -266,7 +266,9 @@ def test_trained_networks_are_kept_beside_the_rows(plan_of: Callable[..., Plan],
     compute = Compute(torch.device("cpu"), "here", "fp32")
     images = FamilyImages(cell.family, cell.source, compute.device)
     with Display() as display:
-        run_cell(cell, run, RunContext(lambda family: images, ArtifactStore(tmp_path / "cache"), compute, display))
+        run_cell(
+            cell, run, RunContext(lambda family, split: images, ArtifactStore(tmp_path / "cache"), compute, display)
+        )
     kept = run.parameters(cell.key, [0, 1])
     assert kept["parameters"].shape == (2, 64 * 9 + 2 * 64 * 64 * 9 + 3 * 2 * 64)
     assert not np.allclose(*kept["parameters"])
@@ -361,12 +363,12 @@ def test_a_damaged_cell_is_measured_again(
     run = Run.create_or_open(tmp_path / "run", RECORD)
     store = ArtifactStore(tmp_path / "cache")
     with Display() as display:
-        run_cell(cell, run, RunContext(lambda family: digits_images, store, compute, display))
+        run_cell(cell, run, RunContext(lambda family, split: digits_images, store, compute, display))
         before = run.frame()
         path = run.folder / "cells" / f"{cell.key}.parquet"
         path.write_bytes(path.read_bytes()[:-100])
         with pytest.warns(UserWarning, match="is damaged"):
-            run_cell(cell, run, RunContext(lambda family: digits_images, store, compute, display))
+            run_cell(cell, run, RunContext(lambda family, split: digits_images, store, compute, display))
     pd.testing.assert_series_equal(run.frame()["accuracy"], before["accuracy"])
     assert count(fits) == 2 * (WARM_UPS + 3)
 

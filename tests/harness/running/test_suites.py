@@ -27,7 +27,7 @@ from pudnet_bench.suites.families import FAMILIES
 from pudnet_bench.suites.groups import FamilyImages
 from pudnet_bench.suites.sources.loading import Source, load
 
-TINY = Profile("tiny", "for this test", True, 1, 1, 1, 1, 1, 1)
+TINY = Profile("tiny", "for this test", True, 1, 1, 1, 1, 1, 1, 1)
 TABLES = [name for name in SUITES if name.startswith("table")]
 
 

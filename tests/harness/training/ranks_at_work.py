@@ -35,7 +35,7 @@ def train(
     cell: Cell, request: RunRequest, ranks: Ranks, training: Training, saving: CheckpointFolder | None = None
 ) -> Trained:
     compute = choose_device(request.device, request.precision)
-    images = family_images(make_plan(request, compute), compute)("digits")
+    images = family_images(make_plan(request, compute), compute)("digits", 0)
     job = TrainingJob(
         make_method=cell.make_method, images=images, training=training, compute=compute, checkpoints=saving, ranks=ranks
     )

@@ -75,7 +75,7 @@ class Parsed(HTMLParser):
 
 def record_of(layout: TableLayout, frame: pd.DataFrame, **changes: Any) -> RunRecord:
     """The record of a run, for the rows of a layout."""
-    cells = frame.groupby("cell")[["method", "family", "target", "seed"]].first().reset_index()
+    cells = frame.groupby("cell")[["method", "family", "target", "split", "seed"]].first().reset_index()
     call = Invocation(
         command="python -m harness run table1", started="2026-01-01T00:00:00+00:00", commit="abc123", device="cpu",
         versions={"python": "3.11", "torch": "2.14"}, precision="fp32", threads=2, platform="Linux",

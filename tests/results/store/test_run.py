@@ -59,7 +59,7 @@ def test_a_second_call_keeps_the_first_and_adds_an_invocation(run: Run) -> None:
 
 
 def test_a_second_plan_is_merged(run: Run) -> None:
-    cell = PlannedCell(key="a", method="a", family="digits", target="convnet3", seed=0, groups=3)
+    cell = PlannedCell(key="a", method="a", family="digits", target="convnet3", split=0, seed=0, groups=3)
     plan = PlanRecord(title="A newer title", cells=(cell,))
     again = Run.create_or_open(run.folder, replace(RECORD, plan=plan))
     assert again.record.plan == plan
@@ -253,7 +253,7 @@ def test_missing_and_unknown_columns_are_named(run: Run, make_row: MakeRow) -> N
 
 # --- files from before columns were added
 
-LATER = ["fit_flops", "test_flops", "parameters", "energy_joules", "precision", "threads"]
+LATER = ["fit_flops", "test_flops", "parameters", "energy_joules", "precision", "threads", "split", "classes"]
 
 
 def write_as_before(path: Path, rows: list[dict[str, Any]], columns: list[str]) -> None:
@@ -274,7 +274,7 @@ def test_a_file_from_before_columns_were_added_is_read_and_gone_on_with(run: Run
     frame = run.frame()
     assert frame["accuracy"].tolist() == [0.25]
     assert frame[LATER[:4]].isna().all(axis=None)
-    assert (frame["precision"].tolist(), frame["threads"].tolist()) == ([""], [0])
+    assert [frame[name].tolist() for name in LATER[4:]] == [[""], [0], [0], [""]]
     run.write_shard(KEY, [make_row(group=1)])
     run.finish(KEY)
     frame = run.frame()

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,11 @@ RECORD = RunRecord(
         targets=("convnet3",),
         families=(("digits", "Digits-set"),),
         variants=(PlannedVariant(name="own", label="Own", snapshots=(("1 epochs", ""), ("2", "x")), curve_x=0.5),),
-        cells=(PlannedCell(key="a", method="own", family="digits", target="convnet3", seed=3, groups=2, artifact="b"),),
+        cells=(
+            PlannedCell(
+                key="a", method="own", family="digits", target="convnet3", split=1, seed=3, groups=2, artifact="b"
+            ),
+        ),
     ),
     invocations=(Invocation(command="run", started="now", versions={"torch": "2"}, threads=2, load_start=(0.5, 1.0)),),
 )
@@ -67,7 +72,7 @@ def test_a_record_comes_back_as_it_was_written() -> None:
         (("invocations",), {}, "the record.invocations is damaged"),
         (("invocations", 0, "versions"), [], "the record.invocations[0].versions is damaged"),
         (("invocations", 0, "colour"), "red", "the record.invocations[0] has an unknown field 'colour'"),
-        (("format",), 4, "it is of format 4, and this version of pudnet-bench reads 2 and 3"),
+        (("format",), 5, "it is of format 5, and this version of pudnet-bench reads 2 to 4"),
     ],
 )
 def test_a_wrong_field_is_named_in_one_sentence(
@@ -90,6 +95,19 @@ def test_a_missing_field_is_named() -> None:
     del values["plan"]["reference"]
     with pytest.raises(ValueError, match=r"the record\.plan lacks 'reference'"):
         decode(checksummed_json(values))
+
+
+def test_a_record_of_format_3_has_class_split_0() -> None:
+    values = read_checksummed_json(encode(RECORD))
+    del values["plan"]["class_names"]
+    for cell in values["plan"]["cells"]:
+        del cell["split"]
+    (planned,) = RECORD.plan.cells
+    expected = replace(RECORD, plan=replace(RECORD.plan, cells=(replace(planned, split=0),)))
+    assert decode(checksummed_json({**values, "format": 3})) == expected
+    del values["plan"]["cells"]
+    with pytest.raises(ValueError, match="a field of format 3 is missing or damaged: 'cells'"):
+        decode(checksummed_json({**values, "format": 3}))
 
 
 def test_format_2_is_read_with_what_it_did_not_say(older: Path) -> None:
