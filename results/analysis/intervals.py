@@ -1,0 +1,163 @@
+"""Means over groups, with an interval for each unit that they may be generalised over: splits, classes, groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pudnet_bench.results.analysis import class_effects
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Unit = Literal["splits", "classes", "groups", ""]
+
+PAIR = ["split", "seed", "group"]  # what two rows share that are measured on the same group
+SMALLEST = 6  # units below which no interval is given
+SIGNIFICANCE = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """What a t interval of one unit needs: `units` that were seen, the mean's standard error, its degrees of freedom."""
+
+    unit: Unit
+    units: int
+    standard_error: float
+    df: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A mean with every interval that its data allow; `unit` names the one to print, "" for none.
+
+    The mean has the unit of the values and weighs every split alike. n counts groups, `tuples` distinct sets of classes.
+    """
+
+    mean: float
+    n: int
+    splits: int
+    seeds: int
+    tuples: int
+    classes: int
+    intervals: Mapping[Unit, Interval]
+    unit: Unit
+
+    def half_width(self, confidence: float = 0.95, unit: Unit | None = None) -> float:
+        """Half width of the interval of `unit` (the one to print unless given); NaN where there is none."""
+        from scipy.special import stdtrit  # scipy.stats.t.ppf is the same number, but takes a second to import
+
+        interval = self.intervals.get(self.unit if unit is None else unit)
+        if interval is None:
+            return math.nan
+        return float(stdtrit(interval.df, 0.5 + confidence / 2) * interval.standard_error)
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided p of a mean of 0, by the printed interval; NaN without one."""
+        from scipy.special import stdtr
+
+        interval = self.intervals.get(self.unit)
+        if interval is None:
+            return math.nan
+        if interval.standard_error == 0:
+            return 1.0 if self.mean == 0 else 0.0
+        return float(2 * stdtr(interval.df, -abs(self.mean) / interval.standard_error))
+
+
+def estimate(rows: pd.DataFrame, values: ArrayLike) -> Estimate:
+    """Mean of `values` [n] of the groups that `rows` names, and its intervals.
+
+    Args:
+        rows: Columns `split`, `seed`, `group`, `classes` (the group's class ids, separated by spaces; "" if not known).
+        values: One number for each row, in any unit.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    split = rows["split"].to_numpy()
+    tuples = class_tuples(rows)
+    classes = {each for one in tuples for each in one}
+    means = np.array([array[split == each].mean() for each in np.unique(split)])
+    intervals: dict[Unit, Interval] = {}
+    if means.size >= SMALLEST:
+        intervals["splits"] = _t(means, "splits")
+    if means.size == 1 and array.size >= SMALLEST:
+        intervals["groups"] = _t(array, "groups")
+    if all(tuples) and len(set(tuples)) >= SMALLEST:
+        error, df = class_effects.standard_error(array, split, rows["seed"].to_numpy(), tuples)
+        intervals["classes"] = Interval(unit="classes", units=len(classes), standard_error=error, df=df)
+    order: tuple[Unit, ...] = ("splits", "classes", "groups")
+    return Estimate(
+        mean=float(means.mean()) if means.size else math.nan, n=array.size, splits=means.size,
+        seeds=rows["seed"].nunique(), tuples=len(set(tuples) - {()}), classes=len(classes), intervals=intervals,
+        unit=next((unit for unit in order if unit in intervals), ""),
+    )  # fmt: skip
+
+
+def _t(units: NDArray[np.float64], unit: Unit) -> Interval:
+    """The interval of a mean of independent units [n]; exactly equal ones have a standard error of 0."""
+    error = 0.0 if np.ptp(units) == 0 else float(units.std(ddof=1)) / math.sqrt(units.size)
+    return Interval(unit=unit, units=units.size, standard_error=error, df=units.size - 1.0)
+
+
+def class_tuples(rows: pd.DataFrame) -> list[tuple[int, ...]]:
+    """The sorted class ids of each row: which class has which label plays no part. () where they are not known."""
+    known: dict[str, tuple[int, ...]] = {}
+    texts = [str(text) for text in rows["classes"]]
+    for text in texts:
+        if text not in known:
+            known[text] = tuple(sorted(map(int, text.split())))
+    return [known[text] for text in texts]
+
+
+def paired_rows(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
+    """The groups that both measured: `PAIR`, `classes`, `accuracy_a`, `accuracy_b` (0..1), sorted by `PAIR`.
+
+    Class ids are those of `a`, and those of `b` where `a` has none.
+    """
+    both = a[[*PAIR, "classes", "accuracy"]].merge(b[[*PAIR, "classes", "accuracy"]], on=PAIR, suffixes=("_a", "_b"))
+    both["classes"] = both["classes_a"].where(both["classes_a"] != "", both["classes_b"])
+    return both.sort_values(PAIR, ignore_index=True)[[*PAIR, "classes", "accuracy_a", "accuracy_b"]]
+
+
+def estimate_difference(a: pd.DataFrame, b: pd.DataFrame) -> Estimate:
+    """Mean of a - b in percentage points over the groups that both measured, with its intervals.
+
+    Accuracies are fractions k / n: differences are rounded to 12 digits, so that equal ones are equal.
+    """
+    both = paired_rows(a, b)
+    return estimate(both, np.round(100 * (both["accuracy_a"] - both["accuracy_b"]), 12))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simultaneous:
+    """Holm's verdict on one of several comparisons: below 0.05 the `adjusted_p` is significant over the whole family.
+
+    The comparison's own interval at `confidence` excludes 0 exactly then.
+    """
+
+    adjusted_p: float
+    confidence: float
+
+
+def simultaneous(p_values: Sequence[float], level: float = SIGNIFICANCE) -> list[Simultaneous]:
+    """Holm's step-down over a family of tests, in the order given (Holm 1979); NaN, which is no test, stays NaN.
+
+    The k-th smallest of m is tested at level / (m - k + 1), and from the first that fails on, all have its level.
+    Raises ValueError for a p-value that is not in 0..1.
+    """
+    values = np.asarray(p_values, dtype=np.float64)
+    if ((values < 0) | (values > 1)).any():
+        raise ValueError("p-values lie between 0 and 1")
+    tested = np.argsort(values, kind="stable")[: int((~np.isnan(values)).sum())]  # NaN sorts last
+    factors = np.arange(tested.size, 0, -1)
+    adjusted, confidence = np.full_like(values, np.nan), np.full_like(values, np.nan)
+    adjusted[tested] = np.minimum(1.0, np.maximum.accumulate(values[tested] * factors))
+    rejected = int((adjusted < level).sum())
+    last = factors[min(rejected, tested.size - 1)] if tested.size else 1
+    confidence[tested] = 1 - level / np.maximum(factors, last)
+    return [Simultaneous(adjusted_p=float(p), confidence=float(c)) for p, c in zip(adjusted, confidence, strict=True)]
