@@ -68,7 +68,6 @@ class Group:
     index: int  # position in its stream
     fit: Dataset
     test: Dataset
-    classes: tuple[int, ...] = ()  # the source's class ids, in the order of the labels
 
 
 @dataclass(frozen=True)

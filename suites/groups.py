@@ -6,17 +6,15 @@ uint8; a group is a handful of indices until it is used.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass
-from itertools import combinations, count
+from itertools import count
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from numpy.random import Generator
 from torch import Tensor
 
 from pudnet_bench.methods.base import Dataset, Episode, Group
@@ -29,8 +27,6 @@ CLASS_SPLIT_SEED = 0
 NORMALISATION_IMAGES = 10_000  # evenly spaced in the training classes: enough for three digits of mean and deviation
 QUERY_IMAGES = 100
 SMALLEST_HALF = 10  # images per class: enough for the support of every method
-MOST_TUPLES = 100  # class tuples that the unseen groups enumerate; of more, each group draws one
-_TUPLE_ORDER = len(SPLITS) + 1  # beside the random streams of SPLITS and that of batches
 
 
 @dataclass(frozen=True)
@@ -86,32 +82,12 @@ class ClassRanges:
         return np.concatenate([self.starts[c] + np.arange(self.sizes[c]) for c in classes])
 
 
-def enumerates_tuples(family: Family) -> bool:
-    """Whether the unseen groups go through all class tuples in turn, as there are at most `MOST_TUPLES` of them."""
-    return math.comb(family.unseen_classes, family.ways) <= MOST_TUPLES
-
-
-def _choose_classes(
-    family: Family, n_classes: int, split: Split, seed: int, index: int
-) -> tuple[np.ndarray, Generator]:
-    """Return the classes of a group, int64 [ways] places among `n_classes`, and the generator that draws its images.
-
-    Every run of as many unseen groups as there are tuples has each tuple once, in an order of its own (`enumerates_tuples`).
-    """
-    rng = np.random.default_rng((seed, SPLITS.index(split), index))
-    if split != "unseen" or not enumerates_tuples(family):
-        return rng.choice(n_classes, family.ways, replace=False), rng
-    tuples = list(combinations(range(n_classes), family.ways))
-    turn, place = divmod(index, len(tuples))
-    order = np.random.default_rng((seed, _TUPLE_ORDER, turn)).permutation(len(tuples))
-    return rng.permutation(tuples[order[place]]), rng
-
-
 def draw_group(
     family: Family, classes: tuple[int, ...], ranges: ClassRanges, split: Split, seed: int, index: int
 ) -> GroupIndices:
     """Return group `index` of `split`, whose source classes are `classes`. A pure function."""
-    chosen, rng = _choose_classes(family, len(classes), split, seed, index)
+    rng = np.random.default_rng((seed, SPLITS.index(split), index))
+    chosen = rng.choice(len(classes), family.ways, replace=False)
     k = family.images_per_class
     images = np.empty((family.ways, k + family.test_images_per_class), dtype=np.int64)
     for row, place in enumerate(chosen):
@@ -122,16 +98,16 @@ def draw_group(
 
 def draw_halves(
     family: Family, classes: tuple[int, ...], ranges: ClassRanges, split: Split, seed: int, index: int
-) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Return a group that has every image of its classes, one random half of each class to fit and the other to test.
 
-    Returns the classes as `GroupIndices` has them, and positions in the source of the fit images and of the test images,
-    int64 [k] for each class. Classes may differ in size; the odd image of a class is a test image. A pure function, like
-    `draw_group`.
+    Returns positions in the source of the fit images and of the test images, int64 [k] for each class. Classes may differ in
+    size; the odd image of a class is a test image. A pure function, like `draw_group`.
     """
-    chosen, rng = _choose_classes(family, len(classes), split, seed, index)
-    orders = [ranges.starts[c] + rng.permutation(ranges.sizes[c]) for c in (classes[place] for place in chosen)]
-    return chosen, [order[: len(order) // 2] for order in orders], [order[len(order) // 2 :] for order in orders]
+    rng = np.random.default_rng((seed, SPLITS.index(split), index))
+    chosen = [classes[place] for place in rng.choice(len(classes), family.ways, replace=False)]
+    orders = [ranges.starts[c] + rng.permutation(ranges.sizes[c]) for c in chosen]
+    return [order[: len(order) // 2] for order in orders], [order[len(order) // 2 :] for order in orders]
 
 
 def _channels_last(images: Tensor) -> Tensor:
@@ -146,7 +122,7 @@ def _channels_last(images: Tensor) -> Tensor:
 
 
 class FamilyImages:
-    """A family's images on a device with one of its class splits, normalised when they are gathered into a Dataset.
+    """A family's images on a device, normalised when they are gathered into a Dataset.
 
     Mean and deviation per channel are those of `trained_on`, the images that methods meta-train on. If it is None, they come
     from the training classes, or from all classes of a family without training classes. Raises FamilyError if the source
@@ -154,19 +130,14 @@ class FamilyImages:
     """
 
     def __init__(
-        self,
-        family: Family,
-        source: Source,
-        device: torch.device,
-        trained_on: FamilyImages | None = None,
-        split_seed: int = CLASS_SPLIT_SEED,
+        self, family: Family, source: Source, device: torch.device, trained_on: FamilyImages | None = None
     ) -> None:
         if len(source.class_names) != family.classes:
             needed = f"family '{family.name}' needs {family.classes} classes"
             found = f"source '{source.name}' has {len(source.class_names)}"
             raise FamilyError(f"{needed}, and {found}; complete the source's class folders")
         self.family = family
-        self.split_seed, self.split = split_seed, ClassSplit.of(family, split_seed)
+        self.split = ClassSplit.of(family)
         self.ranges = ClassRanges.of(source.labels)
         smallest = int(self.ranges.sizes.argmin())
         n_fit, n_test = family.images_per_class or SMALLEST_HALF, family.test_images_per_class or SMALLEST_HALF
@@ -183,25 +154,15 @@ class FamilyImages:
             warnings.simplefilter("ignore", UserWarning)
             self.images = torch.from_numpy(source.images).to(device)
         self.image_shape: tuple[int, int, int] = tuple(source.images.shape[1:])
-        self._normalise(source, trained_on)
-
-    def _normalise(self, source: Source, trained_on: FamilyImages | None) -> None:
         if trained_on is None:
-            self.mean, self.std = (t.to(self.device) for t in self._normalisation(source))
+            self.mean, self.std = (t.to(device) for t in self._normalisation(source))
         else:
             self.mean, self.std = trained_on.mean, trained_on.std
 
     def fold(self, fold: int) -> FamilyImages:
         """Return the same images, with the training classes of `fold` held out for validation."""
         other = copy(self)
-        other.split = ClassSplit.of(self.family, self.split_seed, fold)
-        return other
-
-    def of_split(self, seed: int, source: Source, trained_on: FamilyImages | None = None) -> FamilyImages:
-        """Return the same images with another class split of the family, and the normalisation that follows from it."""
-        other = copy(self)
-        other.split_seed, other.split = seed, ClassSplit.of(self.family, seed)
-        other._normalise(source, trained_on)
+        other.split = ClassSplit.of(self.family, fold=fold)
         return other
 
     def _normalisation(self, source: Source) -> tuple[Tensor, Tensor]:
@@ -222,16 +183,13 @@ class FamilyImages:
 
     def group(self, split: Split, seed: int, index: int) -> Group:
         """Return group `index` of `split`."""
-        ways, classes = self.family.ways, getattr(self.split, split)
-        drawn_from = (self.family, classes, self.ranges, split, seed, index)
+        ways, where = self.family.ways, (self.family, getattr(self.split, split), self.ranges, split, seed, index)
         if self.family.images:
-            chosen, *positions = draw_group(*drawn_from)
-            fit, test = (self.dataset(part, ways) for part in positions)
-        else:
-            chosen, *halves = draw_halves(*drawn_from)
-            labels = [np.repeat(np.arange(ways), [len(part) for part in half]) for half in halves]
-            fit, test = (self.dataset(np.concatenate(h), ways, y) for h, y in zip(halves, labels, strict=True))
-        return Group(index, fit, test, tuple(classes[place] for place in chosen))
+            drawn = draw_group(*where)
+            return Group(index, self.dataset(drawn.fit, ways), self.dataset(drawn.test, ways))
+        halves = draw_halves(*where)
+        labels = [np.repeat(np.arange(ways), [len(part) for part in half]) for half in halves]
+        return Group(index, *(self.dataset(np.concatenate(h), ways, y) for h, y in zip(halves, labels, strict=True)))
 
 
 class TrainingStream:

@@ -13,6 +13,7 @@ from pudnet_bench.methods.base import Method
 
 ROOMS = ("pudnet_bench.methods.", "pudnet_bench.suites.")
 STREAM = "pudnet_bench.suites.learn2learn_episodes"  # the group stream shapes what is learned
+UNSEEN_GROUPS = "pudnet_bench.suites.class_splits"
 
 
 def code_digest(method: type[Method]) -> str:
@@ -28,6 +29,13 @@ def code_digest(method: type[Method]) -> str:
             digests[path], imported = _parsed(path.read_bytes())
             pending += [_file(name) for name in imported]
     return sha256("".join(sorted(digests.values())).encode()).hexdigest()
+
+
+@cache
+def unseen_groups_digest() -> str:
+    """SHA-256 of the module that draws the unseen groups, which shapes what is measured and not what is learned."""
+    path = _file(UNSEEN_GROUPS)
+    return _parsed(path.read_bytes())[0] if path else ""
 
 
 @cache

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pudnet_bench.harness.measuring.device import Compute
-from pudnet_bench.harness.planning.code_digest import code_digest
+from pudnet_bench.harness.planning.code_digest import code_digest, unseen_groups_digest
 from pudnet_bench.harness.planning.request import ClockRule, Episodes, RunRequest
 from pudnet_bench.harness.training.artifacts import ArtifactSpec, ArtifactStore
 from pudnet_bench.harness.training.meta_train import Training
@@ -111,7 +111,7 @@ class Cell:
     @cached_property
     def key(self) -> str:
         """The cell's name on disk. The number of groups is not part of it, so that asking for more resumes the cell."""
-        identity = dict(self.identity)
+        identity = {**self.identity, "unseen_groups": unseen_groups_digest()}
         if self.artifact is None:
             for unused in ("budget", "validation_groups", "query_images", "episodes", "training_groups"):
                 del identity[unused]

@@ -23,7 +23,7 @@ from pudnet_bench.harness.training.meta_train import TrainingJob, meta_train
 from pudnet_bench.harness.training.stop_signal import StopSignal
 from pudnet_bench.methods.base import SINGLE_PROCESS, Classifier, Dataset, Method, MethodError, Ranks, Snapshot
 from pudnet_bench.results.store.run import Run
-from pudnet_bench.suites.groups import FamilyImages
+from pudnet_bench.suites.class_splits import SplitImages
 
 SHARD_SECONDS = 20.0  # the most measuring that a kill can lose
 WARM_UPS = 3
@@ -40,7 +40,7 @@ class RunContext:
         together: Given a cell, the processes that share its meta-training with this one, while the block lasts.
     """
 
-    images_of: Callable[[str, int], FamilyImages]
+    images_of: Callable[[str, int], SplitImages]
     store: ArtifactStore
     compute: Compute
     display: Display
@@ -55,7 +55,7 @@ class ReadyCell:
     cell: Cell
     method: Method
     artifact: Artifact | None
-    images: FamilyImages
+    images: SplitImages
     compute: Compute
     flops: FlopCount = UNKNOWN
 
@@ -147,7 +147,7 @@ def measure_group(ready: ReadyCell, index: int) -> tuple[list[dict[str, Any]], d
     cell, artifact, compute = ready.cell, ready.artifact, ready.compute
     clock, memory, meter = ready.gauges
     clock.start()
-    group = ready.images.group("unseen", cell.seed, index)
+    group = ready.images.unseen(cell.seed, index)
     data = clock.stop()
     # A result must not depend on which groups ran before. `torch.manual_seed` takes a hundred times as long: it seeds
     # every other device too, and without CUDA records the caller's stack.
@@ -215,7 +215,7 @@ def _share_correct(classifier: Classifier, test: Dataset, at_once: int) -> float
     return int(sum(correct)) / len(test)
 
 
-def warm_up(method: Method, images: FamilyImages, seed: int, log: Callable[[str], None]) -> FlopCount:
+def warm_up(method: Method, images: SplitImages, seed: int, log: Callable[[str], None]) -> FlopCount:
     """Let caches, kernels and allocators settle on an unmeasured group of the same shape; count FLOPs in the first fit.
 
     Where the count fails, the reason is logged, the method is warmed up without it and the FLOPs are unknown.

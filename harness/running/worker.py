@@ -25,7 +25,7 @@ from pudnet_bench.harness.training.distributed import gpu_count, rank_count, spa
 from pudnet_bench.harness.training.stop_signal import StopSignal
 from pudnet_bench.methods.base import Ranks
 from pudnet_bench.results.store.run import Run
-from pudnet_bench.suites.groups import FamilyImages
+from pudnet_bench.suites.class_splits import SplitImages
 
 
 def missing_jobs(plan: Plan, run: Run, store: ArtifactStore, shard: int | None = None) -> list[Job]:
@@ -96,18 +96,18 @@ def _accompany(request: RunRequest, folder: Path, cell: str, ranks: Ranks) -> No
     accompany(worker.cells[cell], worker.context, ranks)
 
 
-def family_images(plan: Plan, compute: Compute) -> Callable[[str, int], FamilyImages]:
+def family_images(plan: Plan, compute: Compute) -> Callable[[str, int], SplitImages]:
     """The images of the plan's families on the device, by name and class split; loaded on demand, two families at a time."""
     families = {cell.family.name: (cell.family, cell.source) for cell in plan.cells}
     families |= {cell.trained_on.name: (cell.trained_on, cell.training_source) for cell in plan.cells}
 
     @lru_cache(maxsize=2)
-    def loaded(name: str) -> FamilyImages:
+    def loaded(name: str) -> SplitImages:
         family, source = families[name]
-        return FamilyImages(family, source, compute.device, loaded(family.trained_on) if family.trained_on else None)
+        return SplitImages(family, source, compute.device, loaded(family.trained_on) if family.trained_on else None)
 
     @lru_cache(maxsize=2)
-    def images_of(name: str, split: int) -> FamilyImages:
+    def images_of(name: str, split: int) -> SplitImages:
         family, source = families[name]
         trained_on = images_of(family.trained_on, split) if family.trained_on else None
         return loaded(name).of_split(split, source, trained_on)

@@ -13,8 +13,8 @@ from pudnet_bench.harness.cli.app import app
 from pudnet_bench.harness.measuring.device import Compute, choose_device
 from pudnet_bench.harness.planning.plan import Plan, make_plan
 from pudnet_bench.harness.planning.request import RunRequest
+from pudnet_bench.suites.class_splits import SplitImages
 from pudnet_bench.suites.families import FAMILIES
-from pudnet_bench.suites.groups import FamilyImages
 from pudnet_bench.suites.sources.loading import Source, load
 
 CENTROIDS = '''
@@ -94,8 +94,8 @@ def digits(cache_dir: Path) -> Source:
 
 
 @pytest.fixture(scope="session")
-def digits_images(digits: Source, compute: Compute) -> FamilyImages:
-    return FamilyImages(FAMILIES["digits"], digits, compute.device)
+def digits_images(digits: Source, compute: Compute) -> SplitImages:
+    return SplitImages(FAMILIES["digits"], digits, compute.device)
 
 
 @pytest.fixture

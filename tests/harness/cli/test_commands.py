@@ -504,7 +504,9 @@ def test_a_run_interrupted_before_its_first_number_can_be_looked_at(
     assert command_line(*call, "--groups", "2").exit_code == 130
     done = command_line("status", "out")
     assert done.exit_code == 0
-    assert ["own", "digits", "convnet3", "0", "0", "0/2", "pending"] in [line.split() for line in done.stdout.splitlines()]
+    assert ["own", "digits", "convnet3", "0", "0", "0/2", "pending"] in [
+        line.split() for line in done.stdout.splitlines()
+    ]
     done = command_line("table", "out")
     assert done.exit_code == 0
     assert "own" in done.stdout

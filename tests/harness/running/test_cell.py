@@ -23,7 +23,7 @@ from pudnet_bench.harness.training.artifacts import ArtifactStore
 from pudnet_bench.harness.training.checkpoint import CheckpointFolder
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.results.store.run_record import Invocation, PlanRecord, RunRecord
-from pudnet_bench.suites.groups import FamilyImages
+from pudnet_bench.suites.class_splits import SplitImages
 from pudnet_bench.suites.sources.loading import Source
 
 CommandLine = Callable[..., Result]
@@ -223,7 +223,7 @@ yield Snapshot(classifier, "late")
 
 @pytest.mark.parametrize("method", ["own", "adam"])
 def test_a_groups_accuracy_does_not_depend_on_what_ran_before(
-    plan_of: Callable[..., Plan], method_file: MethodFile, digits_images: FamilyImages, compute: Compute, method: str
+    plan_of: Callable[..., Plan], method_file: MethodFile, digits_images: SplitImages, compute: Compute, method: str
 ) -> None:
     (cell,) = plan_of(methods=(method,), method_files=(method_file(NOISY),) if method == "own" else ()).cells
     if method == "adam":
@@ -245,7 +245,7 @@ def test_a_groups_accuracy_does_not_depend_on_what_ran_before(
 
 
 def test_a_large_test_set_is_classified_in_parts_with_the_same_outcome(
-    digits_images: FamilyImages, monkeypatch: pytest.MonkeyPatch
+    digits_images: SplitImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     group = digits_images.group("unseen", 0, 0)
     sizes: list[int] = []
@@ -264,7 +264,7 @@ def test_trained_networks_are_kept_beside_the_rows(plan_of: Callable[..., Plan],
     (cell,) = plan_of("figure1", groups=2).cells
     run = Run.create_or_open(tmp_path / "run", RECORD)
     compute = Compute(torch.device("cpu"), "here", "fp32")
-    images = FamilyImages(cell.family, cell.source, compute.device)
+    images = SplitImages(cell.family, cell.source, compute.device)
     with Display() as display:
         run_cell(
             cell, run, RunContext(lambda family, split: images, ArtifactStore(tmp_path / "cache"), compute, display)
@@ -356,7 +356,7 @@ class Lazy(Method):
 
 
 def test_a_damaged_cell_is_measured_again(
-    plan_of: Callable[..., Plan], method_file: MethodFile, fits: Path, digits: Source, digits_images: FamilyImages,
+    plan_of: Callable[..., Plan], method_file: MethodFile, fits: Path, digits: Source, digits_images: SplitImages,
     compute: Compute, tmp_path: Path,
 ) -> None:  # fmt: skip
     (cell,) = plan_of(methods=("own",), method_files=(method_file(NOISY),), groups=3).cells
