@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,8 @@ class ClusterJob:
 def submit(plan: Plan, run: Run, request: RunRequest, cluster: Cluster, shard: int | None) -> list[Submitted]:
     """Submit the missing jobs of `plan` that are not in Slurm's queue, and return them.
 
-    Each training is a job; cells are measured by arrays that wait for their trainings. Raises SlurmError.
+    Jobs that wait for the same trainings are one array: trainings that wait for none (of all methods and class splits),
+    trainings that build on another, and the shards of cells. Raises SlurmError.
     """
     before = submitted(run)
     ids_live = live_jobs(before)
@@ -80,26 +80,19 @@ def submit(plan: Plan, run: Run, request: RunRequest, cluster: Cluster, shard: i
     jobs = missing_jobs(plan, run, ArtifactStore(request.cache), shard or GROUPS_PER_JOB)
     jobs = [job for job in jobs if job.title not in titles]
     (run.folder / OUTCOMES).mkdir(exist_ok=True)
-    new, arrays = list[Submitted](), dict[tuple[str, ...], list[Job]]()
-
-    def send(batch: Sequence[Job], stage: Stage) -> None:
+    new, arrays = list[Submitted](), dict[tuple[Stage, tuple[str, ...]], list[Job]]()
+    for job in sorted(jobs, key=lambda job: not job.training):  # a training comes after those that it needs
+        arrays.setdefault(("training" if job.training else "evaluation", job.needs), []).append(job)
+    for (stage, needs), batch in arrays.items():
         for job in batch:
             outcome_path(run.folder, job.title).unlink(missing_ok=True)
         calls = [ClusterJob(request, str(run.folder.absolute()), job) for job in batch]
-        after = [ids[key] for key in batch[0].needs]
+        after = [ids[key] for key in needs]
         job_ids = launcher.submit(run.folder / "jobs", cluster, stage, calls, after, f"pudnet-{plan.suite.name}")
         sent = [Submitted(job_id, job) for job_id, job in zip(job_ids, batch, strict=True)]
+        ids |= {entry.job.training: entry.job_id for entry in sent if entry.job.training}
         new.extend(sent)
         save_submitted(run, [*submitted(run), *sent])  # after each array, so that a failure later loses no job id
-
-    for job in jobs:
-        if job.training:
-            send([job], "training")
-            ids[job.training] = new[-1].job_id
-        else:
-            arrays.setdefault(job.needs, []).append(job)
-    for batch in arrays.values():
-        send(batch, "evaluation")
     return new
 
 

@@ -16,8 +16,8 @@ from rich.console import Console
 from pudnet_bench.harness.measuring.clock import Clock, PeakMemory
 from pudnet_bench.harness.measuring.device import Compute, choose_device, core_count
 from pudnet_bench.harness.measuring.provenance import begin_invocation
+from pudnet_bench.suites.class_splits import SplitImages
 from pudnet_bench.suites.families import FAMILIES
-from pudnet_bench.suites.groups import FamilyImages
 from tests.benchmarks import report
 from tests.benchmarks.limits import limits
 from tests.benchmarks.ratio import Comparison, Ratio
@@ -120,7 +120,7 @@ def compute() -> Compute:
 
 
 @pytest.fixture(scope="session")
-def digits_images(cache_dir: Path) -> FamilyImages:
+def digits_images(cache_dir: Path) -> SplitImages:
     return Setting(choose_device("cpu", "fp32"), cache_dir).images(FAMILIES["digits"].name)
 
 

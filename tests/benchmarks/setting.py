@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pudnet_bench.harness.measuring.device import Compute
+from pudnet_bench.suites.class_splits import SplitImages
 from pudnet_bench.suites.families import FAMILIES
-from pudnet_bench.suites.groups import FamilyImages
 from pudnet_bench.suites.sources.loading import load, locate
 
 QUICK_ROUNDS = 3
@@ -39,10 +39,10 @@ class Setting:
         """The number of rounds of a benchmark that usually takes `usual`."""
         return self.rounds or (min(usual, QUICK_ROUNDS) if self.quick else usual)
 
-    def images(self, family: str) -> FamilyImages:
+    def images(self, family: str) -> SplitImages:
         """The images of `family` on the device; skips the test where its source is not found."""
         chosen = FAMILIES[family]
         if locate(chosen.source, data_dir=self.data) is None:
             pytest.skip(f"{chosen.label}: '{chosen.source}' is not in the folder that PUDNET_BENCH_DATA names")
         source = load(chosen.source, data_dir=self.data, cache_dir=self.cache, size=chosen.image_size)
-        return FamilyImages(chosen, source, self.compute.device)
+        return SplitImages(chosen, source, self.compute.device)

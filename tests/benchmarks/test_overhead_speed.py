@@ -30,7 +30,7 @@ from pudnet_bench.harness.training.artifacts import ArtifactStore
 from pudnet_bench.methods.base import Method, Snapshot
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.suites.catalog import SUITES
-from pudnet_bench.suites.groups import FamilyImages
+from pudnet_bench.suites.class_splits import SplitImages
 from tests.benchmarks.ratio import Comparison, Ratio, limited
 from tests.benchmarks.setting import Setting
 
@@ -145,9 +145,9 @@ def bare_loop(ready: ReadyCell, groups: int) -> list[tuple[int, str, float, floa
     return found
 
 
-def context(images: FamilyImages, compute: Compute, cache: Path) -> RunContext:
+def context(images: SplitImages, compute: Compute, cache: Path) -> RunContext:
     """What cells on `images` are measured in."""
-    return RunContext(lambda family: images, ArtifactStore(cache), compute, Display())
+    return RunContext(lambda family, split: images, ArtifactStore(cache), compute, Display())
 
 
 @contextlib.contextmanager
@@ -162,7 +162,7 @@ def prepare_cell(plan: Plan, compute: Compute, cache: Path) -> ReadyCell:
     (cell,) = plan.cells
     if cell.method.iterative:
         cell = replace(cell, options={**cell.options, "epochs": (1,)})
-    images = FamilyImages(cell.family, cell.source, compute.device)
+    images = SplitImages(cell.family, cell.source, compute.device)
     method, artifact = execution.prepare(cell, context(images, compute, cache))
     execution.warm_up(method, images, cell.seed, print)
     return ReadyCell(cell, method, artifact, images, compute)
@@ -240,7 +240,7 @@ def measure_bookkeeping(compute: Compute, cache: Path, cells: int) -> Bookkeepin
         seconds(one, "first")
         whole = seconds(many, "many") - seconds(one, "one")
         rows = Run.open(Path(folder, "many")).frame()
-    images = FamilyImages(first.family, first.source, compute.device)
+    images = SplitImages(first.family, first.source, compute.device)
     began = time.perf_counter()
     for _ in range(cells):
         execution.warm_up(first.make_method(), images, first.seed, print)
