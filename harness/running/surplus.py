@@ -40,7 +40,7 @@ def surplus(asked: Sequence[PlannedCell], planned: Sequence[PlannedCell], done: 
             parts.append(f"{plural} {_listed(list(new))}")
     mixed = [cell for cell in others if all(getattr(cell, field) in known[field] for field in _FIELDS)]
     if mixed:
-        parts.append(f"{len(mixed)} other combinations of these" if len(mixed) > 1 else "another combination of these")
+        parts.append(_counted(len(mixed), "other cell"))
     most = {cell.method: max(other.groups for other in asked if other.method == cell.method) for cell in asked}
     if further := {
         group
@@ -50,7 +50,7 @@ def surplus(asked: Sequence[PlannedCell], planned: Sequence[PlannedCell], done: 
     }:
         parts.append(f"groups {_listed(sorted(further))}")
     if left_out := done.keys() - {cell.key for cell in planned}:
-        parts.append(f"{len(left_out)} cell{'s' if len(left_out) > 1 else ''} not in the table")
+        parts.append(f"{_counted(len(left_out), 'cell')} not in the table")
     return f"also here: {', '.join(parts)}" if parts else ""
 
 
@@ -70,19 +70,17 @@ def asked_by(request: RunRequest, plan: PlanRecord) -> list[PlannedCell]:
     ]
 
 
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' if number > 1 else ''}"
+
+
 def _listed(values: Sequence[str] | Sequence[int]) -> str:
     """Names in their order, or numbers with "3 to 5" for three or more in a row; the first few."""
     names = [str(value) for value in values]
     if all(isinstance(value, int) for value in values):
-        numbers = sorted(map(int, values))
-        rows = [
-            [number for _, number in row]
-            for _, row in groupby(enumerate(numbers), key=lambda place: place[1] - place[0])
-        ]
-        names = [
-            name
-            for row in rows
-            for name in ([f"{row[0]} to {row[-1]}"] if len(row) > 2 else [str(number) for number in row])
-        ]
+        runs = groupby(enumerate(sorted(map(int, values))), key=lambda item: item[1] - item[0])
+        rows = [[number for _, number in run] for _, run in runs]
+        parts = ([f"{row[0]} to {row[-1]}"] if len(row) > 2 else map(str, row) for row in rows)
+        names = [name for part in parts for name in part]
     shown, more = names[:LISTED], len(names) - LISTED
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
