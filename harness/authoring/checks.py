@@ -7,8 +7,8 @@ groups, whatever the accuracy, and compute in float32, so that results can be co
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from statistics import median
 from typing import Any
@@ -18,17 +18,22 @@ from torch import Tensor
 
 from pudnet_bench.harness.authoring.subject import GROUPS, SEED, VALIDATION_GROUPS, Subject, logits_of, short_session
 from pudnet_bench.harness.measuring.clock import Clock, timed
+from pudnet_bench.harness.measuring.contract import (
+    fitting,
+    not_a_snapshot,
+    repeated_name,
+    restored_settings,
+    unstorable,
+    value_counts,
+    wrong_shape,
+    wrong_values,
+)
 from pudnet_bench.harness.measuring.device import Precision
 from pudnet_bench.methods import targets
-from pudnet_bench.methods.base import Checkpoint, Classifier, Dataset, MethodError, Snapshot, TargetSpec
+from pudnet_bench.methods.base import Checkpoint, Classifier, Dataset, MethodError, TargetSpec
 
 TIMED_FITS = 5  # whose median is the time of a fit
 SINGLE_IMAGES = 5  # test images classified alone; halves and another order stand for the rest
-_GLOBAL_SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
-    (torch.is_grad_enabled, torch.set_grad_enabled),
-    (torch.get_default_dtype, torch.set_default_dtype),
-    (torch.get_num_threads, torch.set_num_threads),
-)
 
 
 class CheckFailure(Exception):  # noqa: N818 - the outcome of a check, not an error of the program
@@ -74,23 +79,12 @@ def _all_identical(a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:
     return len(a) == len(b) and all(map(_identical, a, b))
 
 
-def non_tensor(state: Mapping[Any, Any], source: str = "state_dict holds") -> str:
-    """Describe the first item of a state that is not a tensor under a name."""
-    for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            return f"{source} {type(value).__name__} under {name!r}; tensors only, under names"
-    return ""
-
-
 def invalid_logits(found: Sequence[Tensor], test: Dataset) -> str:
     """Describe what is wrong with the logits that snapshots gave for `test`."""
-    expected = (len(test), test.n_classes)
+    size = len(test), test.n_classes
     for logits in found:
-        if tuple(logits.shape) != expected:
-            images = f"{len(test)} images of {test.n_classes} classes"
-            return f"logits of shape {tuple(logits.shape)} for {images}; it must be {expected}"
-        if not torch.isfinite(logits).all():
-            return f"{int((~torch.isfinite(logits)).sum())} of {logits.numel()} logits are not finite"
+        if problem := wrong_shape(logits, *size) or wrong_values(value_counts(logits).tolist(), *size):
+            return problem
     return ""
 
 
@@ -110,9 +104,9 @@ def constructs(subject: Subject) -> str:
 def learns_a_state(subject: Subject) -> str:
     """A short meta-training leaves a `state_dict` that is not empty and holds finite tensors only."""
     _require_meta_training(subject)
-    fail_if(non_tensor(subject.make().state_dict()))  # first: the training itself copies states
+    fail_if(unstorable(subject.make().state_dict()))  # first: the training itself copies states
     state = subject.trained[0].state_dict()
-    fail_if(non_tensor(state))
+    fail_if(unstorable(state))
     if not state:
         raise CheckFailure("meta_train learned, but state_dict is empty: implement state_dict and load_state_dict")
     for name, value in state.items():
@@ -146,7 +140,7 @@ def training_resumes(subject: Subject) -> str:
         saved = checkpoint_after(subject, step, validation_groups)
         if saved is None:
             raise CheckFailure("session.checkpoint_due() was true, but session.save_checkpoint was not called")
-        fail_if(non_tensor(saved.tensors, "session.save_checkpoint was given"))
+        fail_if(unstorable(saved.tensors, "session.save_checkpoint was given"))
         # As in a file: numbers as JSON, tensors on the CPU without their memory layout.
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in saved.tensors.items()}
         restored = Checkpoint(json.loads(json.dumps(saved.numbers)), tensors)
@@ -200,13 +194,13 @@ def saves_milestones(subject: Subject) -> None:
             f"but was called {called}; methods.meta_training.train_until_converged does it"
         )
     for state in saved.values():
-        fail_if(non_tensor(state, "session.save_milestone was given"))
+        fail_if(unstorable(state, "session.save_milestone was given"))
     name = differing_tensor(saved[GROUPS], method.state_dict())
     fail_if(name, " differs between the last milestone and the final state")
 
 
 def logits_are_valid(subject: Subject) -> None:
-    """`fit` yields at least one snapshot, and each gives finite logits of shape [n, n_classes]."""
+    """`fit` yields at least one snapshot, and each gives finite logits [n, n_classes] that tell classes apart."""
     fit, test = subject.datasets
     found = logits_of(subject.ready(), fit, test)
     if not found:
@@ -264,7 +258,7 @@ def fit_is_reproducible(subject: Subject) -> None:
 def fit_has_no_side_effects(subject: Subject) -> None:
     """`fit` and its classifiers change neither images nor labels nor torch's global settings."""
     fit, test = subject.datasets
-    with _restored_settings() as changes:
+    with restored_settings() as changes:
         torch.manual_seed(SEED)
         for snapshot in subject.ready().fit(fit):
             fail_if(changes(), " when fit yields a snapshot; restore it before the yield")
@@ -277,30 +271,13 @@ def fit_has_no_side_effects(subject: Subject) -> None:
                 raise CheckFailure(f"the {what} of the {name} dataset were changed; work on a copy")
 
 
-@contextmanager
-def _restored_settings() -> Iterator[Callable[[], str]]:
-    """Restore torch's global settings after the block, which gets a function that describes their changes so far."""
-    before = [get() for get, _ in _GLOBAL_SETTINGS]
-
-    def changes() -> str:
-        settings = [(get.__name__, get(), old) for (get, _), old in zip(_GLOBAL_SETTINGS, before, strict=True)]
-        return ", ".join(f"torch.{name}() is {now}, not {old}" for name, now, old in settings if now != old)
-
-    try:
-        yield changes
-    finally:
-        for (_, restore), old in zip(_GLOBAL_SETTINGS, before, strict=True):
-            restore(old)
-
-
 def snapshots_are_stable(subject: Subject) -> str:
     """Snapshots have distinct names and do not change until `fit` is resumed, whatever is classified meanwhile."""
     fit, test = subject.datasets
     names: list[str] = []
     torch.manual_seed(SEED)
     for snapshot in subject.ready().fit(fit):
-        if not isinstance(snapshot, Snapshot):
-            raise CheckFailure(f"fit yields {type(snapshot).__name__}; it must yield methods.base.Snapshot")
+        fail_if(not_a_snapshot(snapshot))
         names.append(snapshot.name)
         with torch.no_grad():
             first = snapshot.classifier(test.images).clone()
@@ -308,10 +285,7 @@ def snapshots_are_stable(subject: Subject) -> str:
             again = snapshot.classifier(test.images)
         difference = logits_difference(first, again)
         fail_if(difference, f" when snapshot '{snapshot.name}' is called again before fit is resumed")
-    if repeated := sorted(name for name in names if names.count(name) > 1):
-        raise CheckFailure(
-            f"{names.count(repeated[0])} snapshots are named '{repeated[0]}'; give each a name of its own"
-        )
+    fail_if(repeated_name(names))
     return ", ".join(names) if len(names) > 1 else ""
 
 
@@ -365,7 +339,7 @@ def speed(subject: Subject) -> str:
 
     def fit_seconds() -> float:
         torch.manual_seed(SEED)
-        seconds = [elapsed.seconds for _, elapsed in timed(iter(method.fit(fit)), clock)]
+        seconds = [elapsed.seconds for _, elapsed in timed(fitting(method, fit), clock)]
         if not seconds:
             raise CheckSkipped("fit yields no snapshot")
         return seconds[-1]

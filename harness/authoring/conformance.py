@@ -7,12 +7,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from pudnet_bench.harness.authoring.checks import CHECKS, Check, CheckFailure, CheckSkipped, constructs, learns_a_state
 from pudnet_bench.harness.authoring.subject import Subject
-from pudnet_bench.methods.base import Method
+from pudnet_bench.harness.console.failures import described
+from pudnet_bench.harness.measuring.contract import restored_settings
 
 State = Literal["ok", "failed", "skipped"]
 PREREQUISITES: dict[Check, str] = {constructs: "it cannot be constructed", learns_a_state: "its meta-training failed"}
@@ -24,19 +24,20 @@ class CheckResult:
 
     state: State
     reason: str = ""
-    error: Exception | None = None
+    error: BaseException | None = None
 
 
 def run_check(check: Check, subject: Subject) -> CheckResult:
     """Run one check; an exception of the method is a failure that says where it was raised."""
     try:
-        return CheckResult("ok", check(subject) or "")
+        with restored_settings():
+            return CheckResult("ok", check(subject) or "")
     except CheckFailure as failure:
         return CheckResult("failed", str(failure))
     except CheckSkipped as skipped:
         return CheckResult("skipped", str(skipped))
-    except Exception as error:  # a method can fail in any way; the report continues with the next check
-        return CheckResult("failed", _describe(error, subject.method), error)
+    except (Exception, SystemExit) as error:  # a method can fail in any way; the report continues with the next check
+        return CheckResult("failed", described(error, inspect.getfile(subject.method)), error)
 
 
 def run_checks(subject: Subject) -> Iterator[tuple[str, CheckResult]]:
@@ -62,13 +63,3 @@ def report(subject: Subject, write: Callable[[str], None], debug: bool = False) 
     counts = [f"{states.count(state)} {state}" for state in ("ok", "failed", "skipped")]
     write(f"{', '.join(counts)}, in {time.monotonic() - start:.1f} s")
     return states.count("failed")
-
-
-def _describe(error: Exception, method: type[Method]) -> str:
-    """Describe an exception in one line: its type, message, and the last line it passed in the method's own file."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename == inspect.getfile(method)]
-    message = " ".join(str(error).split()) or "no message"
-    notes = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
-    where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}: {message}{notes}{where}"

@@ -54,7 +54,7 @@ def run(
     kind, resolved = DeviceKind(backend.compute.device.type), backend.compute.precision
     requests = [replace(request, suite=suite, device=kind, precision=resolved) for suite in chosen]
     from pudnet_bench.harness.planning.plan import make_plan
-    from pudnet_bench.harness.running.run import print_plans
+    from pudnet_bench.harness.running.run import print_plans, print_surplus
 
     plans = [make_plan(request, backend.compute) for request in requests]
     if dry_run:
@@ -63,8 +63,10 @@ def run(
     failures = 0
     for request, plan in zip(requests, plans, strict=True):
         folder = run_folder(out, plan.suite.name, profile, kind, len(plans) > 1)
-        failures += backend.perform(plan, request, folder, paper=paper, shard=shard)
+        failures += backend.perform(plan, request, folder, paper=paper, shard=shard, debug=debug)
         failures += _wait_for_jobs(folder, paper) if cluster and wait else 0
+        if wait or not cluster:  # a table was printed
+            print_surplus(plan, folder)
     if failures:
         raise typer.Exit(CELLS_FAILED)
 
@@ -91,7 +93,7 @@ def resume(
         asked = request.device, request.precision
         backend = _Backend(compute_of(cluster, *asked) if cluster else choose_device(*asked), None, cluster)
         plan = make_plan(request, backend.compute)
-        failures += backend.perform(plan, request, run.folder, paper=paper, shard=shard)
+        failures += backend.perform(plan, request, run.folder, paper=paper, shard=shard, debug=debug)
     failures += _wait_for_jobs(run.folder, paper) if cluster and wait else 0
     if failures:
         raise typer.Exit(CELLS_FAILED)
@@ -124,14 +126,16 @@ class _Backend:
     executor: Executor | None = None
     cluster: Cluster | None = None
 
-    def perform(self, plan: Plan, request: RunRequest, folder: Path, *, paper: bool, shard: int | None) -> int:
+    def perform(
+        self, plan: Plan, request: RunRequest, folder: Path, *, paper: bool, shard: int | None, debug: bool
+    ) -> int:
         """Measure or submit what is missing of the plan; returns how many cells failed."""
         from pudnet_bench.harness.running.run import run_plan, submit_plan
 
         command = shlex.join(["python", "-m", "harness", *sys.argv[1:]])
         what = plan, request, folder, self.compute
         if self.cluster is None:
-            return run_plan(*what, command=command, with_paper=paper, executor=self.executor)
+            return run_plan(*what, command=command, with_paper=paper, executor=self.executor, debug=debug)
         submit_plan(*what, command=command, cluster=self.cluster, shard=shard)
         return 0
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pudnet_bench.harness.cli import completion, options
 from pudnet_bench.harness.cli.options import TableFormat
 from pudnet_bench.results.store.folders import cache_folder
+
+if TYPE_CHECKING:
+    from pudnet_bench.results.store.run import Run
 
 
 def list_everything(as_json: options.Json = False, debug: options.Debug = False) -> None:
@@ -81,7 +85,9 @@ def collect(reference: options.RunReference, paper: options.Paper = False, debug
     """Write a run's tables and figures from what is measured so far."""
     from pudnet_bench.results.rendering.render import show
 
-    show(options.find_run(reference), paper)
+    run = options.find_run(reference)
+    show(run, paper)
+    _print_surplus(run)
 
 
 def table(
@@ -99,6 +105,17 @@ def table(
         options.print_json(table_records(run, paper))
     else:
         print(table_text(run, format.value, paper), end="")
+    _print_surplus(run)
+
+
+def _print_surplus(run: Run) -> None:
+    """Say, to stderr, what the run holds beyond what its last `run` asked for."""
+    from pudnet_bench.harness.planning.request import load_requests
+    from pudnet_bench.harness.running.surplus import asked_by, surplus_of
+
+    requests = load_requests(run.folder)
+    if len(requests) > 1 and (line := surplus_of(asked_by(requests[-1], run.record.plan), run)):
+        print(line, file=sys.stderr)
 
 
 def compare(

@@ -41,9 +41,10 @@ class Task:
 
 
 class Display:
-    """The progress of a run; use as `with Display() as display`."""
+    """The progress of a run; use as `with Display() as display`. `tracebacks`: whether to show those of failures."""
 
-    def __init__(self) -> None:
+    def __init__(self, tracebacks: bool = False) -> None:
+        self.tracebacks = tracebacks
         self.console = console(stderr=True)
         self.progress: Progress | None = None
 

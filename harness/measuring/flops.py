@@ -18,6 +18,7 @@ from typing import TypeVar
 
 import torch
 
+from pudnet_bench.harness.measuring.contract import fitting
 from pudnet_bench.methods.base import Classifier, Dataset, Group, Method, Snapshot
 
 Item = TypeVar("Item")
@@ -69,7 +70,7 @@ def count(method: Method, group: Group, evaluate: Callable[[Classifier, Dataset]
     """
     snapshots = []
     with _refusing_to_compile() if method.iterative else nullcontext():
-        for snapshot, fit in counted(iter(method.fit(group.fit))):
+        for snapshot, fit in counted(fitting(method, group.fit)):
             with _counter() as spent:
                 evaluate(snapshot.classifier, group.test)
             snapshots.append(SnapshotFlops(snapshot.name, float(snapshot.epochs), fit, spent() / len(group.test)))

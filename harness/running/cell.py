@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,14 @@ import torch
 
 from pudnet_bench.harness.console.progress import Display
 from pudnet_bench.harness.measuring.clock import Clock, PeakMemory, timed
+from pudnet_bench.harness.measuring.contract import (
+    fitting,
+    not_a_snapshot,
+    repeated_name,
+    value_counts,
+    wrong_shape,
+    wrong_values,
+)
 from pudnet_bench.harness.measuring.device import Compute
 from pudnet_bench.harness.measuring.energy import EnergyMeter, metered
 from pudnet_bench.harness.measuring.flops import UNKNOWN, FlopCount, count
@@ -142,7 +150,8 @@ def measure_group(ready: ReadyCell, index: int) -> tuple[list[dict[str, Any]], d
         network and "mean_image" [c * h * w] of the fit images.
 
     Raises:
-        MethodError: The method yields no snapshot, or no network where parameters are stored.
+        MethodError: The method yields no snapshot, two of one name, what is none, logits that are none (`contract`), or no
+            network where parameters are stored.
     """
     cell, artifact, compute = ready.cell, ready.artifact, ready.compute
     clock, memory, meter = ready.gauges
@@ -156,12 +165,14 @@ def measure_group(ready: ReadyCell, index: int) -> tuple[list[dict[str, Any]], d
     if compute.device.type == "cuda":
         torch.cuda.manual_seed(seed)
     memory.reset()
-    rows = []
+    rows: list[dict[str, Any]] = []
+    where = f"method '{cell.variant.name}', group {index}"
     # The energy meter is read outside the timed region.
-    for (snapshot, elapsed), joules in metered(timed(iter(ready.method.fit(group.fit)), clock), meter):
+    for (snapshot, elapsed), joules in metered(timed(fitting(ready.method, group.fit), clock), meter):
         peak = memory.read()
+        _refuse(where, not_a_snapshot(snapshot))
         clock.start()
-        accuracy = test_accuracy(snapshot.classifier, group.test)
+        accuracy = test_accuracy(snapshot.classifier, group.test, where)
         evaluation = clock.stop()
         fit_flops, test_flops = ready.flops.of(snapshot, len(group.fit))
         rows.append({
@@ -179,6 +190,7 @@ def measure_group(ready: ReadyCell, index: int) -> tuple[list[dict[str, Any]], d
         })  # fmt: skip
     if not rows:
         raise MethodError(f"method '{cell.variant.name}' yielded no snapshot; fit must yield at least one")
+    _refuse(where, repeated_name([row["snapshot"] for row in rows]))
     return rows, _network_arrays(cell, snapshot, group.fit) if cell.keeps_parameters else {}
 
 
@@ -189,30 +201,37 @@ def _network_arrays(cell: Cell, snapshot: Snapshot, fit: Dataset) -> dict[str, n
     return {"parameters": parameters.float().cpu().numpy(), "mean_image": fit.images.mean(0).flatten().cpu().numpy()}
 
 
+def _refuse(where: str, fault: str) -> None:
+    """Raise MethodError for a `fault` of the method and group in `where`, unless it is ""."""
+    if fault:
+        raise MethodError(f"{where}: {fault}")
+
+
 @torch.no_grad()
-def test_accuracy(classifier: Classifier, test: Dataset) -> float:
+def test_accuracy(classifier: Classifier, test: Dataset, where: str = "a classifier") -> float:  # noqa: PT028 - no test
     """Share (0..1) of test images classified correctly; retried once on half as many at a time when memory runs out.
 
     Raises:
-        MethodError: Logits of a wrong shape.
+        MethodError: Logits of a wrong shape, not finite, or equal for all classes; `where` names the method and group.
     """
     at_once = max(1, EVALUATION_PIXELS // test.images.shape[2:].numel())
     try:
-        return _share_correct(classifier, test, at_once)
+        return _share_correct(classifier, test, at_once, where)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
-        return _share_correct(classifier, test, max(1, min(at_once, len(test)) // 2))
+        return _share_correct(classifier, test, max(1, min(at_once, len(test)) // 2), where)
 
 
-def _share_correct(classifier: Classifier, test: Dataset, at_once: int) -> float:
-    correct = []
+def _share_correct(classifier: Classifier, test: Dataset, at_once: int, where: str) -> float:
+    counts = []
     for images, labels in zip(test.images.split(at_once), test.labels.split(at_once), strict=True):
         logits = classifier(images)
-        if tuple(logits.shape) != (len(images), test.n_classes):
-            found, wanted = tuple(logits.shape), f"{len(images)} images of {test.n_classes} classes"
-            raise MethodError(f"a classifier gave logits of shape {found} for {wanted}")
-        correct.append((logits.argmax(-1) == labels).sum())
-    return int(sum(correct)) / len(test)
+        _refuse(where, wrong_shape(logits, len(images), test.n_classes))
+        counts.append(torch.cat((value_counts(logits), (logits.argmax(-1) == labels).sum().unsqueeze(0))))
+    # The only transfer from the device, whose queue would otherwise run empty between two batches.
+    *values, correct = torch.stack(counts).sum(0).tolist()
+    _refuse(where, wrong_values(values, len(test), test.n_classes))
+    return int(correct) / len(test)
 
 
 def warm_up(method: Method, images: SplitImages, seed: int, log: Callable[[str], None]) -> FlopCount:
@@ -224,17 +243,18 @@ def warm_up(method: Method, images: SplitImages, seed: int, log: Callable[[str],
     same_size = images.split.training and images.family.images
     group = images.group("training" if same_size else "unseen", seed, WARM_UP_GROUP)
     fits = 1 if method.iterative else WARM_UPS
+    evaluate = partial(test_accuracy, where=f"method '{method.name}', the group that warms up")
     try:
-        flops, failure = count(method, group, test_accuracy), ""
+        flops, failure = count(method, group, evaluate), ""
         fits -= 1
     except Exception as error:  # a fault of the method itself shows in the plain fits that follow
         flops, failure = UNKNOWN, f"{type(error).__name__}: {error}"
     for _ in range(fits):
-        fitting = iter(method.fit(group.fit))
-        first = next(fitting, None)
-        if first is not None:  # a method that yields nothing is refused when it is measured
-            test_accuracy(first.classifier, group.test)
-        del fitting
+        snapshots = fitting(method, group.fit)
+        first = next(snapshots, None)
+        if isinstance(first, Snapshot):  # a method that yields none is refused when it is measured
+            evaluate(first.classifier, group.test)
+        del snapshots
     if failure:
         log(f"FLOPs are not counted ({failure.splitlines()[0]})")
     return flops

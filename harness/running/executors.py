@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -37,7 +38,7 @@ class Local(Executor):
     """One job after the other, in this process."""
 
     def perform(self, jobs: Sequence[Job], worker: Worker) -> set[str]:
-        failures = JobFailures(worker.context.display)
+        failures = JobFailures(worker)
         for job in jobs:
             if not failures.may_start(job):
                 continue
@@ -60,7 +61,7 @@ class LocalProcesses(Executor):
     processes: int
 
     def perform(self, jobs: Sequence[Job], worker: Worker) -> set[str]:
-        failures = JobFailures(worker.context.display)
+        failures = JobFailures(worker)
         waiting, running = list(jobs), dict[Future[None], Job]()
         trainings = {job.training for job in jobs if job.training}
         threads = max(1, core_count() // self.processes)
@@ -87,10 +88,10 @@ class LocalProcesses(Executor):
 
 
 class JobFailures:
-    """The cells and trainings that failed so far; logs each failure."""
+    """The cells and trainings that failed so far; logs each failure, with its traceback where the display shows them."""
 
-    def __init__(self, display: Display) -> None:
-        self.display = display
+    def __init__(self, worker: Worker) -> None:
+        self.worker, self.display = worker, worker.context.display
         self.cells, self.trainings = set[str](), set[str]()
 
     def may_start(self, job: Job) -> bool:
@@ -109,7 +110,9 @@ class JobFailures:
             self.trainings.add(job.training)
         else:
             self.cells.add(job.cell)
-        self.display.log(f"failed: {job.title}: {type(error).__name__}: {error}")
+        self.display.log(f"failed: {job.title}: {self.worker.described(job, error)}")
+        if self.display.tracebacks:
+            self.display.log("".join(traceback.format_exception(error)).rstrip())
 
 
 _worker: list[Worker] = []  # of this process of the pool

@@ -14,6 +14,7 @@ from pudnet_bench.harness.planning.estimate import Estimate, estimate, training_
 from pudnet_bench.harness.planning.plan import Plan, with_bases
 from pudnet_bench.harness.planning.request import RunRequest, save_request
 from pudnet_bench.harness.running.executors import Executor, Local
+from pudnet_bench.harness.running.surplus import surplus_of
 from pudnet_bench.harness.running.worker import Worker, family_images, missing_jobs
 from pudnet_bench.harness.training.artifacts import ArtifactStore
 from pudnet_bench.results.rendering.render import show
@@ -24,12 +25,12 @@ from pudnet_bench.slurm.cluster import Cluster
 
 def run_plan(
     plan: Plan, request: RunRequest, folder: Path, compute: Compute, *,
-    command: str = "", with_paper: bool = False, executor: Executor | None = None,
+    command: str = "", with_paper: bool = False, executor: Executor | None = None, debug: bool = False,
 ) -> int:  # fmt: skip
     """Measure the plan's missing cells, write the tables, and return how many cells failed.
 
     A failing cell is logged with its cause and the others continue. `command` is recorded; `request`, of which the plan
-    was made, is saved for `resume`; `with_paper` adds the paper's numbers to the tables.
+    was made, is saved for `resume`; `with_paper` adds the paper's numbers to the tables; `debug` shows tracebacks.
 
     Raises:
         OSError: The output folder cannot be written; ends the run.
@@ -38,7 +39,7 @@ def run_plan(
     invocation = run.record.invocations[-1]
     with run.exclusive():
         save_request(run.folder, request)
-        with Display() as display:
+        with Display(debug) as display:
             worker = Worker(plan, request, run, compute, display)
             failed = (executor or Local()).perform(missing_jobs(plan, run, worker.context.store), worker)
         run.end_invocation(invocation, provenance.now(), provenance.load())
@@ -84,6 +85,12 @@ def submit_plan(
     cells = len({entry.job.cell for entry in sent if not entry.job.training})
     counts = f"{trainings} meta-trainings and {len(sent) - trainings} shards of {cells} cells"
     print(f"{folder}: {counts} submitted as {', '.join(ids)}")
+
+
+def print_surplus(plan: Plan, folder: Path) -> None:
+    """Say, to stderr, what the run's folder holds beyond what `plan` asked for."""
+    if line := surplus_of(plan_record(plan).cells, Run.open(folder)):
+        print(line, file=sys.stderr)
 
 
 def plan_record(plan: Plan) -> PlanRecord:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from pudnet_bench.harness.console.failures import described
 from pudnet_bench.harness.console.progress import Display
 from pudnet_bench.harness.measuring.device import Compute, DeviceKind, Precision, native_bf16
 from pudnet_bench.harness.planning.plan import Plan
@@ -55,7 +56,7 @@ class ClusterJob:
             with Display() as display:
                 Worker.of(self.request, Path(self.folder), display, stop_signal).perform(self.job)
         except Exception as error:
-            write_atomically(outcome, json.dumps({"failed": f"{type(error).__name__}: {error}"}).encode())
+            write_atomically(outcome, json.dumps({"failed": described(error)}).encode())
             raise
         write_atomically(outcome, json.dumps({"failed": ""}).encode())
 

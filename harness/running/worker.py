@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
 
+from pudnet_bench.harness.console.failures import described
 from pudnet_bench.harness.console.progress import Display
+from pudnet_bench.harness.measuring.contract import restored_settings
 from pudnet_bench.harness.measuring.device import Compute, choose_device
 from pudnet_bench.harness.planning.plan import Cell, Plan, make_plan, with_bases
 from pudnet_bench.harness.planning.request import RunRequest
@@ -23,7 +26,7 @@ from pudnet_bench.harness.running.job import Job
 from pudnet_bench.harness.training.artifacts import ArtifactStore
 from pudnet_bench.harness.training.distributed import gpu_count, rank_count, spawn_ranks
 from pudnet_bench.harness.training.stop_signal import StopSignal
-from pudnet_bench.methods.base import Ranks
+from pudnet_bench.methods.base import MethodError, Ranks
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.suites.class_splits import SplitImages
 
@@ -82,12 +85,27 @@ class Worker:
         return cls(make_plan(request, compute), request, Run.open(folder), compute, display, stop)
 
     def perform(self, job: Job) -> None:
-        """Do what is left of the job. Raises whatever the method or the images raise."""
+        """Do what is left of the job, and restore torch's settings. Raises whatever the method or the images raise.
+
+        Where a method calls `sys.exit`, that is a MethodError: the other jobs go on.
+        """
         cell = self.cells[job.cell]
-        if job.training:
-            obtain_artifact(cell, self.context)
-        else:
-            run_cell(cell, self.run, self.context, range(job.first, job.end))
+        try:
+            with restored_settings():
+                if job.training:
+                    obtain_artifact(cell, self.context)
+                else:
+                    run_cell(cell, self.run, self.context, range(job.first, job.end))
+        except SystemExit as error:
+            if self.context.stop_signal.requested:
+                raise
+            raise MethodError(
+                f"method '{cell.variant.name}' ended with sys.exit({error.code!r}); raise an exception"
+            ) from error
+
+    def described(self, job: Job, error: BaseException) -> str:
+        """`error`, which ended the job, in one line with its place in the method's own file."""
+        return described(error, inspect.getfile(self.cells[job.cell].method))
 
 
 def _accompany(request: RunRequest, folder: Path, cell: str, ranks: Ranks) -> None:

@@ -13,11 +13,21 @@ import torch
 from torch import Tensor
 
 from pudnet_bench.harness.measuring.clock import Clock
+from pudnet_bench.harness.measuring.contract import unstorable
 from pudnet_bench.harness.measuring.device import Compute
 from pudnet_bench.harness.training.artifacts import Artifact, Trained, TrainingSummary
 from pudnet_bench.harness.training.checkpoint import CheckpointFolder, CheckpointSchedule
 from pudnet_bench.harness.training.stop_signal import StopSignal
-from pudnet_bench.methods.base import SINGLE_PROCESS, Budget, Checkpoint, DivergenceError, Method, Ranks, Session
+from pudnet_bench.methods.base import (
+    SINGLE_PROCESS,
+    Budget,
+    Checkpoint,
+    DivergenceError,
+    Method,
+    MethodError,
+    Ranks,
+    Session,
+)
 from pudnet_bench.suites.groups import FamilyImages, TrainingStream
 from pudnet_bench.suites.learn2learn_episodes import training_stream
 
@@ -149,6 +159,7 @@ class _Phase:
             base = job.make_base()
             base.load_state_dict({name: tensor.to(job.compute.device) for name, tensor in start.items()})
             method.start_from(base)
+        _refuse_unstorable(method)
         if (checkpoint := self._load(self.name)) is not None:
             session.checkpoint = Checkpoint(checkpoint.numbers["method"], checkpoint.tensors)
             session.curve, self.seconds = checkpoint.numbers["curve"], checkpoint.numbers["seconds"]
@@ -159,6 +170,7 @@ class _Phase:
             self._save_best(error)
             raise
         self._stop_clock()
+        _refuse_unstorable(method)
         curve = [{"phase": self.name, **row} for row in session.curve]
         state, chosen = method.state_dict(), session.chosen_groups
         numbers: dict[str, Any] = {"chosen_groups": chosen, "seconds": self.seconds, "curve": curve}
@@ -210,3 +222,9 @@ class _Phase:
         checkpoint = checkpoints.load(part) if ranks.rank == 0 else None
         ranks.barrier()
         return checkpoint if ranks.rank == 0 else checkpoints.load(part)
+
+
+def _refuse_unstorable(method: Method) -> None:
+    """Raise MethodError where the method's state cannot be stored: before the training too, which may take hours."""
+    if fault := unstorable(method.state_dict()):
+        raise MethodError(f"method '{method.name}': {fault}")

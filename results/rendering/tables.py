@@ -124,7 +124,7 @@ def summarise(frame: pd.DataFrame, layout: TableLayout, *, ranked: bool = True) 
             "finished": bool(rows["finished"].all()) if "finished" in rows else True,
             "rank": places[device][method, snapshot, family] if ranked else "",
         }
-    shown = [*layout.rows, *_extra_rows(layout, measured)]
+    shown = [*_planned_rows(layout, measured), *_extra_rows(layout, measured)]
     columns = column_labels((keys[3] for keys in measured), layout)
     return [
         TableCell(row, column, device, **measured.get((device, row.method, row.snapshot, column), {}))
@@ -182,6 +182,13 @@ def typeset(cells: list[TableCell], layout: TableLayout, format: Format, paper: 
 def format_seconds(seconds: float) -> str:
     """Three significant digits without an exponent: 0.0312, 26.0, 1230."""
     return f"{Decimal(f'{seconds:.2e}'):f}"
+
+
+def _planned_rows(layout: TableLayout, measured: Iterable[tuple[str, str, str, str]]) -> list[TableRow]:
+    """The layout's rows, but for a method whose measured snapshots have other names: those alone have numbers."""
+    found = {(method, snapshot) for _, method, snapshot, _ in measured}
+    methods = {method for method, _ in found}
+    return [row for row in layout.rows if (row.method, row.snapshot) in found or row.method not in methods]
 
 
 def _extra_rows(layout: TableLayout, measured: Iterable[tuple[str, str, str, str]]) -> list[TableRow]:

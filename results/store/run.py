@@ -101,6 +101,10 @@ class Run:
         """Whether the cell's merged file is there and undamaged."""
         return self._read_rows(self._path("cells", key)) is not None
 
+    def cell_keys(self) -> set[str]:
+        """Keys of all cells with a file, those in no plan included."""
+        return {key for key, _ in self._files()}
+
     def groups_done(self, key: str) -> set[int]:
         """Groups of the cell that are measured and safe on disk, in shards or in the finished file."""
         return set(self._rows(key)["group"].to_pylist())
@@ -164,7 +168,7 @@ class Run:
         Ordered by cell key, group and the order in which the snapshots were yielded, however often the run was
         interrupted. Cells that are still being measured are included.
         """
-        known = {key for key, _ in self._files()}
+        known = self.cell_keys()
         tables = []
         for key in sorted(known if keys is None else known & set(keys)):
             rows = self._rows(key)

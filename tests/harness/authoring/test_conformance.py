@@ -227,6 +227,16 @@ class NotFinite(Sound):
         return super().snapshot(means / 0, name)
 
 
+class Undecided(Sound):
+    def snapshot(self, means: Tensor, name: str) -> Snapshot:
+        return super().snapshot(means[:1].expand_as(means), name)
+
+
+class Exits(Sound):
+    def fit(self, dataset: Dataset) -> Iterator[Snapshot]:
+        raise SystemExit("no licence")
+
+
 class Peeks(Sound):
     """BatchNorm in training mode when test images are classified."""
 
@@ -308,6 +318,8 @@ BROKEN: dict[type[Method], tuple[str, str]] = {
     NoSnapshot: ("logits are finite and of the right shape", "no snapshot"),
     OneTooMany: ("logits are finite and of the right shape", r"shape \(100, 3\) for 100 images of 2 classes"),
     NotFinite: ("logits are finite and of the right shape", "200 of 200 logits are not finite"),
+    Undecided: ("logits are finite and of the right shape", "each of 100 images has equal logits for all 2 classes"),
+    Exits: ("logits are finite and of the right shape", "SystemExit: no licence"),
     NotSeeded: ("fit is reproducible", "global generator"),
     Remembers: ("fit is reproducible", "a second fit of one instance gives other logits"),
     Peeks: ("test images are classified independently", "two halves"),

@@ -442,6 +442,16 @@ def test_a_folder_has_one_precision_and_one_device(
     assert set(Run.open(tmp_path / "out").frame()["seed"]) == {0}
 
 
+def test_a_method_with_snapshots_of_its_own_names_has_no_row_without_numbers(
+    command_line: CommandLine, method_file: MethodFile
+) -> None:
+    reference = method_file("yield Snapshot(classifier, '1 epochs')\nyield Snapshot(classifier, '30 epochs')")
+    done = command_line("run", "table1", "--methods", "own", "--method", reference, "--groups", "2", "--out", "out")
+    rows = [line for line in done.stdout.splitlines() if line.startswith("| own")]
+    assert [row.split(" |")[0] for row in rows] == ["| own, 1 epochs", "| own, 30 epochs"]
+    assert "—" not in done.stdout
+
+
 # --- dry run, status, table ---------------------------------------------------------------------------------------
 
 

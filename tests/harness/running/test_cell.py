@@ -21,6 +21,7 @@ from pudnet_bench.harness.running.cell import WARM_UPS, ReadyCell, RunContext, m
 from pudnet_bench.harness.running.cell import test_accuracy as accuracy_on_test
 from pudnet_bench.harness.training.artifacts import ArtifactStore
 from pudnet_bench.harness.training.checkpoint import CheckpointFolder
+from pudnet_bench.methods.base import Dataset
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.results.store.run_record import Invocation, PlanRecord, RunRecord
 from pudnet_bench.suites.class_splits import SplitImages
@@ -96,7 +97,7 @@ yield Snapshot(classifier)
     assert done.exit_code == 1
     (failed,) = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
     assert failed.startswith("failed: broken-digits-convnet3-c0-s0-")
-    assert failed.endswith("ValueError: the third group is odd")
+    assert re.search(r": ValueError: the third group is odd \(broken\.py, line \d+\)$", failed)
     assert "1 of 2 cells failed" in done.stderr
     assert "Traceback" not in done.output
     found = rows(tmp_path / "out")
@@ -126,7 +127,7 @@ yield Snapshot(classifier)
         ("yield Snapshot(lambda images: classifier(images)[:-1])", "logits of shape (99, 2) for 100 images of 2 classes"),
         ("yield Snapshot(lambda images: classifier(images).argmax(1))", "logits of shape (100,)"),
         ("return\nyield", "method 'own' yielded no snapshot; fit must yield at least one"),
-        ("yield classifier", "AttributeError"),
+        ("yield classifier", "fit yields function; it must yield methods.base.Snapshot"),
         ("yield from ()\nraise RuntimeError('no luck')", "RuntimeError: no luck"),
     ],
     ids=["too many classes", "too few images", "labels", "nothing", "no snapshot", "raises"],
@@ -140,6 +141,132 @@ def test_a_method_that_breaks_the_contract_is_told_how(
     (failed,) = [line for line in done.stderr.splitlines() if line.startswith("failed: own-")]
     assert cause in failed
     assert rows(tmp_path / "out").empty
+
+
+HALF = f"fit_number >= {WARM_UPS + 3}"  # from the third group on
+BAD_VALUES = {
+    "one NaN": ("lambda x: classifier(x).index_fill(0, torch.tensor([57]), torch.nan)", "2 of 200 logits are not finite"),
+    "infinite": ("lambda x: classifier(x).clone().index_put_((torch.tensor([3]), torch.tensor([1])), torch.tensor(-torch.inf))",
+                 "1 of 200 logits are not finite"),
+    "all equal": ("lambda x: x.flatten(1).sum(1, keepdim=True).expand(-1, 2)",
+                  "each of 100 images has equal logits for all 2 classes; they must depend on the image"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", BAD_VALUES)
+def test_logits_that_are_none_fail_the_cell_and_keep_the_groups_before(
+    command_line: CommandLine, method_file: MethodFile, tmp_path: Path, fault: str
+) -> None:
+    classifier, said = BAD_VALUES[fault]
+    bad = method_file(f"yield Snapshot(({classifier}) if {HALF} else classifier)", "bad")
+    call = ("run", "table1", "--methods", "bad,own", "--method", bad, "--method", method_file())
+    done = command_line(*call, "--groups", "4", "--out", "out")
+    assert done.exit_code == 1
+    (failed,) = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
+    assert f"MethodError: method 'bad', group 2: {said}" in failed
+    found = rows(tmp_path / "out")
+    assert found[found["method"] == "bad"]["group"].tolist() == [0, 1]
+    assert found[found["method"] == "own"]["group"].tolist() == [0, 1, 2, 3]
+
+    at_once = method_file(f"yield Snapshot({classifier})", "once")
+    done = command_line("run", "table1", "--methods", "once", "--method", at_once, "--groups", "1", "--out", "once")
+    assert done.exit_code == 1
+    (failed,) = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
+    assert f"MethodError: method 'once', the group that warms up: {said}" in failed
+
+
+def test_equal_logits_of_some_images_or_of_one_class_are_no_fault(digits_images: SplitImages) -> None:
+    test = digits_images.unseen(0, 0).test
+    undecided = torch.zeros(len(test), 2)
+    undecided[-1, 1] = 1.0
+    assert accuracy_on_test(lambda images: undecided, test) == ((test.labels == 0).sum() + test.labels[-1]) / len(test)
+    only = Dataset(test.images, torch.zeros_like(test.labels), 1)
+    assert accuracy_on_test(lambda images: torch.full((len(images), 1), 7.0), only) == 1
+
+
+def test_two_snapshots_of_one_name_fail_the_cell(
+    command_line: CommandLine, method_file: MethodFile, tmp_path: Path
+) -> None:
+    reference = method_file(
+        "yield Snapshot(classifier)\nyield Snapshot(classifier, 'late')\nyield Snapshot(classifier)"
+    )
+    done = command_line("run", "table1", "--methods", "own", "--method", reference, "--groups", "2", "--out", "out")
+    assert done.exit_code == 1
+    assert "method 'own', group 0: 2 snapshots are named ''; give each a name of its own" in done.stderr
+    assert rows(tmp_path / "out").empty
+
+
+def test_a_method_that_ends_the_process_or_changes_torch_harms_no_other_cell(
+    command_line: CommandLine, method_file: MethodFile, tmp_path: Path
+) -> None:
+    exits = method_file("import sys\nsys.exit('no licence')\nyield", "exits")
+    changes = method_file(
+        "torch.set_default_dtype(torch.float64)\ntorch.set_num_threads(3)\ntorch.set_grad_enabled(False)\n"
+        "torch.set_float32_matmul_precision('medium')\nyield Snapshot(classifier)",
+        "changes",
+    )
+    before = torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()
+    call = ("run", "table1", "--methods", "exits,changes,own,adam", "--groups", "1", "--out", "out")
+    done = command_line(*call, "--method", exits, "--method", changes, "--method", method_file())
+    assert done.exit_code == 1
+    (failed,) = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
+    assert failed.endswith("MethodError: method 'exits' ended with sys.exit('no licence'); raise an exception")
+    assert set(rows(tmp_path / "out")["method"]) == {"changes", "own", "adam"}
+    assert (torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()) == before
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_a_failure_is_one_line_and_debug_adds_the_traceback(command_line: CommandLine, method_file: MethodFile) -> None:
+    reference = method_file("def broken(images):\n    raise ValueError('my\\n\\nclassifier')\nyield Snapshot(broken)")
+    call = ("run", "table1", "--methods", "own", "--method", reference, "--groups", "1", "--out", "out")
+    done = command_line(*call)
+    assert re.search(r"ValueError: my classifier \(own\.py, line \d+\)\n1 of 1 cells failed", strip_tables(done.stderr))
+    assert "Traceback" not in done.output
+    done = command_line(*call, "--debug")
+    assert "Traceback (most recent call last)" in done.stderr
+    assert "in broken" in done.stderr
+    assert done.exit_code == 1
+
+
+def strip_tables(text: str) -> str:
+    return "".join(line for line in text.splitlines(keepends=True) if "/tables: " not in line)
+
+
+def test_a_fit_that_is_no_generator_is_timed_from_its_call(
+    command_line: CommandLine, tmp_path: Path, method_file: MethodFile
+) -> None:
+    path = Path(method_file("time.sleep(0.2)\nreturn iter([Snapshot(classifier)])").rpartition(":")[0])
+    call = ("run", "table1", "--methods", "own", "--method", f"{path}:Own", "--groups", "2", "--out", "out")
+    assert command_line(*call).exit_code == 0
+    assert rows(tmp_path / "out")["seconds"].between(0.2, 0.4).all()
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("{'w': self.w, 'temperature': 10.0}", "state_dict holds float under 'temperature'; tensors only, under names"),
+        ("{'w': self.w, 'tied': self.w[2:]}", "state_dict holds tensors that share memory, 'w' and 'tied'"),
+    ],
+)
+def test_a_state_that_cannot_be_stored_is_refused_before_the_training(
+    command_line: CommandLine, tmp_path: Path, state: str, said: str
+) -> None:
+    (tmp_path / "keeps.py").write_text(
+        "import torch\n"
+        "from pudnet_bench.methods.base import Method, Snapshot\n"
+        "class Keeps(Method):\n"
+        "    name, w = 'keeps', torch.ones(4)\n"
+        "    def meta_train(self, groups, session):\n"
+        "        raise KeyboardInterrupt\n"
+        "    def state_dict(self):\n"
+        f"        return {state}\n"
+        "    def fit(self, dataset):\n"
+        "        yield Snapshot(lambda images: images.flatten(1)[:, :2])\n"
+    )
+    call = ("run", "table1", "--methods", "keeps", "--method", "keeps.py:Keeps", "--groups", "1", "--out", "out")
+    done = command_line(*call, "--cache", tmp_path / "cache")
+    assert done.exit_code == 1, done.output
+    assert f"MethodError: method 'keeps': {said}" in done.stderr
 
 
 def test_a_diverging_meta_training_fails_its_cell_and_leaves_no_artifact(

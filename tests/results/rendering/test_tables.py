@@ -69,6 +69,24 @@ def test_other_targets_are_left_out_and_other_families_follow(make_row: MakeRow,
     assert "birds ACC (%)" in render(frame, layout, "markdown")
 
 
+def test_a_method_with_numbers_has_no_row_without(make_row: MakeRow) -> None:
+    """A planned row stays where its method has measured nothing yet, or has measured it for another family or device."""
+    rows = tuple(
+        TableRow(f"{method}@{name}", method, name, method) for method in ("own", "adam") for name in ("", "late")
+    )
+    layout = TableLayout("t", "T", rows, (("fashion", "F"), ("cifar100", "C")), "convnet3")
+
+    def shown(*measured: dict[str, Any]) -> list[str]:
+        cells = summarise(pd.DataFrame(measured), layout)
+        return list(dict.fromkeys(cell.row.id for cell in cells))
+
+    assert shown(make_row(method="own", target="resnet18")) == [row.id for row in rows]
+    assert shown(make_row(method="own", snapshot="1 epochs")) == ["adam@", "adam@late", "own@1 epochs"]
+    assert shown(make_row(method="own", snapshot="late")) == ["own@late", "adam@", "adam@late"]
+    both = make_row(method="own"), make_row(method="own", family="cifar100", snapshot="late", device="gpu")
+    assert shown(*both) == [row.id for row in rows]
+
+
 @pytest.mark.parametrize("format", get_args(Format))
 def test_times_of_two_devices_never_meet(make_row: MakeRow, layout: TableLayout, format: Format) -> None:
     frame = pd.DataFrame([make_row(seconds=1.25), make_row(device="NVIDIA H100", seconds=0.0025)])
