@@ -61,19 +61,15 @@ def fit(values: Array, effects: Sequence[Effects], rounds: int = 50) -> Fit:
 
 
 def _nonnegative(quadratic: Array, information: Array) -> Array:
-    """The variances t >= 0 that minimise t' F t / 2 - q' t: of the few sets that may be above 0, the best that all are."""
-    count = quadratic.size
-    best, lowest = np.zeros(count), math.inf
-    for size in range(count, 0, -1):
-        for chosen in map(list, combinations(range(count), size)):
-            part = np.linalg.lstsq(information[np.ix_(chosen, chosen)], quadratic[chosen])[0]
-            objective = -float(quadratic[chosen] @ part) / 2
-            if (part >= 0).all() and objective < lowest:
-                best, lowest = np.zeros(count), objective
-                best[chosen] = part
-                if size == count:
-                    return best
-    return best
+    """The variances t >= 0 that minimise t' F t / 2 - q' t: where those that are 0 would only raise it (Kuhn and Tucker)."""
+    slack = 1e-9 * np.abs(quadratic).max()
+    for size in range(quadratic.size, 0, -1):
+        for chosen in map(list, combinations(range(quadratic.size), size)):
+            found = np.zeros_like(quadratic)
+            found[chosen] = np.linalg.lstsq(information[chosen][:, chosen], quadratic[chosen])[0]
+            if found.min() >= 0 and (information @ found - quadratic).min() >= -slack:
+                return found
+    return np.zeros_like(quadratic)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from pudnet_bench.results.analysis.intervals import Estimate, estimate, estimate_difference
 from pudnet_bench.suites.sources.loading import load
 
-REDRAWS = 400
+REDRAWS = 350
 BAND = (0.93, 0.97)
 FEATURES = 64
 METHODS = ("pixels", "whitened", "whitened, other images")
@@ -72,6 +73,7 @@ class Images:
         every = np.array(list(combinations(unseen, self.ways)))
         return np.concatenate([rng.permutation(every) for _ in range(-(-groups // len(every)))])[:groups]
 
+    @cached_property
     def truth(self) -> np.ndarray:
         """Mean accuracy of each method [3] over all class tuples; over 40,000 of them where they are too many."""
         rng = np.random.default_rng(1)
@@ -135,7 +137,7 @@ def test_printed_intervals_cover_the_mean_over_all_class_tuples(
 
     The last pair of methods is one classifier with other images to fit (A/A): it is called different in at most 5%.
     """
-    rng, truth = np.random.default_rng(splits * groups), 100 * images.truth()
+    rng, truth = np.random.default_rng(splits * groups), 100 * images.truth
     rows = [measured(images, splits, groups, training, rng) for _ in range(REDRAWS)]
     shares = {
         METHODS[i]: covered([estimate(one[i], 100 * one[i]["accuracy"]) for one in rows], truth[i], unit)
