@@ -114,8 +114,19 @@ SUITES = {
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("quick", "embedded digits, one class split, minutes on two CPU cores",
-                True, 50, 3, 40, 20, 3, 10, 1, resnet_divisor=4),
+        Profile(
+            "quick",
+            "embedded digits, one class split, minutes on two CPU cores",
+            True,
+            50,
+            3,
+            40,
+            20,
+            3,
+            10,
+            1,
+            resnet_divisor=4,
+        ),
         Profile("standard", "real images, five class splits, one workstation", False, 100, 20, 2_000, 50, 8, 20, 5),
         Profile("paper", "the paper's counts, ten class splits", False, 500, 500, None, 500, 20, 100, 10),
     )
