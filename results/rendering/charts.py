@@ -24,12 +24,11 @@ MOST_TICKS = 7
 
 @dataclass(frozen=True)
 class Point:
-    """A value at `x`, `y`, with half-widths of its intervals (NaN for none) and its tooltip."""
+    """A value at `x`, `y`, with the half-width of its interval (NaN for none) and its tooltip."""
 
     x: float
     y: float
     y_half: float = math.nan
-    x_half: float = math.nan
     title: str = ""
     ringed: bool = False
 
@@ -91,7 +90,7 @@ def chart(
         raise ValueError("no points to draw")
     if x_scale == "log" and min(point.x for point in points) <= 0:
         raise ValueError("a logarithmic axis takes positive numbers only")
-    x_axis = _Axis.of([value for p in points for value in _reach(p.x, p.x_half)], LEFT, WIDTH - RIGHT, x_scale)
+    x_axis = _Axis.of([point.x for point in points], LEFT, WIDTH - RIGHT, x_scale)
     heights = [value for p in points for value in _reach(p.y, p.y_half)]
     heights += [value for level in levels for value in _reach(level.y, level.half)]
     low, high = y_range or (0.0, 100.0)
@@ -124,7 +123,7 @@ class _Axis:
         bounds: tuple[float, float] = (-math.inf, math.inf),
     ) -> _Axis:  # fmt: skip
         log = scale == "log"
-        shown = [math.log10(value) if log else value for value in values if value > 0 or not log]
+        shown = [math.log10(value) if log else value for value in values]
         low, high = min(shown), max(shown)
         margin = 0.06 * (high - low) or (0.5 if log else 1.0)
         # A marker at a bound needs a little room.
@@ -137,8 +136,6 @@ class _Axis:
 
     def clipped(self, value: float) -> float:
         """As `at`, for the end of an interval, which may lie beyond the axis."""
-        if self.scale == "log" and value <= 0:
-            return self.start
         first, last = sorted((self.start, self.end))
         return min(max(self.at(value), first), last)
 
@@ -237,9 +234,6 @@ def _series(one: Series, x_axis: _Axis, y_axis: _Axis) -> Markup:
         if math.isfinite(point.y_half):
             low, high = (y_axis.clipped(point.y + sign * point.y_half) for sign in (-1, 1))
             marks.append(line.format(x, low, x, high))
-        if math.isfinite(point.x_half):
-            low, high = (x_axis.clipped(point.x + sign * point.x_half) for sign in (-1, 1))
-            marks.append(line.format(low, y, high, y))
         if point.ringed:
             marks.append(Markup('<circle class="ring" cx="{:.1f}" cy="{:.1f}" r="{}"/>').format(x, y, 1.9 * RADIUS))
         marks.append(_marker(one.style, x, y))

@@ -6,11 +6,13 @@ Accuracies are drawn against a number (groups seen, an option's value, epochs), 
 from __future__ import annotations
 
 import io
-import math
 import textwrap
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+
+from pudnet_bench.results.rendering.interval_text import note
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +51,22 @@ def top_of_losses(curves: pd.DataFrame) -> float:
     return 1.05 * float(max(tops)) if tops and max(tops) > 0 else 1.0
 
 
+def training_label(training: tuple[int, int], trainings: Collection[tuple[int, int]]) -> str:
+    """Name of one (split, seed) of several `trainings`; "" for the only one."""
+    split, seed = training
+    if len(set(trainings)) < 2:
+        return ""
+    return f"class split {split}, seed {seed}" if len({each for each, _ in trainings}) > 1 else f"seed {seed}"
+
+
+def first_trainings(losses: pd.DataFrame) -> pd.DataFrame:
+    """The rows of one training for each target and family, of the lowest (split, seed); `training` has its label."""
+    known = losses[["target", "family", "split", "seed"]].drop_duplicates().sort_values(["split", "seed"])
+    pairs = list(zip(known["split"], known["seed"], strict=True))
+    known = known.assign(training=[training_label(pair, pairs) for pair in pairs])
+    return losses.merge(known.drop_duplicates(["target", "family"]))
+
+
 def to_bytes(figure: Figure, format: str) -> bytes:
     """The picture as "pdf" or "png"; the same figure gives the same bytes."""
     from matplotlib import rc_context
@@ -60,14 +78,17 @@ def to_bytes(figure: Figure, format: str) -> bytes:
 
 
 def _grid(frame: pd.DataFrame, x_label: str, y_label: str) -> tuple[Figure, list[tuple[Axes, pd.DataFrame, str]]]:
-    """A figure, and for each panel its axes, its rows of `frame` and its name "family, target"."""
+    """A figure, and for each panel its axes, its rows of `frame` and its name: family, target, training if labelled."""
     from matplotlib.figure import Figure
 
     targets, families = (list(dict.fromkeys(frame[name])) for name in ("target", "family"))
     width = {1: 3.5, 2: 5.5}.get(len(families), 7.0)
     figure = Figure(figsize=(width, 0.7 + 2.0 * len(targets)), layout="constrained")
-    figure.supylabel(y_label, fontsize=NORMAL)
     grid = figure.subplots(len(targets), len(families), squeeze=False)
+    if len(targets) > 1:
+        figure.supylabel(y_label, fontsize=NORMAL)
+    else:  # beside its panel, however high the legend is
+        grid[0, 0].set_ylabel(y_label, fontsize=NORMAL)
     lowest = frame["target"].map(targets.index).groupby(frame["family"].to_numpy()).max()
     panels = []
     for (row, column), axes in np.ndenumerate(grid):
@@ -80,7 +101,8 @@ def _grid(frame: pd.DataFrame, x_label: str, y_label: str) -> tuple[Figure, list
         if row == lowest[families[column]]:  # not once for the figure: that label and the legend would share one place
             axes.set_xlabel(wrapped(x_label, figure, len(families)), fontsize=NORMAL)
         first = shown.iloc[0]
-        panels.append((axes, shown, f"{first['family_label']}, {first['target_label']}"))
+        names = first["family_label"], first["target_label"], first.get("training", "")
+        panels.append((axes, shown, ", ".join(filter(None, names))))
     return figure, panels
 
 
@@ -99,10 +121,10 @@ def panels_figure(
 ) -> Figure:
     """Accuracy against x: a panel per target (row) and family (column) of `points`, in its order.
 
-    `points` has the columns family, family_label, target, target_label, device, curve, x, accuracy_mean, accuracy_ci
-    (percent; half-width of the 95% interval, NaN for none) and n (groups), one row per point. `printed` has the paper's
-    numbers: curve, column (a family), target, x, value, ci (percent); they are hollow markers in the curve's colour, and
-    those without a panel are left out. Raises ValueError for no points and for points of more than one device.
+    `points` has the columns of `curves.points`, family_label and target_label; a point whose interval is NaN has no band.
+    `printed` has the paper's numbers: curve, column (a family), target, x, value, ci (percent); they are hollow markers in
+    the curve's colour, and those without a panel are left out. Above the legend is what the intervals are about. Raises
+    ValueError for no points and for points of more than one device.
     """
     from matplotlib.lines import Line2D
 
@@ -147,9 +169,13 @@ def panels_figure(
     if printed is not None and not printed.empty:
         hollow: dict[str, Any] = {"color": "0.3", "marker": "o", "markersize": 7, "markerfacecolor": "none"}
         handles.append(Line2D([], [], linestyle="", label="the paper's number", **hollow))
-    if len(handles) > 1:
-        _place_legend(figure, handles)
+    _place_legend(figure, handles if len(handles) > 1 else [], _interval_note(points))
     return figure
+
+
+def _interval_note(points: pd.DataFrame) -> str:
+    claims = points[["interval", "splits", "classes", "seeds"]].itertuples(index=False, name=None)
+    return note("Bands" if points.groupby(["family", "target", "curve"]).size().max() > 1 else "Bars", claims)
 
 
 def _set_log_x(axes: Axes, x: list[float]) -> None:
@@ -167,29 +193,31 @@ def _draw_curve(axes: Axes, rows: pd.DataFrame, style: Any) -> None:
     colour, marker, dashes = style
     x, mean, half = (rows[name].to_numpy(dtype=float) for name in ("x", "accuracy_mean", "accuracy_ci"))
     axes.plot(x, mean, color=colour, marker=marker, linestyle=dashes, markersize=4, linewidth=1.2)
-    if len(x) > 1:
+    known = np.isfinite(half)
+    if known.sum() > 1:
         axes.fill_between(x, mean - half, mean + half, color=colour, alpha=0.15, linewidth=0)
-    elif math.isfinite(half[0]):  # a band of no width would not be seen
-        axes.errorbar(x, mean, yerr=half, color=colour, elinewidth=1.2, capsize=2.5, linestyle="")
+    elif known.any():  # a band of no width would not be seen
+        axes.errorbar(x[known], mean[known], yerr=half[known], color=colour, elinewidth=1.2, capsize=2.5, linestyle="")
 
 
-def _place_legend(figure: Figure, handles: list[Any]) -> None:
+def _place_legend(figure: Figure, handles: list[Any], title: str = "") -> None:
     inches = [0.56 + len(handle.get_label()) * 0.53 * NORMAL / 72 for handle in handles]  # the line's sample, the text
     columns = len(handles)
     while columns > 1 and sum(part.max() for part in np.array_split(inches, columns)) > figure.get_figwidth():
         columns -= 1
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=NORMAL, handlelength=2.6
-    )
+        handles=handles, loc="outside lower center", ncols=max(1, columns), frameon=False, fontsize=NORMAL,
+        handlelength=2.6, title=wrapped(title, figure, 1) or None, title_fontsize=SMALL,
+    )  # fmt: skip
 
 
 def losses_figure(curves: pd.DataFrame) -> Figure:
     """Losses against groups seen in meta-training, a panel per target (row) and family (column).
 
     `curves` has the columns family, family_label, target, target_label, groups, and any of metric_loss, full_loss,
-    consistency_loss and loss (their sum); one row per recorded step of one training. The strong line is the running mean
-    over 2% of the steps, the light line a single step, thinned to at most 2000; rare spikes may leave the panel. Raises
-    ValueError for no rows or no loss.
+    consistency_loss and loss (their sum); one row per recorded step of one training, which a column `training` may
+    name. The strong line is the running mean over 2% of the steps, the light line a single step, thinned to at most 2000;
+    rare spikes may leave the panel. Raises ValueError for no rows or no loss.
     """
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter

@@ -72,14 +72,14 @@ def printed_points(run: Run) -> pd.DataFrame:
 def losses(run: Run) -> pd.DataFrame | None:
     """Reports of the meta-trainings behind the run's cells, a row each, as `figures.losses_figure` takes them.
 
-    All seeds, in a column `seed`. None where there are no reports.
+    All class splits and seeds, in the columns `split` and `seed`. None where there are no reports.
     """
     plan, parts = run.record.plan, []
     for cell in plan.cells:
         curve = run.curve(cell.key)
         if curve is not None:
             final = curve[curve["phase"] == "final"].dropna(axis=1, how="all")
-            parts.append(final.assign(family=cell.family, target=cell.target, seed=cell.seed))
+            parts.append(final.assign(family=cell.family, target=cell.target, split=cell.split, seed=cell.seed))
     return _labelled(plan, pd.concat(parts, ignore_index=True)) if parts else None
 
 
@@ -90,13 +90,15 @@ def correlations(run: Run) -> dict[str, pd.DataFrame]:
     parameters that it is computed from are gone.
     """
     tables, labels, frame = {}, run.record.plan.family_labels, run.planned_frame()
+    trainings = {(cell.split, cell.seed) for cell in run.record.plan.cells}
     for cell in run.record.plan.cells:
         groups = sorted(frame.loc[frame["cell"] == cell.key, "group"].unique())
         if len(groups) < FEWEST_GROUPS:
             print(f"{cell.family}: {len(groups)} groups are measured, and a canonical correlation needs at least "
                   f"{FEWEST_GROUPS}; raise --groups", file=sys.stderr)  # fmt: skip
             continue
-        title = f"{labels[cell.family]}, {TARGET_LABELS.get(cell.target, cell.target)}, seed {cell.seed}"
+        training = figures.training_label((cell.split, cell.seed), trainings)
+        title = ", ".join(filter(None, (labels[cell.family], TARGET_LABELS.get(cell.target, cell.target), training)))
         tables[title] = _correlation(run, cell.key, groups, cell.seed)
     return tables
 
@@ -120,8 +122,8 @@ def _losses(run: Run) -> dict[str, bytes]:
     if found is None:
         return {}
     numbers = found.drop(columns=["family_label", "target_label"])
-    one_seed = found[found["seed"] == found["seed"].min()]  # a line is one training
-    return {".csv": numbers.to_csv(index=False).encode(), **_pictures(partial(figures.losses_figure, one_seed))}
+    shown = figures.first_trainings(found)  # a line is one training
+    return {".csv": numbers.to_csv(index=False).encode(), **_pictures(partial(figures.losses_figure, shown))}
 
 
 def _correlations(run: Run) -> dict[str, bytes]:

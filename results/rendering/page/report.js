@@ -84,6 +84,20 @@
     return found;
   }
 
+  // The mean difference, and what can be said of it: pairs[i][j], j < i, is about row i minus row j.
+  function difference(pairs, across, up) {
+    if (across === up) return "";
+    const found = pairs[Math.max(across, up)][Math.min(across, up)], sign = up > across ? 1 : -1;
+    const points = (value) => `${sign * value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}`;
+    const mean = `; ${points(found.mean)} points on average`;
+    if (!found.about) return `${mean}; too few class splits, sets of classes or groups for an interval`;
+    const ends = (sign > 0 ? [found.low, found.high] : [found.high, found.low]).map(points).join(" to ");
+    const number = pairs.flat().filter((pair) => pair.about).length;
+    const holm = number > 1 ? `, corrected for the ${number} pairs of this plot by Holm's procedure` : "";
+    return `${mean}, ${ends} (${found.confidence}% interval${holm}): ` +
+      `${found.differs ? "they differ" : "no difference shown"}, for ${found.about}`;
+  }
+
   function scatter(figure) {
     const { rows, families, x, y } = data.scatters[figure.dataset.scatter];
     const [across, up, familySelect] = [".x", ".y", ".families"].map((name) => figure.querySelector(name));
@@ -97,7 +111,7 @@
       const family = families[familySelect.value], names = [rows[across.value], rows[up.value]];
       const [a, b] = [family.accuracies[across.value], family.accuracies[up.value]];
       const pairs = family.groups
-        .map(([seed, group], place) => ({ seed, group, a: a[place], b: b[place] }))
+        .map(([split, seed, group], place) => ({ split, seed, group, a: a[place], b: b[place] }))
         .filter((pair) => Number.isFinite(pair.a) && Number.isFinite(pair.b));
       const note = figure.querySelector(".note"), drawing = figure.querySelector(".drawing");
       drawing.replaceChildren();
@@ -128,13 +142,12 @@
       }, `${cut(names[1])} (%)`);
       for (const pair of pairs) {
         const dot = draw(svg, "circle", { class: "dot", cx: right(pair.a).toFixed(1), cy: down(pair.b).toFixed(1), r: 3.5 });
-        draw(dot, "title", {}, `group ${pair.group}, seed ${pair.seed}: ${pair.a} and ${pair.b} %`);
+        draw(dot, "title", {}, `group ${pair.group}, class split ${pair.split}, seed ${pair.seed}: ${pair.a} and ${pair.b} %`);
       }
       const above = pairs.filter((pair) => pair.b > pair.a).length, below = pairs.filter((pair) => pair.b < pair.a).length;
-      const mean = pairs.reduce((sum, pair) => sum + pair.b - pair.a, 0) / pairs.length;
       note.textContent = `${family.label}, ${pairs.length} groups that both measured: ${names[1]} is ahead in ${above}, ` +
-        `behind in ${below}, level in ${pairs.length - above - below}; ` +
-        `${mean < 0 ? "−" : "+"}${Math.abs(mean).toFixed(2)} points on average.`;
+        `behind in ${below}, level in ${pairs.length - above - below}` +
+        `${difference(family.pairs, Number(across.value), Number(up.value))}.`;
     }
 
     for (const select of [across, up, familySelect]) select.addEventListener("change", redraw);

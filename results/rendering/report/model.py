@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
+from pudnet_bench.results.analysis.intervals import Estimate, estimate
 from pudnet_bench.results.rendering.tables import TARGET_LABELS, TableLayout, TableRow
 from pudnet_bench.results.store.run_record import RunRecord
 
@@ -52,6 +54,12 @@ class ReportedRun:
     curve: LearningCurve | None = None
     losses: pd.DataFrame | None = None
     correlations: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+
+    @cached_property
+    def estimates(self) -> Mapping[Place, Estimate]:
+        """The accuracy in percent of every measured place."""
+        rows = self.frame.groupby(["device", "target", "method", "snapshot", "family"], sort=False)
+        return {_place(where): estimate(part, 100 * part["accuracy"]) for where, part in rows}
 
     def row_name(self, method: str, snapshot: str) -> str:
         """A row's label in the tables, or its names where no layout knows it."""
@@ -136,6 +144,11 @@ class Section:
     facts: tuple[tuple[str, str], ...]
     invocations: PageTable
     cells: PageTable
+
+
+def _place(where: tuple[object, ...]) -> Place:
+    device, target, method, snapshot, family = map(str, where)
+    return device, target, method, snapshot, family
 
 
 def row_label(row: TableRow) -> str:

@@ -87,8 +87,8 @@ def _panels(
         if scattered is not None:
             data["scatters"].append(scattered)
         plots = (
-            *effort_plots(shown, layout, frame, styles, TIME),
-            *effort_plots(shown, layout, frame, styles, FLOPS),
+            *effort_plots(run, shown, layout, frame, styles, TIME),
+            *effort_plots(run, shown, layout, frame, styles, FLOPS),
             *epoch_plots(shown, layout, frame, styles, reference),
         )
         table = result_table(number, run, layout, shown, keys, data["numbers"])

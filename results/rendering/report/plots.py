@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pudnet_bench.results.analysis import costs, curves
-from pudnet_bench.results.analysis.comparison import PAIR
-from pudnet_bench.results.analysis.statistics import mean_ci, of_one_thread_count, pareto_front
+from pudnet_bench.results.analysis import costs, curves, intervals
+from pudnet_bench.results.analysis.intervals import PAIR, Estimate, estimate
+from pudnet_bench.results.analysis.statistics import of_one_thread_count, pareto_front
 from pudnet_bench.results.rendering.charts import Level, Point, Scale, Series, chart
+from pudnet_bench.results.rendering.interval_text import about, claim, note
 from pudnet_bench.results.rendering.report.model import Plot, ReportedRun, row_label
 from pudnet_bench.results.rendering.tables import TableCell, TableLayout, column_labels, format_accuracy, format_seconds
 
@@ -37,11 +39,12 @@ FLOPS = Effort("fit_flops", 1e9, "FLOPs", "GFLOPs until a classifier is ready", 
 
 
 def effort_plots(
-    cells: Sequence[TableCell], layout: TableLayout, frame: pd.DataFrame, styles: Mapping[str, int], effort: Effort
-) -> list[Plot]:
+    run: ReportedRun, cells: Sequence[TableCell], layout: TableLayout, frame: pd.DataFrame, styles: Mapping[str, int],
+    effort: Effort,
+) -> list[Plot]:  # fmt: skip
     """Accuracy against time or FLOPs, a plot for each family."""
     means = {
-        tuple(map(str, where)): mean_ci(_of_effort(rows, effort).dropna().to_numpy() / effort.unit)
+        tuple(map(str, where)): float(_of_effort(rows, effort).mean()) / effort.unit
         for where, rows in frame.groupby(["method", "snapshot", "family"], sort=False)
     }
     names = _method_labels(cells)
@@ -50,23 +53,29 @@ def effort_plots(
         measured = [cell for cell in cells if cell.column == family and cell.n]
         places = [(cell, means[cell.row.method, cell.row.snapshot, family]) for cell in measured]
         # What is not known, or none at all, has no place on a logarithmic axis.
-        shown = [(cell, x) for cell, x in places if x.mean > 0]
+        shown = [(cell, x) for cell, x in places if x > 0]
         if len(shown) < 2:  # nothing to compare it with
             continue
-        pairs = [(x.mean, cell.accuracy_mean) for cell, x in shown]
+        found = [
+            run.estimates[cell.device, layout.target, cell.row.method, cell.row.snapshot, family] for cell, _ in shown
+        ]
+        pairs = [(x, accuracy.mean) for (_, x), accuracy in zip(shown, found, strict=True)]
         front = pareto_front(pairs)
         points: dict[str, list[Point]] = {}
-        for place, (cell, x) in enumerate(shown):
-            accuracy = format_accuracy(cell.accuracy_mean, cell.accuracy_ci, "±")
-            text = f"{row_label(cell.row)}: {accuracy} % in {effort.text(x.mean)} (n = {cell.n})"
-            point = Point(x.mean, cell.accuracy_mean, cell.accuracy_ci, x.half_width, text, place in front)
+        for place, ((cell, x), accuracy) in enumerate(zip(shown, found, strict=True)):
+            text = f"{row_label(cell.row)}: {_percent(accuracy)} in {effort.text(x)} (n = {accuracy.n})"
+            point = Point(x, accuracy.mean, accuracy.half_width(), text, place in front)
             points.setdefault(cell.row.method, []).append(point)
         series = [Series(names[method], tuple(p), styles[method]) for method, p in points.items()]
         title = f"Accuracy against {effort.name}, {label}"
         drawing = chart(title, series, effort.axis, ACCURACY, x_scale="log", front=[pairs[place] for place in front])
-        note = "Means with 95% intervals; snapshots of one training are joined. Ringed: on the Pareto front."
-        plots.append(Plot(title, drawing, note))
+        told = f"{note('Bars', map(claim, found))} Snapshots of one training are joined. Ringed: on the Pareto front."
+        plots.append(Plot(title, drawing, told))
     return plots
+
+
+def _percent(accuracy: Estimate) -> str:
+    return f"{format_accuracy(accuracy.mean, accuracy.half_width(), '±')} %"
 
 
 def _of_effort(rows: pd.DataFrame, effort: Effort) -> pd.Series:
@@ -89,24 +98,26 @@ def epoch_plots(
         trained = here[np.isfinite(here["epochs"].to_numpy()) & (here["method"] != reference).to_numpy()]
         if len(here[["method", "snapshot"]].drop_duplicates()) < 2 or trained.empty:
             continue
-        series = []
+        series, found = [], []
         for method, rows in trained.groupby("method", sort=False):
             points = []
             for epochs in sorted(rows["epochs"].unique()):
                 some = rows[rows["epochs"] == epochs]
-                mean = mean_ci(100 * some["accuracy"].to_numpy())
-                title = f"{names[str(method)]}, epoch {epochs:g}: {format_accuracy(mean.mean, mean.half_width, '±')} %"
-                points.append(Point(float(epochs), mean.mean, mean.half_width, title=f"{title} (n = {mean.n})"))
+                mean = estimate(some, 100 * some["accuracy"])
+                title = f"{names[str(method)]}, epoch {epochs:g}: {_percent(mean)} (n = {mean.n})"
+                points.append(Point(float(epochs), mean.mean, mean.half_width(), title=title))
+                found.append(mean)
             series.append(Series(names[str(method)], tuple(points), styles[str(method)]))
         ours = costs.last_snapshots(here[here["method"] == reference]).merge(trained[PAIR].drop_duplicates(), on=PAIR)
-        title, note, levels = f"Accuracy against epochs, {label}", "Means with 95% intervals.", []
+        title, told, levels = f"Accuracy against epochs, {label}", "", []
         if len(ours):
-            level = mean_ci(100 * ours["accuracy"].to_numpy())
-            accuracy = format_accuracy(level.mean, level.half_width, "±")
-            text = f"{names[reference]}: {accuracy} % (n = {level.n})"
-            levels.append(Level(text, level.mean, level.half_width, styles[reference]))
-            note += f" {names[reference]}'s level is over the groups that were also trained on."
-        plots.append(Plot(title, chart(title, series, "epochs", ACCURACY, x_scale="whole", levels=levels), note))
+            level = estimate(ours, 100 * ours["accuracy"])
+            text = f"{names[reference]}: {_percent(level)} (n = {level.n})"
+            levels.append(Level(text, level.mean, level.half_width(), styles[reference]))
+            found.append(level)
+            told = f" {names[reference]}'s level is over the groups that were also trained on."
+        told = note("Bars and band" if levels else "Bars", map(claim, found)) + told
+        plots.append(Plot(title, chart(title, series, "epochs", ACCURACY, x_scale="whole", levels=levels), told))
     return plots
 
 
@@ -131,8 +142,9 @@ def learning_plots(run: ReportedRun) -> list[Plot]:
         title = f"{run.family_label(family)}, {run.target_label(target)}"
         x_scale: Scale = "log" if curve.log_x and min(x) > 0 else "linear"
         drawing = chart(title, series, curve.x_label, ACCURACY, x_scale=x_scale)
-        note = f"Means with 95% intervals over groups, on {device}."
-        plots.append(Plot(title, drawing, note, with_paper=any(one.look == "paper" for one in series)))
+        claims = rows[["interval", "splits", "classes", "seeds"]].itertuples(index=False, name=None)
+        told = f"{note('Bars', claims)} On {device}."
+        plots.append(Plot(title, drawing, told, with_paper=any(one.look == "paper" for one in series)))
     return plots
 
 
@@ -164,8 +176,25 @@ def scatter(
             continue
         wide = here.pivot_table(index=PAIR, columns=["method", "snapshot"], values="accuracy", aggfunc="first")
         accuracies = [[round(100 * float(v), 3) for v in wide[place]] if place in wide else [] for place in rows]
-        groups = [[int(seed), int(group)] for seed, group in wide.index]
-        families.append({"label": label, "groups": groups, "accuracies": accuracies})
+        groups = [[int(number) for number in place] for place in wide.index]
+        pairs = _pairs([here[(here["method"] == method) & (here["snapshot"] == name)] for method, name in rows])
+        families.append({"label": label, "groups": groups, "accuracies": accuracies, "pairs": pairs})
     methods = [method for method, _ in rows]
     y = methods.index(reference) if reference in methods else len(methods) - 1
     return {"rows": [row_label(row) for row in rows.values()], "families": families, "x": 0 if y else 1, "y": y}
+
+
+def _pairs(rows: Sequence[pd.DataFrame]) -> list[list[dict[str, Any]]]:
+    """Entry [i][j], j < i: `rows[i]` minus `rows[j]` in points, with Holm's verdict over all pairs and its interval."""
+    found = [[intervals.estimate_difference(a, b) for b in rows[:place]] for place, a in enumerate(rows)]
+    verdicts = iter(intervals.simultaneous([pair.p_value for line in found for pair in line]))
+    return [[_pair(pair, next(verdicts)) for pair in line] for line in found]
+
+
+def _pair(found: Estimate, verdict: intervals.Simultaneous) -> dict[str, Any]:
+    half = found.half_width(verdict.confidence) if found.unit else math.nan
+    return {
+        "mean": round(found.mean, 3), "low": round(found.mean - half, 3), "high": round(found.mean + half, 3),
+        "confidence": round(100 * verdict.confidence, 2), "differs": verdict.adjusted_p < intervals.SIGNIFICANCE,
+        "about": about(*claim(found)),
+    }  # fmt: skip

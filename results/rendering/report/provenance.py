@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pudnet_bench.results.analysis.statistics import mean_ci, of_one_thread_count
+from pudnet_bench.results.analysis.intervals import Estimate, Unit, class_tuples
+from pudnet_bench.results.analysis.statistics import of_one_thread_count
+from pudnet_bench.results.rendering.interval_text import NONE, about
 from pudnet_bench.results.rendering.report.model import Entry, Head, PageTable, Place, ReportedRun, words
 from pudnet_bench.results.rendering.tables import format_accuracy, format_seconds
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def run_facts(run: ReportedRun) -> list[tuple[str, str]]:
@@ -43,16 +48,17 @@ def number_facts(number: int, run: ReportedRun, numbers: dict[str, Any]) -> dict
         device, target, method, snapshot, family = map(str, where)
         key = f"n{number}-{len(keys)}"
         keys[device, target, method, snapshot, family] = key
-        accuracy = mean_ci(100 * rows["accuracy"].to_numpy())
         timed, threads = of_one_thread_count(rows)
         seconds, mixed = timed["seconds"], len(timed) < len(rows)
         over = f", over the {len(timed)} groups with {threads} threads" if mixed else ""
         artifacts = [str(artifact) for artifact in rows["artifact"].unique() if artifact]
         facts = [
-            ("accuracy", f"{format_accuracy(accuracy.mean, accuracy.half_width, '±')} % (95% t interval)"),
+            *_accuracy_facts(run.estimates[device, target, method, snapshot, family]),
             ("time", f"{format_seconds(seconds.mean())} s mean, {format_seconds(seconds.median())} s median{over}"),
             ("threads", ", ".join(str(count) for count in sorted(rows["threads"].unique()))),
             ("groups", str(len(rows))),
+            ("class splits", ", ".join(str(split) for split in sorted(rows["split"].unique()))),
+            *_class_facts(run, family, rows),
             ("seeds", ", ".join(str(seed) for seed in sorted(rows["seed"].unique()))),
             ("device", device),
             ("target", run.target_label(target)),
@@ -62,6 +68,32 @@ def number_facts(number: int, run: ReportedRun, numbers: dict[str, Any]) -> dict
         title = f"{run.row_name(method, snapshot)}, {run.family_label(family)}"
         numbers[key] = {"run": number, "title": title, "facts": facts}
     return keys
+
+
+def _accuracy_facts(found: Estimate) -> list[tuple[str, str]]:
+    """The mean with the interval that is printed, and the half widths of the others."""
+
+    def claim(unit: Unit) -> str:
+        return about(unit, found.splits, found.classes, found.seeds)
+
+    accuracy = f"{format_accuracy(found.mean, found.half_width(), '±')} %"
+    if not found.unit:
+        return [("accuracy", accuracy), ("interval", NONE)]
+    facts = [("accuracy", f"{accuracy} (95% interval for {claim(found.unit)})")]
+    others = [
+        f"± {found.half_width(unit=unit):.2f} for {claim(unit)}" for unit in found.intervals if unit != found.unit
+    ]
+    return [*facts, ("other 95% intervals", "; ".join(others))] if others else facts
+
+
+def _class_facts(run: ReportedRun, family: str, rows: pd.DataFrame) -> list[tuple[str, str]]:
+    """The unseen classes that the groups of each class split have, by name where the run's record has names."""
+    facts, names = [], run.record.plan.class_names.get(family, ())
+    for split, part in rows.groupby("split"):
+        classes = sorted({each for one in class_tuples(part) for each in one})
+        shown = [names[each] if each < len(names) else str(each) for each in classes]
+        facts += [(f"unseen classes of split {split}", ", ".join(shown))] if shown else []
+    return facts
 
 
 def _file(cell: Any, finished: bool) -> str:
@@ -85,8 +117,9 @@ def cell_table(run: ReportedRun) -> PageTable:
         done = 0 if own is None else own["group"].nunique()
         file = "none yet" if own is None else _file(cell.key, bool(own["finished"].all()))
         names = labels.get(cell.method, cell.method), run.family_label(cell.family), run.target_label(cell.target)
-        counts = Entry(str(cell.seed), cell.seed), Entry(f"{done} of {cell.groups}", done)
+        counts = (*(Entry(str(n), n) for n in (cell.split, cell.seed)), Entry(f"{done} of {cell.groups}", done))
         rows.append((*map(words, names), *counts, words(file), words(cell.artifact or "none")))
     texts = [Head(label, numeric=False) for label in ("Method", "Family", "Target")]
-    heads = (*texts, Head("Seed"), Head("Groups"), Head("File", numeric=False), Head("Weights", numeric=False))
+    numbers = map(Head, ("Class split", "Seed", "Groups"))
+    heads = (*texts, *numbers, Head("File", numeric=False), Head("Weights", numeric=False))
     return PageTable("Cells", "", heads, tuple(rows))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pudnet_bench.results.rendering.charts import Look, Point, Series, chart
-from pudnet_bench.results.rendering.figures import LOSSES, losses_of, running_mean, top_of_losses
+from pudnet_bench.results.rendering.figures import LOSSES, first_trainings, losses_of, running_mean, top_of_losses
 from pudnet_bench.results.rendering.report.model import Entry, Head, PageTable, Plot, ReportedRun, words
 
 if TYPE_CHECKING:
@@ -25,13 +25,13 @@ _CORRELATIONS: tuple[tuple[str, str, Look], ...] = (("", "", ""), (", held out",
 
 
 def _trainings(losses: pd.DataFrame | None) -> Iterator[tuple[str, pd.DataFrame]]:
-    """(label, rows in the order of the groups) of each meta-training; of several seeds the lowest."""
+    """(label, rows in the order of the groups) of one meta-training for each target and family."""
     if losses is None:
         return
-    for _, rows in losses.groupby(["target", "family"], sort=False):
-        one = rows[rows["seed"] == rows["seed"].min()].sort_values("groups", kind="stable")
-        first = one.iloc[0]
-        yield f"{first['family_label']}, {first['target_label']}, seed {first['seed']}", one
+    for _, rows in first_trainings(losses).groupby(["target", "family"], sort=False):
+        first = rows.iloc[0]
+        names = first["family_label"], first["target_label"], first["training"]
+        yield ", ".join(filter(None, names)), rows.sort_values("groups", kind="stable")
 
 
 def loss_plots(run: ReportedRun) -> list[Plot]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pudnet_bench.results.analysis import costs
 from pudnet_bench.results.rendering import tables
 from pudnet_bench.results.rendering.cost_tables import COSTS
+from pudnet_bench.results.rendering.interval_text import claim, sentence
 from pudnet_bench.results.rendering.report.model import Entry, Head, PageTable, Place, ReportedRun, row_label, words
 from pudnet_bench.results.rendering.tables import TableCell, TableLayout, TableRow, format_accuracy, format_seconds
 
@@ -31,19 +32,22 @@ def result_table(
             heads += [Head(label, over, paper=True) for label in ("paper ACC", "paper time")]
     rows: dict[TableRow, list[Entry]] = {}
     for cell in cells:
-        key = keys.get((cell.device, layout.target, cell.row.method, cell.row.snapshot, cell.column), "")
+        place = (cell.device, layout.target, cell.row.method, cell.row.snapshot, cell.column)
+        key = keys.get(place, "")
         line = rows.setdefault(cell.row, [words(row_label(cell.row))])
         if cell.n:
-            accuracy = format_accuracy(cell.accuracy_mean, cell.accuracy_ci, "±")
+            accuracy = format_accuracy(run.estimates[place].mean, run.estimates[place].half_width(), "±")
             seconds = format_seconds(cell.seconds_mean) + (f" (t={cell.threads})" if cell.mixed_threads else "")
-            line.append(Entry(accuracy, cell.accuracy_mean, key, opens=True, rank=cell.rank))
+            line.append(Entry(accuracy, run.estimates[place].mean, key, opens=True, rank=cell.rank))
             line.append(Entry(seconds, cell.seconds_mean, key))
             line.append(Entry(f"{cell.n}" if cell.finished else f"{cell.n} (not finished)", cell.n, key))
         else:
             line += [Entry("—", None)] * 3
         if cell.column in with_paper:
             line += _paper_entries(number, run, printed.get((cell.row.in_paper, cell.column)), numbers)
-    return PageTable(layout.title, _note(cells), tuple(heads), tuple(tuple(line) for line in rows.values()))
+    return PageTable(
+        layout.title, _note(run, layout, cells), tuple(heads), tuple(tuple(line) for line in rows.values())
+    )
 
 
 def _paper_entries(
@@ -63,11 +67,15 @@ def _paper_entries(
     ]
 
 
-def _note(cells: Sequence[TableCell]) -> str:
+def _note(run: ReportedRun, layout: TableLayout, cells: Sequence[TableCell]) -> str:
     if not any(cell.n for cell in cells):
         return "Nothing is measured yet."
-    note = "Mean ± 95% interval over n groups; time in seconds until a classifier is ready for one group"
-    note += f", on {cells[0].device}."
+    device = cells[0].device
+    found = [each for place, each in run.estimates.items() if place[:2] == (device, layout.target)]
+    splits = max(each.splits for each in found)
+    note = f"Mean over n groups{f' of {splits} class splits, each of which weighs the same' if splits > 1 else ''}. "
+    note += sentence("± is the 95% interval", map(claim, found))
+    note += f" Time in seconds until a classifier is ready for one group, on {device}."
     if any(cell.mixed_threads for cell in cells):
         note += f" {tables.MIXED_THREADS}"
     if sum(cell.n > 0 for cell in cells) > 1:

@@ -212,7 +212,14 @@ def test_two_methods_are_chosen_for_the_scatter(open_page: Callable[..., Any]) -
         name = figure.find_element("css selector", ".drawing svg").get_attribute("aria-label")
         assert name == f"{data['rows'][y]} against {data['rows'][x]}, {data['families'][0]['label']}"
         mean = sum(accuracies[y]) / 6 - sum(accuracies[x]) / 6
-        assert f"{abs(mean):.2f} points on average" in figure.find_element("css selector", ".note").text
+        told = figure.find_element("css selector", ".note").text
+        assert f"{abs(mean):.2f} points on average" in told
+        pair, sign = data["families"][0]["pairs"][max(x, y)][min(x, y)], 1 if y > x else -1
+        low, high = sorted((sign * pair["low"], sign * pair["high"]))
+        shown = [f"{'−' if end < 0 else '+'}{abs(end):.2f}" for end in (low, high)]
+        assert f"{' to '.join(shown)} ({pair['confidence']:g}% interval" in told
+        assert ("they differ, for " in told) == (low > 0 or high < 0) == ("no difference shown" not in told)
+        assert told.endswith(f"{pair['about']}.")
     in_order(browser)
 
 
@@ -231,7 +238,8 @@ def test_provenance_by_keyboard(open_page: Callable[..., Any], tmp_path: Path) -
     button.send_keys("\ue007")  # Enter
     assert dialog.is_displayed()
     told = dialog.text
-    for part in ("cells/slow-", "python -m harness", "commit", "torch", "groups", "seeds", "device"):
+    for part in ("cells/slow-", "python -m harness", "commit", "torch", "groups", "class splits", "unseen classes of split 0",
+                 "seeds", "device"):  # fmt: skip
         assert part in told
     screenshot(browser, tmp_path / "provenance.png")
     browser.switch_to.active_element.send_keys("\ue00c")  # Escape

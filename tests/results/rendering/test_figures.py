@@ -12,7 +12,15 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from pudnet_bench.results.rendering.figures import LOSSES, STYLES, losses_figure, panels_figure, to_bytes
+from pudnet_bench.results.rendering.figures import (
+    LOSSES,
+    STYLES,
+    first_trainings,
+    losses_figure,
+    panels_figure,
+    to_bytes,
+)
+from pudnet_bench.results.rendering.interval_text import NONE, note
 
 FAMILIES = {"fashion": "Fashion-set", "cifar100": "CIFAR100-set", "imagenet": "ImageNet-set"}
 TARGETS = {"convnet3": "ConvNet-3", "resnet18": "ResNet-18"}
@@ -34,6 +42,10 @@ def points_of(families: list[str], targets: list[str], curves: list[str], xs: tu
                 "accuracy_mean": rng.uniform(40, 90),
                 "accuracy_ci": rng.uniform(0.2, 1.0),
                 "n": 100,
+                "interval": "groups",
+                "splits": 1,
+                "classes": 0,
+                "seeds": 1,
             }
             for target in targets
             for family in families
@@ -45,6 +57,10 @@ def points_of(families: list[str], targets: list[str], curves: list[str], xs: tu
 
 def printed_of(curve: str, column: str, target: str, x: float, value: float, ci: float) -> pd.DataFrame:
     return pd.DataFrame([{"curve": curve, "column": column, "target": target, "x": x, "value": value, "ci": ci}])
+
+
+def training_of(curves: pd.DataFrame, split: int, seed: int) -> pd.DataFrame:
+    return curves.assign(split=split, seed=seed)
 
 
 def losses_of(steps: int, families: tuple[str, ...] = ("fashion",)) -> pd.DataFrame:
@@ -67,6 +83,11 @@ def panels(points: pd.DataFrame, printed: pd.DataFrame | None = None, *, log_x: 
 
 def legend(figure: Figure) -> list[str]:
     return [text.get_text() for shown in figure.legends for text in shown.get_texts()]
+
+
+def interval_note(figure: Figure) -> str:
+    (shown,) = figure.legends
+    return " ".join(shown.get_title().get_text().split())
 
 
 def hollow(figure: Figure) -> list[tuple[str, str, str, list[list[float]]]]:
@@ -167,10 +188,26 @@ def test_a_single_point_is_seen_with_its_interval() -> None:
     assert "300" in [label.get_text() for label in axes.get_xticklabels()]
 
 
-def test_a_point_without_an_interval_is_drawn() -> None:
-    points = points_of(["fashion"], ["convnet3"], ["A"], xs=(300.0,)).assign(accuracy_ci=float("nan"), n=1)
-    assert panels(points).axes[0].containers == []
-    assert to_bytes(panels(points), "png").startswith(b"\x89PNG")
+@pytest.mark.parametrize("xs", [(300.0,), XS])
+def test_points_without_intervals_have_no_band_and_say_so(xs: tuple[float, ...]) -> None:
+    points = points_of(["fashion"], ["convnet3"], ["A"], xs=xs).assign(accuracy_ci=float("nan"), n=3, interval="")
+    figure = panels(points)
+    assert figure.axes[0].containers == []
+    assert [line.get_xydata().tolist() for line in figure.axes[0].get_lines()] == [
+        points[["x", "accuracy_mean"]].to_numpy().tolist()
+    ]
+    assert not figure.axes[0].collections
+    assert interval_note(figure) == f"Means over groups. {NONE}"
+    assert to_bytes(figure, "png").startswith(b"\x89PNG")
+
+
+def test_a_figure_says_what_its_intervals_are_about() -> None:
+    points = points_of(["fashion", "cifar100"], ["convnet3"], ["A", "B"])
+    assert interval_note(panels(points)) == note("Bands", [("groups", 1, 0, 1)])
+    split = points.assign(interval="splits", splits=10, seeds=10, classes=40)
+    assert interval_note(panels(split)) == note("Bands", [("splits", 10, 40, 10)])
+    single = points_of(["fashion"], ["convnet3"], ["A"], xs=(300.0,))
+    assert interval_note(panels(single)) == note("Bars", [("groups", 1, 0, 1)])
 
 
 def test_log_axis_is_labelled_without_small_exponents() -> None:
@@ -228,6 +265,20 @@ def test_losses_apart_and_their_total_with_a_running_mean() -> None:
         assert {raw.get_color(), running.get_color()} == {colour}
         # The window of 2% of 500 steps is 10: five before a step, itself and four after it.
         assert np.asarray(running.get_ydata())[100] == pytest.approx(shown[loss].to_numpy()[95:105].mean())
+
+
+def test_losses_are_those_of_the_lowest_split_and_seed_which_the_title_names() -> None:
+    curves = losses_of(20)
+    pairs = [(2, 0), (1, 5), (1, 3)]
+    both = pd.concat([training_of(curves.assign(loss=number), *pair) for number, pair in enumerate(pairs)])
+    shown = first_trainings(both)
+    assert shown["loss"].tolist() == [2] * 20
+    assert (
+        losses_figure(shown).axes[0].get_title().replace("\n", " ") == "Fashion-set, ConvNet-3, class split 1, seed 3"
+    )
+    seeds = first_trainings(both[both["split"] == 1])
+    assert losses_figure(seeds).axes[0].get_title() == "Fashion-set, ConvNet-3, seed 3"
+    assert losses_figure(first_trainings(training_of(curves, 0, 0))).axes[0].get_title() == "Fashion-set, ConvNet-3"
 
 
 def test_losses_that_were_not_trained_on_are_left_out() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -20,10 +21,20 @@ from hypothesis import strategies as st
 
 from pudnet_bench.results import paper
 from pudnet_bench.results.analysis import costs
+from pudnet_bench.results.analysis.intervals import PAIR, estimate, estimate_difference
+from pudnet_bench.results.analysis.statistics import mean_ci
 from pudnet_bench.results.rendering.charts import Level, Point, Series, chart
+from pudnet_bench.results.rendering.interval_text import NONE
 from pudnet_bench.results.rendering.report.model import LearningCurve, ReportedRun
 from pudnet_bench.results.rendering.report.page import page
-from pudnet_bench.results.rendering.tables import TableLayout, TableRow, format_accuracy, format_seconds, summarise
+from pudnet_bench.results.rendering.tables import (
+    TableCell,
+    TableLayout,
+    TableRow,
+    format_accuracy,
+    format_seconds,
+    summarise,
+)
 from pudnet_bench.results.store.run_record import Invocation, PlannedCell, PlannedVariant, PlanRecord, RunRecord
 
 HOSTILE = (
@@ -123,8 +134,10 @@ def test_the_numbers_are_those_of_the_table(run: ReportedRun) -> None:
     for cell in measured:  # the first table has them in the same order
         key = next(keys)
         accuracy, seconds, n = shown[key][:3]
-        assert float(accuracy[0]) == cell.accuracy_mean
-        assert accuracy[1] == format_accuracy(cell.accuracy_mean, cell.accuracy_ci, "±")
+        rows = run.frame[(run.frame[["method", "snapshot", "family"]] == [*place_of(cell), cell.column]).all(axis=1)]
+        expected = estimate(rows, 100 * rows["accuracy"])
+        assert float(accuracy[0]) == expected.mean
+        assert accuracy[1] == format_accuracy(expected.mean, expected.half_width(), "±")
         assert (float(seconds[0]), seconds[1]) == (cell.seconds_mean, format_seconds(cell.seconds_mean))
         assert (int(n[0]), "not finished" in n[1]) == (cell.n, not cell.finished)
         facts = dict(numbers[key]["facts"])
@@ -135,6 +148,99 @@ def test_the_numbers_are_those_of_the_table(run: ReportedRun) -> None:
     classes = [own.get("class", "") for tag, own, _ in parsed.elements if tag == "td"]
     for rank in ("best", "second"):
         assert sum(rank in str(name).split() for name in classes) == sum(cell.rank == rank for cell in measured) > 0
+
+
+def place_of(cell: TableCell) -> tuple[str, str]:
+    return cell.row.method, cell.row.snapshot
+
+
+SPLITS = {0: (0, 1, 2, 3), 1: (2, 3, 4, 5), 2: (6, 7, 8, 9)}
+NAMES = tuple(f"class {letter}" for letter in "abcdefghij")
+
+
+@pytest.fixture
+def several(make_row: Callable[..., dict[str, Any]], layout: TableLayout) -> ReportedRun:
+    """PudNet far better than ProtoNet, MUSML as good as that, on 6 groups of each of three class splits."""
+    draw = np.random.default_rng(0)
+    rows = [
+        make_row(
+            cell=f"{method}-c{split}", method=method, split=split, seed=split, group=group, classes=f"{b} {a}",
+            accuracy=level + 0.01 * a + draw.uniform(0, 0.02), family="fashion",
+        )
+        for method, level in (("pudnet", 0.8), ("protonet", 0.5), ("musml", 0.5))
+        for split, classes in SPLITS.items()
+        for group, (a, b) in enumerate(itertools.combinations(classes, 2))
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows).assign(finished=True)
+    record = record_of(layout, frame)
+    plan = replace(record.plan, class_names={"fashion": NAMES})
+    return ReportedRun("runs/splits", replace(record, plan=plan), frame, [layout], paper.load("table1"))
+
+
+def test_a_number_lists_its_splits_their_classes_and_what_its_interval_is_about(several: ReportedRun) -> None:
+    parsed = Parsed(page([several]))
+    claim = "new classes and trainings: class-effects model, 10 classes of 3 class splits"
+    facts = [dict(number["facts"]) for key, number in parsed.data()["numbers"].items() if key.startswith("n")]
+    assert len(facts) == 3
+    for number in facts:
+        assert number["accuracy"].endswith(f" % (95% interval for {claim})")
+        assert number["class splits"] == number["seeds"] == "0, 1, 2"
+        for split, classes in SPLITS.items():
+            assert number[f"unseen classes of split {split}"] == ", ".join(NAMES[each] for each in classes)
+        assert "other 95% intervals" not in number  # three splits give none of their own
+    notes = parsed.texts("p")
+    assert any(
+        f"3 class splits, each of which weighs the same. ± is the 95% interval for {claim}." in one for one in notes
+    )
+    assert (
+        sum(text.startswith(f"Means over 3 class splits. Bars are 95% intervals for {claim}.") for text in notes) == 2
+    )
+    heads = [text.removesuffix(" ↕") for text in parsed.texts("th")]
+    assert "Class split" in heads
+
+
+def test_the_other_intervals_of_a_number_are_told_too(several: ReportedRun) -> None:
+    one = replace(several, frame=several.frame[several.frame["split"] == 0])
+    key = next(iter(one.estimates))
+    rows = one.frame[one.frame["method"] == key[2]]
+    (numbers,) = [
+        dict(number["facts"]) for number in Parsed(page([one])).data()["numbers"].values()
+        if number["title"] == "PudNet, Fashion-set"
+    ]  # fmt: skip
+    half = mean_ci(100 * rows["accuracy"].to_numpy()).half_width
+    assert "for new classes: class-effects model, 4 classes" in numbers["accuracy"]
+    assert numbers["other 95% intervals"] == (f"± {half:.2f} for these classes and this training only: t over groups")
+
+
+def test_rows_without_class_ids_claim_no_more_than_their_groups(several: ReportedRun) -> None:
+    old = replace(several, frame=several.frame.assign(classes="", split=0, seed=several.frame["split"]))
+    text = page([old])
+    assert "± is the 95% interval for these classes and these trainings only: t over groups." in text
+    assert "unseen classes of split" not in text
+    few = replace(several, frame=several.frame[several.frame["group"] < 1], printed=several.printed[:0])
+    text = page([few])
+    assert NONE in text
+    assert "±" not in "".join(Parsed(text).texts("td"))
+
+
+def test_pairs_of_methods_have_verdicts_that_their_intervals_agree_with(several: ReportedRun) -> None:
+    (scatter,) = Parsed(page([several])).data()["scatters"]
+    (family,) = scatter["families"]
+    assert [len(line) for line in family["pairs"]] == [0, 1, 2]
+    rows = {label: several.frame[several.frame["method"] == method] for method, label in zip(
+        ("protonet", "musml", "pudnet"), scatter["rows"], strict=True)}  # fmt: skip
+    for i, line in enumerate(family["pairs"]):
+        for j, pair in enumerate(line):
+            found = estimate_difference(rows[scatter["rows"][i]], rows[scatter["rows"][j]])
+            half = found.half_width(pair["confidence"] / 100)
+            assert pair["mean"] == pytest.approx(found.mean, abs=1e-3)
+            assert [pair["low"], pair["high"]] == pytest.approx([found.mean - half, found.mean + half], rel=0.01)
+            assert pair["differs"] == (not pair["low"] <= 0 <= pair["high"])
+            assert pair["differs"] == ("PudNet" in (scatter["rows"][i], scatter["rows"][j]))
+            assert pair["about"].startswith("new classes and trainings: class-effects model")
+    few = replace(several, frame=several.frame[several.frame["group"] < 1])
+    (pair, *_) = Parsed(page([few])).data()["scatters"][0]["families"][0]["pairs"][1]
+    assert (pair["low"], pair["high"], pair["differs"], pair["about"]) == (None, None, False, "")
 
 
 def test_every_number_says_where_it_comes_from(run: ReportedRun) -> None:
@@ -333,7 +439,7 @@ def test_the_scatter_has_every_group_of_every_row(run: ReportedRun) -> None:
     assert "PudNet" in scatter["rows"][scatter["y"]]
     for family, name in zip(scatter["families"], ("fashion", "cifar100"), strict=True):
         rows = run.frame[run.frame["family"] == name]
-        assert len(family["groups"]) == len(rows[["seed", "group"]].drop_duplicates())
+        assert len(family["groups"]) == len(rows[PAIR].drop_duplicates())
         safe = [value for row in family["accuracies"] for value in row if value is not None]
         assert sorted(safe) == sorted((100 * rows["accuracy"]).round(3).tolist())
 
@@ -369,6 +475,7 @@ def losses(steps: int = 40, **changes: Any) -> pd.DataFrame:
         "family_label": "Fashion-set",
         "target": "convnet3",
         "target_label": "ConvNet-3",
+        "split": 0,
         "seed": 0,
     }
     return pd.DataFrame({"groups": groups, "metric_loss": metric, "loss": metric + 1.0}).assign(**{**place, **changes})
