@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pudnet_bench.results.analysis import costs, curves
-from pudnet_bench.results.analysis.comparison import PAIR
+from pudnet_bench.results.analysis.intervals import PAIR
 from pudnet_bench.results.analysis.statistics import mean_ci, of_one_thread_count, pareto_front
 from pudnet_bench.results.rendering.charts import Level, Point, Scale, Series, chart
 from pudnet_bench.results.rendering.report.model import Plot, ReportedRun, row_label
@@ -164,7 +164,7 @@ def scatter(
             continue
         wide = here.pivot_table(index=PAIR, columns=["method", "snapshot"], values="accuracy", aggfunc="first")
         accuracies = [[round(100 * float(v), 3) for v in wide[place]] if place in wide else [] for place in rows]
-        groups = [[int(seed), int(group)] for seed, group in wide.index]
+        groups = [[int(seed), int(group)] for _, seed, group in wide.index]
         families.append({"label": label, "groups": groups, "accuracies": accuracies})
     methods = [method for method, _ in rows]
     y = methods.index(reference) if reference in methods else len(methods) - 1
