@@ -5,9 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 Array = NDArray[np.float64]
 
@@ -17,7 +22,7 @@ class Effects:
     """One family of random effects: `loadings` [n, levels], of which row i adds `loadings[i] @ effects` to value i."""
 
     name: str
-    loadings: Array
+    loadings: csr_array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +61,19 @@ def fit(values: Array, effects: Sequence[Effects], rounds: int = 50) -> Fit:
 
 
 def _nonnegative(quadratic: Array, information: Array) -> Array:
-    """The variances t >= 0 that minimise t' F t / 2 - q' t."""
-    from scipy.optimize import nnls
-
-    scale = 1 / np.sqrt(np.diag(information))
-    values, vectors = np.linalg.eigh(information * np.outer(scale, scale))
-    root = np.sqrt(np.maximum(values, 1e-10))
-    solution, _ = nnls((vectors * root).T, (vectors / root).T @ (scale * quadratic))
-    return np.asarray(scale * solution)
+    """The variances t >= 0 that minimise t' F t / 2 - q' t: of the few sets that may be above 0, the best that all are."""
+    count = quadratic.size
+    best, lowest = np.zeros(count), math.inf
+    for size in range(count, 0, -1):
+        for chosen in map(list, combinations(range(count), size)):
+            part = np.linalg.lstsq(information[np.ix_(chosen, chosen)], quadratic[chosen])[0]
+            objective = -float(quadratic[chosen] @ part) / 2
+            if (part >= 0).all() and objective < lowest:
+                best, lowest = np.zeros(count), objective
+                best[chosen] = part
+                if size == count:
+                    return best
+    return best
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,13 +90,15 @@ class _Sums:
 
     @classmethod
     def of(cls, values: Array, effects: Sequence[Effects]) -> _Sums:
-        z = np.hstack([effect.loadings for effect in effects]) if effects else np.zeros((values.size, 0))
+        from scipy.sparse import csr_array, hstack
+
+        z = csr_array(hstack([csr_array((values.size, 0)), *(effect.loadings for effect in effects)]))
         owner = np.repeat(np.arange(len(effects)), [effect.loadings.shape[1] for effect in effects])
         pair = np.column_stack([np.ones_like(values), values])
         ones, cross = (z.T @ pair).T
         return cls(
             n=values.size,
-            crossed=z.T @ z,
+            crossed=(z.T @ z).toarray(),
             ones=ones,
             cross=cross,
             corner=pair.T @ pair,
@@ -124,40 +136,76 @@ class _Sums:
         return quadratic, information
 
 
-def standard_error(
-    values: Array, split: NDArray[np.int64], seed: NDArray[np.int64], tuples: Sequence[tuple[int, ...]]
-) -> tuple[float, float]:
-    """Standard error of the mean of split means for new classes and trainings, and its degrees of freedom (Satterthwaite).
+@dataclass(frozen=True, kw_only=True)
+class Groups:
+    """What the model knows of n groups: class-split seed [n], training seed [n], the sorted class ids of each (or ())."""
 
-    Args:
-        values: [n], one number for each group.
-        split: [n], class-split seed.
-        seed: [n], training seed.
-        tuples: The sorted class ids of each group.
+    split: NDArray[np.int64]
+    seed: NDArray[np.int64]
+    tuples: Sequence[tuple[int, ...]]
+
+    @property
+    def weights(self) -> Array:
+        """What each group has in the mean [n]: every split has the same, shared evenly by its groups."""
+        splits, where, counts = np.unique(self.split, return_inverse=True, return_counts=True)
+        return np.asarray(1 / (splits.size * counts[where]))
+
+    def effects(self) -> list[Effects]:
+        """The effects that the groups can tell apart.
+
+        "class" where class ids are known; "tuple" where tuples repeat and are more than the classes; "split" with several
+        splits, which is that of their trainings too as long as each has one; "training" where a split has several.
+        """
+        found = []
+        classes, of_class = np.unique(np.array([each for one in self.tuples for each in one], int), return_inverse=True)
+        if classes.size:
+            found.append(_effects("class", of_class, np.array([len(one) for one in self.tuples])))
+        numbers: dict[tuple[int, ...], int] = {}
+        of_tuple = np.array([numbers.setdefault(one, len(numbers)) for one in self.tuples], int)
+        if 0 < classes.size < len(numbers) <= of_tuple.size / 2:
+            found.append(_effects("tuple", of_tuple))
+        splits, of_split = np.unique(self.split, return_inverse=True)
+        seeds, of_seed = np.unique(self.seed, return_inverse=True)
+        trainings, of_training = np.unique(of_split * seeds.size + of_seed, return_inverse=True)
+        if splits.size > 1:
+            found.append(_effects("split", of_split))
+        if trainings.size > splits.size:
+            found.append(_effects("training", of_training))
+        return found
+
+    def shares(self, effects: Sequence[Effects]) -> Array:
+        """Variance of the mean per unit of each effect's variance, the residual's last [k].
+
+        Splits are independent draws from the source's classes: a class adds to the mean's variance once for each split that
+        has it, as new ones would. That one class in two splits is the same only counts for the estimated variances.
+        """
+        weights = self.weights
+        by_split = (np.unique(self.split)[:, None] == self.split) * weights  # [splits, n]
+        return np.array([*(((by_split @ effect.loadings) ** 2).sum() for effect in effects), weights @ weights])
+
+
+def _effects(name: str, levels: NDArray[np.intp], sizes: NDArray[np.intp] | None = None) -> Effects:
+    """Effects of which a row has the mean of `sizes` [n] levels (one unless given), whose numbers follow each other."""
+    from scipy.sparse import csr_array
+
+    sizes = np.ones(levels.size, int) if sizes is None else sizes
+    ends = np.concatenate([[0], np.cumsum(sizes)])
+    shape = (sizes.size, int(levels.max()) + 1)
+    return Effects(name=name, loadings=csr_array((np.repeat(1 / sizes, sizes), levels, ends), shape=shape))
+
+
+def standard_error(values: Array, groups: Groups) -> tuple[float, float]:
+    """Standard error of the mean of split means [n values] for new classes and trainings, and its degrees of freedom.
+
+    Satterthwaite's degrees of freedom from REML's information matrix, but at least 1, at most the classes less one, and at
+    most 2 where an effect has two levels only: REML then often takes its variance for 0. Simulated on images and on Gaussian
+    effects, nominal 95% intervals cover 93 to 98.5%; more where no class differs from another, and with two splits.
     """
-    effects = effects_of(split, seed, tuples)
+    effects = groups.effects()
     found = fit(values, effects)
-    splits, where, counts = np.unique(split, return_inverse=True, return_counts=True)
-    weights = 1 / (splits.size * counts[where])
-    squares = np.array([*(((weights @ effect.loadings) ** 2).sum() for effect in effects), (weights**2).sum()])
-    variance = float(squares @ np.array(list(found.variances.values())))
-    spread = float(squares @ found.covariance @ squares)
-    df = 2 * variance**2 / spread if spread > 0 else values.size - 1.0
-    return math.sqrt(variance), df
-
-
-def effects_of(split: NDArray[np.int64], seed: NDArray[np.int64], tuples: Sequence[tuple[int, ...]]) -> list[Effects]:
-    """The effects that such groups can tell apart: "class" always, "tuple" where they repeat, "training" from two on."""
-    classes = sorted({each for one in tuples for each in one})
-    column = {each: i for i, each in enumerate(classes)}
-    loadings = np.zeros((len(tuples), len(classes)))
-    for row, one in zip(loadings, tuples, strict=True):
-        row[[column[each] for each in one]] = 1 / len(one)
-    effects = [Effects(name="class", loadings=loadings)]
-    distinct = {one: i for i, one in enumerate(sorted(set(tuples)))}
-    if len(classes) < len(distinct) <= len(tuples) / 2:
-        effects.append(Effects(name="tuple", loadings=np.eye(len(distinct))[[distinct[one] for one in tuples]]))
-    trainings, which = np.unique(np.column_stack([split, seed]), axis=0, return_inverse=True)
-    if len(trainings) > 1:
-        effects.append(Effects(name="training", loadings=np.eye(len(trainings))[which.ravel()]))
-    return effects
+    shares = groups.shares(effects)
+    variance = float(shares @ np.array(list(found.variances.values())))
+    spread = float(shares @ found.covariance @ shares)
+    df = 2 * variance**2 / spread if spread > 0 else math.inf
+    most = 2.0 if any(effect.loadings.shape[1] == 2 for effect in effects) else effects[0].loadings.shape[1] - 1.0
+    return math.sqrt(variance), max(1.0, min(df, most))

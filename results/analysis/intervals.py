@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pudnet_bench.results.analysis import class_effects
+from pudnet_bench.results.analysis.class_effects import Groups, fit, standard_error
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +88,7 @@ def estimate(rows: pd.DataFrame, values: ArrayLike) -> Estimate:
     if means.size == 1 and array.size >= SMALLEST:
         intervals["groups"] = _t(array, "groups")
     if all(tuples) and len(set(tuples)) >= SMALLEST:
-        error, df = class_effects.standard_error(array, split, rows["seed"].to_numpy(), tuples)
+        error, df = standard_error(array, Groups(split=split, seed=rows["seed"].to_numpy(), tuples=tuples))
         intervals["classes"] = Interval(unit="classes", units=len(classes), standard_error=error, df=df)
     order: tuple[Unit, ...] = ("splits", "classes", "groups")
     return Estimate(
@@ -106,11 +106,8 @@ def _t(units: NDArray[np.float64], unit: Unit) -> Interval:
 
 def class_tuples(rows: pd.DataFrame) -> list[tuple[int, ...]]:
     """The sorted class ids of each row: which class has which label plays no part. () where they are not known."""
-    known: dict[str, tuple[int, ...]] = {}
-    texts = [str(text) for text in rows["classes"]]
-    for text in texts:
-        if text not in known:
-            known[text] = tuple(sorted(map(int, text.split())))
+    texts = rows["classes"].tolist()
+    known = {text: tuple(sorted(map(int, text.split()))) for text in set(texts)}
     return [known[text] for text in texts]
 
 
@@ -119,7 +116,8 @@ def paired_rows(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
 
     Class ids are those of `a`, and those of `b` where `a` has none.
     """
-    both = a[[*PAIR, "classes", "accuracy"]].merge(b[[*PAIR, "classes", "accuracy"]], on=PAIR, suffixes=("_a", "_b"))
+    kept = [*PAIR, "classes", "accuracy"]
+    both = a[kept].merge(b[kept], on=PAIR, suffixes=("_a", "_b"))
     both["classes"] = both["classes_a"].where(both["classes_a"] != "", both["classes_b"])
     return both.sort_values(PAIR, ignore_index=True)[[*PAIR, "classes", "accuracy_a", "accuracy_b"]]
 
@@ -161,3 +159,67 @@ def simultaneous(p_values: Sequence[float], level: float = SIGNIFICANCE) -> list
     last = factors[min(rejected, tested.size - 1)] if tested.size else 1
     confidence[tested] = 1 - level / np.maximum(factors, last)
     return [Simultaneous(adjusted_p=float(p), confidence=float(c)) for p, c in zip(adjusted, confidence, strict=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """What one source of variation adds to the variance of a mean; everything but `units` is NaN where it cannot be told.
+
+    Attributes:
+        units: How many there are: class splits, distinct tuples, trainings, groups.
+        deviation: Standard deviation that it gives to one group's value.
+        share: Variance of the mean that it accounts for.
+        doubled: Standard error of the mean with twice the splits; else with twice the classes, trainings (each with as many
+            groups) or groups in each split.
+    """
+
+    units: int
+    deviation: float
+    share: float
+    doubled: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class VarianceComponents:
+    """Where the variance of a mean over groups comes from, by the class-effects model.
+
+    `split` includes the trainings as long as each split has one, and the classes where these are not known; `tuple` is what
+    classes, and their combinations in a tuple, add.
+    """
+
+    standard_error: float
+    split: Component
+    tuple: Component
+    training: Component
+    group: Component
+
+
+def variance_components(rows: pd.DataFrame, values: ArrayLike) -> VarianceComponents:
+    """Where the variance of the mean of `values` [n] comes from; arguments as for `estimate`. All is NaN for n < 2."""
+    array = np.asarray(values, dtype=np.float64)
+    tuples, split, seed = class_tuples(rows), rows["split"].to_numpy(), rows["seed"].to_numpy()
+    known = all(tuples) and len(set(tuples)) >= SMALLEST
+    groups = Groups(split=split, seed=seed, tuples=tuples if known else [()] * len(tuples))
+    effects = groups.effects()
+    variances = fit(array, effects).variances if array.size > 1 else {}
+    shares = dict(zip(variances, groups.shares(effects) * list(variances.values()), strict=True)) if variances else {}
+    total = sum(shares.values()) if shares else math.nan
+
+    def component(units: int, own: Sequence[str], halved: Sequence[str]) -> Component:
+        told = [name for name in own if name in variances]
+        if not told:
+            return Component(units=units, deviation=math.nan, share=math.nan, doubled=math.nan)
+        variance = sum(variances[name] / (len(tuples[0]) if name == "class" else 1) for name in told)
+        left = total - sum(shares.get(name, 0.0) for name in halved) / 2
+        share = float(sum(shares[name] for name in told))
+        return Component(units=units, deviation=math.sqrt(variance), share=share, doubled=math.sqrt(left))
+
+    return VarianceComponents(
+        standard_error=math.sqrt(total),
+        split=component(len(set(split.tolist())), ["split"], list(variances)),
+        tuple=component(len(set(tuples) - {()}), ["class", "tuple"], ["class", "tuple"]),
+        training=component(
+            len(set(zip(split.tolist(), seed.tolist(), strict=True))), ["training"], ["training", "residual"]
+        ),
+        group=component(array.size, ["residual"], ["residual"]),
+    )

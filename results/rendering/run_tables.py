@@ -7,7 +7,7 @@ import hashlib
 import json
 
 from pudnet_bench.results import paper
-from pudnet_bench.results.analysis import comparison, conditions, costs
+from pudnet_bench.results.analysis import comparison, conditions, costs, variance
 from pudnet_bench.results.rendering import comparison_tables, cost_tables
 from pudnet_bench.results.rendering.escaping import Format, one_line
 from pudnet_bench.results.rendering.tables import Record, TableLayout, TableRow, records, render, summarise, typeset
@@ -83,7 +83,7 @@ def provenance_line(run: Run) -> str:
 
 
 def write_tables(run: Run, with_paper: bool) -> dict[str, str]:
-    """Write all tables into `<run>/tables`: the suite's own, costs, break-evens, differences.
+    """Write all tables into `<run>/tables`: the suite's own, costs, variance, break-evens, differences.
 
     Returns the text of each by its file's name.
     """
@@ -99,6 +99,8 @@ def write_tables(run: Run, with_paper: bool) -> dict[str, str]:
     }
     if len(frame):
         found = {"costs": costs.method_costs(frame)}
+        if len(parts := variance.variance_table(frame)):
+            found["variance"] = parts
         if (frame["method"] == reference).any():
             found["break-even"] = costs.break_evens(frame, reference)
             found["differences"] = costs.paired_differences(frame, reference)

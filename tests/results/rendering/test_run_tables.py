@@ -78,6 +78,17 @@ def test_latex_begins_with_its_provenance(make_run: MakeRun) -> None:
         assert "commit" not in table_text(run, format, with_paper=False)
 
 
+def test_several_splits_have_a_table_of_what_to_buy_next(make_run: MakeRun) -> None:
+    run = make_run("a", pudnet="x")
+    (head, *lines) = write_tables(run, with_paper=False)["table1-variance.csv"].splitlines()
+    assert head.startswith("family,target,device,method,snapshot,source,units,")
+    assert [line.split(",")[5] for line in lines][-1] == "group"
+    assert (run.folder / "tables" / "table1-variance.md").is_file()
+    plan = replace(run.record.plan, cells=run.record.plan.cells[:1])
+    one = Run(run.folder, replace(run.record, plan=plan))
+    assert "table1-variance.csv" not in write_tables(one, with_paper=False)
+
+
 def test_each_command_is_named_once_with_its_commit() -> None:
     later = replace(CALL, started="later", load_start=(1.0,))
     other = replace(CALL, commit="", command="python -m harness resume runs/a")
