@@ -9,8 +9,14 @@ import math
 
 import pandas as pd
 
-from pudnet_bench.results.analysis.comparison import PAIR
-from pudnet_bench.results.analysis.statistics import break_even_count, break_even_epoch, of_one_thread_count, paired
+from pudnet_bench.results.analysis.comparison import judged
+from pudnet_bench.results.analysis.intervals import PAIR, Unit, estimate_difference
+from pudnet_bench.results.analysis.statistics import (
+    break_even_count,
+    break_even_epoch,
+    mean_over_splits,
+    of_one_thread_count,
+)
 
 _SETTING = ["family", "target", "device"]
 COSTS = (
@@ -23,15 +29,19 @@ TIMED = ("threads", "n_timed")
 METHOD_COSTS = (*_SETTING, "method", "snapshot", "n", *COSTS, *TIMED)
 BREAK_EVENS = (
     *_SETTING, "method", "snapshot", "reference", "n", "accuracy", "reference_accuracy", "fit_seconds",
-    "reference_fit_seconds", "break_even_epoch", "break_even_count", *TIMED,
+    "reference_fit_seconds", "break_even_epoch", "break_even_epoch_low", "break_even_epoch_high", "interval",
+    "break_even_count", *TIMED,
 )  # fmt: skip
-DIFFERENCES = (*_SETTING, "method", "snapshot", "reference", "n", "difference", "low", "high", "p_value")
+DIFFERENCES = (
+    *_SETTING, "method", "snapshot", "reference", "n", "splits", "difference", "low", "high", "interval", "p_value",
+    "p_holm",
+)  # fmt: skip
 
 
 def method_costs(frame: pd.DataFrame) -> pd.DataFrame:
     """Costs by family, target, device, method and snapshot of `Run.frame()`; columns `METHOD_COSTS`.
 
-    meta_train_seconds: mean over seeds, NaN without meta-training. peak_memory_bytes: the largest of any group. The others
+    meta_train_seconds: mean over trainings, NaN without meta-training. peak_memory_bytes: the largest of any group. The others
     are means over the n groups (of those with a known value; NaN for none): fit_seconds, fit_flops and energy_joules of a
     fit until the snapshot; evaluation_seconds of all test images, test_flops of one; data_seconds; parameters learned
     before any unseen group was met. Times and energy are over the groups of one thread count.
@@ -54,9 +64,10 @@ def break_evens(frame: pd.DataFrame, reference: str) -> pd.DataFrame:
     """When training from scratch overtakes `reference`, and after how many datasets the reference has paid for itself.
 
     One row per snapshot of each iterative method (finite `epochs`), over the n groups that both measured; accuracies are
-    fractions. break_even_epoch belongs to the method's whole curve, and NaN means never. break_even_count compares the
-    reference's meta-training and fit with this snapshot's fit, and <NA> means never, or unknown where fit_seconds is NaN:
-    times are over groups that both fitted with one thread count, and there may be none. Columns `BREAK_EVENS`.
+    fractions, means over class splits. break_even_epoch, its interval and the `interval`'s unit belong to the method's
+    whole curve (`_epochs_of_break_even`), and NaN means never. break_even_count compares the reference's meta-training and
+    fit with this snapshot's fit, and <NA> means never, or unknown where fit_seconds is NaN: times are over groups that both
+    fitted with one thread count, and there may be none. Columns `BREAK_EVENS`.
     """
     found = []
     for setting, rows in frame.groupby(_SETTING, sort=False):
@@ -70,16 +81,15 @@ def break_evens(frame: pd.DataFrame, reference: str) -> pd.DataFrame:
             both = curve.merge(ours, on=PAIR, suffixes=("", "_reference"))
             if both.empty:
                 continue
-            level = both.drop_duplicates(PAIR)["accuracy_reference"].mean()
-            epoch = break_even_epoch(both.groupby("epochs")[["accuracy"]].mean().reset_index(), level)
+            epochs = _epochs_of_break_even(curve, ours)
             for snapshot, theirs in both.groupby("snapshot", sort=False):
                 timed, threads = of_one_thread_count(theirs[theirs["threads"] == theirs["threads_reference"]])
                 predict, scratch = timed["seconds_reference"].mean(), timed["seconds"].mean()
                 count = break_even_count(meta, predict, scratch)
+                accuracies = (mean_over_splits(theirs, name) for name in ("accuracy", "accuracy_reference"))
                 found.append(
                     (
-                        *setting, method, snapshot, reference, len(theirs), theirs["accuracy"].mean(),
-                        theirs["accuracy_reference"].mean(), scratch, predict, math.nan if epoch is None else epoch,
+                        *setting, method, snapshot, reference, len(theirs), *accuracies, scratch, predict, *epochs,
                         pd.NA if count is None else count, threads, len(timed),
                     )
                 )  # fmt: skip
@@ -87,31 +97,52 @@ def break_evens(frame: pd.DataFrame, reference: str) -> pd.DataFrame:
     return pd.DataFrame(found, columns=list(BREAK_EVENS)).astype({"break_even_count": object})
 
 
-def paired_differences(frame: pd.DataFrame, reference: str, seed: int = 0) -> pd.DataFrame:
-    """Every other method and snapshot minus `reference`, on the groups (seed, group) that both measured.
+def _epochs_of_break_even(curve: pd.DataFrame, reference: pd.DataFrame) -> tuple[float, float, float, Unit]:
+    """The epoch at which the paired difference to `reference` reaches 0, those at which the ends of its interval do, its unit.
 
-    Columns `DIFFERENCES`: difference, low and high in percentage points (bootstrap interval of the mean, drawn from
-    `seed`), p_value of Wilcoxon's test. Nothing in common: no row. Of a reference with several snapshots, the last.
+    The upper end reaches 0 first. Without a common unit of all epochs, there is no interval.
     """
-    found = []
+    differences = {epochs: estimate_difference(rows, reference) for epochs, rows in curve.groupby("epochs")}
+    measured = {epochs: difference for epochs, difference in differences.items() if difference.n}
+    units = {difference.unit for difference in measured.values()}
+    unit = units.pop() if len(units) == 1 else ""
+
+    def reached(side: int) -> float:
+        ends = [each.mean + side * each.half_width() if side else each.mean for each in measured.values()]
+        epoch = break_even_epoch(pd.DataFrame({"epochs": list(measured), "accuracy": ends}), 0.0)
+        return math.nan if epoch is None else epoch
+
+    low, high = (reached(1), reached(-1)) if unit else (math.nan, math.nan)
+    return reached(0), low, high, unit
+
+
+def paired_differences(frame: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """Every other method and snapshot minus `reference`, on the groups (`PAIR`) that both measured; columns `DIFFERENCES`.
+
+    Difference, low and high in percentage points. The interval is of the unit `interval` ("" for too few), and at the
+    confidence at which Holm's procedure over the whole table tests the row: it excludes 0 exactly where p_holm is below
+    0.05. p_value is that of the row alone. Nothing in common: no row. Of a reference with several snapshots, the last.
+    """
+    found, differences = [], []
     for setting, rows in frame.groupby(_SETTING, sort=False):
         ours = last_snapshots(rows[rows["method"] == reference])
         others = rows[rows["method"] != reference]
         for (method, snapshot), theirs in others.groupby(["method", "snapshot"], sort=False):
-            both = theirs.merge(ours, on=PAIR, suffixes=("", "_reference")).sort_values(PAIR)
-            if both.empty:
-                continue
-            result = paired(100 * both["accuracy"].to_numpy(), 100 * both["accuracy_reference"].to_numpy(), seed=seed)
-            values = (result.n, result.mean, result.low, result.high, result.p_value)
-            found.append((*setting, method, snapshot, reference, *values))
-    return pd.DataFrame(found, columns=list(DIFFERENCES))
+            difference = estimate_difference(theirs, ours)
+            if difference.n:
+                differences.append(difference)
+                names = dict(zip((*_SETTING, "method", "snapshot"), (*setting, method, snapshot), strict=True))
+                values = {name: getattr(difference, name) for name in ("n", "splits", "p_value")}
+                values |= {"difference": difference.mean, "interval": difference.unit}
+                found.append({**names, "reference": reference, **values})
+    return judged(pd.DataFrame(found, columns=list(DIFFERENCES)), differences)
 
 
 def last_snapshots(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per (seed, group): the snapshot that took longest, which is the last one yielded."""
+    """One row per group (`PAIR`): the snapshot that took longest, which is the last one yielded."""
     return rows.sort_values("seconds", kind="stable").drop_duplicates(PAIR, keep="last")
 
 
 def _meta_train_seconds(rows: pd.DataFrame) -> float:
-    """Mean over seeds (each seed trains once, and repeats the time in all its rows)."""
-    return float(rows.groupby("seed")["meta_train_seconds"].first().mean())
+    """Mean over trainings (each split and seed trains once, and repeats the time in all its rows)."""
+    return float(rows.groupby(["split", "seed"])["meta_train_seconds"].first().mean())

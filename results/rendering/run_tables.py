@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
+
 from pudnet_bench.results import paper
-from pudnet_bench.results.analysis import comparison, costs
+from pudnet_bench.results.analysis import comparison, conditions, costs, variance
 from pudnet_bench.results.rendering import comparison_tables, cost_tables
-from pudnet_bench.results.rendering.escaping import Format
+from pudnet_bench.results.rendering.escaping import Format, one_line
 from pudnet_bench.results.rendering.tables import Record, TableLayout, TableRow, records, render, summarise, typeset
 from pudnet_bench.results.store.files import StoreError, write_atomically
 from pudnet_bench.results.store.run import Run
+from pudnet_bench.results.store.run_record import RECORD, RunRecord
 
 EXTENSIONS: dict[Format, str] = {"latex": "tex", "markdown": "md", "csv": "csv"}
 
@@ -28,9 +33,23 @@ def layouts(run: Run) -> list[TableLayout]:
 
 
 def table_text(run: Run, format: Format, with_paper: bool) -> str:
-    """The run's tables, one per target, as one text."""
+    """The run's tables, one per target, as one text; LaTeX begins with comments (`provenance_comments`)."""
     frame, numbers = run.planned_frame(), paper.load(run.record.suite) if with_paper else None
-    return "\n".join(render(frame, layout, format, numbers) for layout in layouts(run))
+    texts = [render(frame, layout, format, numbers) for layout in layouts(run)]
+    return _commented(run, texts, format)
+
+
+def _commented(run: Run, texts: list[str], format: Format) -> str:
+    return (provenance_comments(run.record) if format == "latex" else "") + "\n".join(texts)
+
+
+def provenance_comments(record: RunRecord) -> str:
+    """Comments of LaTeX, a line each: every command of the run with its commit, and which record it has."""
+    calls = dict.fromkeys((one_line(call.command), call.commit[:12] or "none") for call in record.invocations)
+    lines = [line for command, commit in calls for line in (f"command: {command}", f"commit: {commit}")]
+    plan = hashlib.sha256(json.dumps(dataclasses.asdict(record.plan), sort_keys=True).encode()).hexdigest()
+    lines.append(f"record: {RECORD}, format {record.format}, sha256 of the plan {plan[:16]}")
+    return "".join(f"% {line}\n" for line in lines)
 
 
 def table_records(run: Run, with_paper: bool) -> list[Record]:
@@ -41,15 +60,19 @@ def table_records(run: Run, with_paper: bool) -> list[Record]:
 
 
 def compare_runs(a: Run, b: Run, format: Format) -> str:
-    """Run `b` against run `a`, cell by cell. Raises StoreError if they have nothing to compare."""
+    """Run `b` against run `a`, cell by cell; of different suites, the cells of the same keys.
+
+    Raises StoreError if they have nothing to compare.
+    """
+    ours, theirs = a.planned_frame(), b.planned_frame()
     if a.record.suite != b.record.suite:
-        suites = a.record.suite, b.record.suite
-        raise StoreError(f"{a.folder} is a run of {suites[0]} and {b.folder} of {suites[1]}; give two of one suite")
-    table = comparison.compare(a.planned_frame(), b.planned_frame())
+        ours, theirs = ours[ours["cell"].isin(theirs["cell"])], theirs[theirs["cell"].isin(ours["cell"])]
+    table = comparison.compare(ours, theirs)
     if table.empty:
-        both = f"{a.folder} and {b.folder}"
-        raise StoreError(f"{both} have measured no method on the same family and target; nothing to compare")
-    return comparison_tables.text(table, {"A": provenance_line(a), "B": provenance_line(b)}, format)
+        what = "method on the same family and target" if a.record.suite == b.record.suite else "cell of the same key"
+        raise StoreError(f"{a.folder} and {b.folder} have measured no {what}: there is nothing to compare.")
+    about = {"A": provenance_line(a), "B": provenance_line(b)}
+    return comparison_tables.text(table, about, conditions.differing(a.record, b.record), format)
 
 
 def provenance_line(run: Run) -> str:
@@ -60,7 +83,7 @@ def provenance_line(run: Run) -> str:
 
 
 def write_tables(run: Run, with_paper: bool) -> dict[str, str]:
-    """Write all tables into `<run>/tables`: the suite's own, costs, break-evens, differences.
+    """Write all tables into `<run>/tables`: the suite's own, costs, variance, break-evens, differences.
 
     Returns the text of each by its file's name.
     """
@@ -69,11 +92,15 @@ def write_tables(run: Run, with_paper: bool) -> dict[str, str]:
     numbers = paper.load(suite) if with_paper else None
     tables = [(layout, summarise(frame, layout)) for layout in layouts(run)]
     texts = {
-        f"{suite}.{extension}": "\n".join(typeset(cells, layout, format, numbers) for layout, cells in tables)
+        f"{suite}.{extension}": _commented(
+            run, [typeset(cells, layout, format, numbers) for layout, cells in tables], format
+        )
         for format, extension in EXTENSIONS.items()
     }
     if len(frame):
         found = {"costs": costs.method_costs(frame)}
+        if len(parts := variance.variance_table(frame)):
+            found["variance"] = parts
         if (frame["method"] == reference).any():
             found["break-even"] = costs.break_evens(frame, reference)
             found["differences"] = costs.paired_differences(frame, reference)

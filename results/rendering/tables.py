@@ -1,7 +1,8 @@
 """Tables of measured rows in LaTeX, Markdown or CSV, optionally with the paper's numbers.
 
-Accuracy is in percent (mean and 95% t interval over groups, pooled over seeds), time in seconds of fitting one group.
-Each device has its own table, and times of different thread counts never enter one mean (`analysis.statistics`).
+Accuracy is in percent (mean over class splits, and a 95% interval of `analysis.intervals`), time in seconds of fitting
+one group. Each device has its own table, and times of different thread counts never enter one mean
+(`analysis.statistics`).
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from pudnet_bench.results.analysis.comparison import Rank, ranks
-from pudnet_bench.results.analysis.statistics import mean_ci, of_one_thread_count
+from pudnet_bench.results.analysis.comparison import Rank, estimates, ranks
+from pudnet_bench.results.analysis.intervals import Estimate, Unit
+from pudnet_bench.results.analysis.statistics import of_one_thread_count
+from pudnet_bench.results.rendering.captions import Basis, claim, counted, footnote, fullest, is_other, mark
 from pudnet_bench.results.rendering.escaping import Format, escape_latex, escape_markdown, markdown_table
 from pudnet_bench.results.rendering.latex import table_environment
 
@@ -60,24 +63,48 @@ class TableLayout:
 class TableCell:
     """One row and column on one device. Accuracies in percent, times in seconds; NaN (and n = 0) if not measured.
 
-    `n` counts groups over all seeds, `seeds` the seeds; `finished` is False while a cell behind it is being measured.
-    Times are over the `n_timed` groups that were measured with one thread count, `threads`.
-    `rank` is that of `results.analysis.comparison.ranks`.
+    `accuracy_ci` is the half width of the interval to print, of `basis.unit`; `half_widths` has those of every unit.
+    `training_groups` are the lengths of meta-training behind it, `precisions` those of its rows. Times are over the
+    `n_timed` groups that were measured with one thread count, `threads`. `rank` is that of `analysis.comparison.ranks`.
     """
 
     row: TableRow
     column: str
     device: str
+    basis: Basis = field(default_factory=Basis)
     accuracy_mean: float = math.nan
     accuracy_ci: float = math.nan
-    n: int = 0
-    seeds: int = 0
+    half_widths: Mapping[Unit, float] = field(default_factory=dict)
     seconds_mean: float = math.nan
     seconds_median: float = math.nan
     threads: int = 0
     n_timed: int = 0
-    finished: bool = True
+    training_groups: tuple[float, ...] = ()
+    precisions: tuple[str, ...] = ()
     rank: Rank = ""
+
+    @property
+    def n(self) -> int:
+        """Number of groups, over all splits and seeds."""
+        return self.basis.n
+
+    @property
+    def splits(self) -> int:
+        return self.basis.splits
+
+    @property
+    def seeds(self) -> int:
+        return self.basis.seeds
+
+    @property
+    def unit(self) -> Unit:
+        """The unit of the printed interval, "" for none."""
+        return self.basis.unit
+
+    @property
+    def finished(self) -> bool:
+        """False while a cell behind it is being measured."""
+        return self.basis.finished
 
     @property
     def mixed_threads(self) -> bool:
@@ -86,13 +113,19 @@ class TableCell:
 
 
 TARGET_LABELS = {"convnet3": "ConvNet-3", "resnet18": "ResNet-18", "resnet34": "ResNet-34"}
-BOLD = " Bold: the best of a column, and what is not told apart from it (Wilcoxon on the same groups, Holm, 5%)."
+BOLD = (
+    " Bold: the best of a column, and what does not differ from it significantly (paired t tests for the same unit, Holm, "
+    "5%)."
+)
 UNDERLINED = " Underlined: the best of the rest."
+MARKED = "A cell with an n is over n groups, or not finished; without ± they are too few for an interval."
 MIXED_THREADS = "A time with a t is over the groups that were measured with t threads; others had another thread count."
 CSV_COLUMNS = (
-    "table", "row", "column", "target", "accuracy_mean", "accuracy_ci", "n", "seconds_mean", "seconds_median", "device",
-    "threads", "paper_accuracy", "paper_ci", "paper_seconds",
+    "table", "row", "column", "target", "accuracy_mean", "accuracy_ci", "interval", "ci_splits", "ci_classes", "ci_groups",
+    "n", "splits", "seeds", "seconds_mean", "seconds_median", "device", "threads", "paper_accuracy", "paper_ci",
+    "paper_seconds",
 )  # fmt: skip
+UNITS: tuple[Unit, ...] = ("splits", "classes", "groups")
 Record = dict[str, str | int | float | None]
 Printed = Mapping[tuple[str, str], Mapping[Any, Any]]
 """Rows of the paper's numbers (`results.paper.load`) of one target, by row and column."""
@@ -106,24 +139,13 @@ def summarise(frame: pd.DataFrame, layout: TableLayout, *, ranked: bool = True) 
     measurement there is one device, "". Ranking takes most of the time, and is skipped unless `ranked`.
     """
     frame = frame[frame["target"] == layout.target]
-    places = {str(device): ranks(rows) for device, rows in frame.groupby("device", sort=False)} if ranked else {}
     measured: dict[tuple[str, str, str, str], dict[str, Any]] = {}
-    for keys, rows in frame.groupby(["device", "method", "snapshot", "family"], sort=False):
-        device, method, snapshot, family = map(str, keys)
-        accuracy = mean_ci(100 * rows["accuracy"].to_numpy())
-        timed, threads = of_one_thread_count(rows)
-        measured[device, method, snapshot, family] = {
-            "accuracy_mean": accuracy.mean,
-            "accuracy_ci": accuracy.half_width,
-            "n": accuracy.n,
-            "seeds": rows["seed"].nunique(),
-            "seconds_mean": float(timed["seconds"].mean()),
-            "seconds_median": float(timed["seconds"].median()),
-            "threads": threads,
-            "n_timed": len(timed),
-            "finished": bool(rows["finished"].all()) if "finished" in rows else True,
-            "rank": places[device][method, snapshot, family] if ranked else "",
-        }
+    for device, on_device in frame.groupby("device", sort=False):
+        found = estimates(on_device)
+        placed = ranks(on_device, found) if ranked else {}
+        for (method, snapshot, family), rows in on_device.groupby(["method", "snapshot", "family"], sort=False):
+            place = str(method), str(snapshot), str(family)
+            measured[str(device), *place] = {**_values(rows, found[place]), "rank": placed.get(place, "")}
     shown = [*_planned_rows(layout, measured), *_extra_rows(layout, measured)]
     columns = column_labels((keys[3] for keys in measured), layout)
     return [
@@ -134,6 +156,28 @@ def summarise(frame: pd.DataFrame, layout: TableLayout, *, ranked: bool = True) 
     ]
 
 
+def _values(rows: pd.DataFrame, estimate: Estimate) -> dict[str, Any]:
+    """The fields of the cell with these rows, but for its place and rank."""
+    timed, threads = of_one_thread_count(rows)
+    basis = Basis(
+        unit=estimate.unit, n=estimate.n, splits=estimate.splits, seeds=estimate.seeds, classes=estimate.classes,
+        trainings=len(rows[["split", "seed"]].drop_duplicates()),
+        finished=bool(rows["finished"].all()) if "finished" in rows else True,
+    )  # fmt: skip
+    return {
+        "basis": basis,
+        "accuracy_mean": estimate.mean,
+        "accuracy_ci": estimate.half_width(),
+        "half_widths": {unit: estimate.half_width(unit=unit) for unit in estimate.intervals},
+        "seconds_mean": float(timed["seconds"].mean()),
+        "seconds_median": float(timed["seconds"].median()),
+        "threads": threads,
+        "n_timed": len(timed),
+        "training_groups": tuple(rows["training_groups"].dropna().unique()),
+        "precisions": tuple(filter(None, rows["precision"].unique())),
+    }
+
+
 def records(cells: Sequence[TableCell], layout: TableLayout, paper: pd.DataFrame | None) -> list[Record]:
     """The table for programs: the values of each cell by `CSV_COLUMNS`, None for missing ones."""
     printed = {} if paper is None else printed_numbers(paper, layout.target)
@@ -141,7 +185,8 @@ def records(cells: Sequence[TableCell], layout: TableLayout, paper: pd.DataFrame
     for cell in cells:
         number = printed.get((cell.row.in_paper, cell.column), {})
         values: list[str | int | float | None] = [
-            layout.name, cell.row.id, cell.column, layout.target, cell.accuracy_mean, cell.accuracy_ci, cell.n,
+            layout.name, cell.row.id, cell.column, layout.target, cell.accuracy_mean, cell.accuracy_ci, cell.unit or None,
+            *(cell.half_widths.get(unit) for unit in UNITS), cell.n, cell.splits, cell.seeds,
             cell.seconds_mean, cell.seconds_median, cell.device, cell.threads if cell.n else None,
             number.get("value"), number.get("ci"), number.get("seconds"),
         ]  # fmt: skip
@@ -227,35 +272,25 @@ def column_labels(families: Iterable[str], layout: TableLayout) -> dict[str, str
 def _caption(cells: list[TableCell], layout: TableLayout, marks: str) -> tuple[str, str]:
     """(title, note); the note has a literal ± and %, for the format to escape. `marks` explains how cells are marked."""
     title = layout.title.strip().rstrip(".") + "."
-    full = max(cells, key=lambda cell: cell.n)
+    full = fullest([cell.basis for cell in cells])
     if not full.n:
         return title, "Nothing is measured yet."
-    groups = _counted(full.n, "group")
-    if full.seeds > 1:
-        groups += f" (pooled over {full.seeds} seeds)"
-    note = f"Mean ± 95% CI over {groups}; time in seconds until a classifier is ready for one group, on {full.device}."
+    note = claim(full, {cell.basis.classes for cell in cells if cell.n and not is_other(cell.basis, full)})
+    precisions = " and ".join(sorted({precision for cell in cells for precision in cell.precisions}))
+    trained = [groups for cell in cells for groups in cell.training_groups]
+    note += f" Meta-trained on {counted(trained, 'group')}; time" if trained else " Time"
+    note += f" in seconds until a classifier is ready for one group, on {cells[0].device}"
+    note += f" in {precisions}." if precisions else "."
     note += f" {marks}" if marks else ""
-    if sum(cell.n > 0 for cell in cells) > 1:
+    if sum(cell.n > 0 for cell in cells) > 1 and any(cell.rank for cell in cells):
         note += BOLD
     return title, note
 
 
-def _is_partial(cell: TableCell, full: int) -> bool:
-    return cell.n > 0 and (cell.n < full or not cell.finished)
-
-
-def _footnote(cell: TableCell, full: int) -> str:
+def _footnote(cell: TableCell, full: Basis) -> str:
     """What a reader must know of a cell that is not like the others, "" for one that is."""
-    parts = []
-    if _is_partial(cell, full):
-        parts.append(f"over {_counted(cell.n, 'group')}" + ("" if cell.finished else ", not finished"))
-    if cell.mixed_threads:
-        parts.append(f"time over the {_counted(cell.n_timed, 'group')} with {_counted(cell.threads, 'thread')}")
-    return ", ".join(parts)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' if number != 1 else ''}"
+    timed = f"time over the {counted((cell.n_timed,), 'group')} with {counted((cell.threads,), 'thread')}"
+    return ", ".join(filter(None, (footnote(cell.basis, full), timed if cell.mixed_threads else "")))
 
 
 def format_accuracy(mean: float, half_width: float, plus_minus: str) -> str:
@@ -272,7 +307,7 @@ def _markdown_paper(number: Mapping[Any, Any] | None) -> str:
 
 
 def _latex(cells: list[TableCell], layout: TableLayout, printed: Printed | None, several_devices: bool) -> str:
-    full = max(cell.n for cell in cells)
+    full = fullest([cell.basis for cell in cells])
     footnotes = [note for note in dict.fromkeys(_footnote(cell, full) for cell in cells) if note]
     marks = {note: chr(ord("a") + place % 26) * (place // 26 + 1) for place, note in enumerate(footnotes)}
     explained = "; ".join(f"{mark}: {note}" for note, mark in marks.items())
@@ -337,15 +372,15 @@ def _spanned(columns: int, alignment: str, text: str) -> str:
 
 
 def _markdown(cells: list[TableCell], layout: TableLayout, printed: Printed | None, several_devices: bool) -> str:
-    full = max(cell.n for cell in cells)
+    full = fullest([cell.basis for cell in cells])
 
     def values(cell: TableCell) -> list[str]:
         shown = ["—", "—"]
         if cell.n:
             text = format_accuracy(cell.accuracy_mean, cell.accuracy_ci, "±")
-            mark = f" (n={cell.n})" if _is_partial(cell, full) else ""
+            other = mark(cell.basis, full)
             seconds = format_seconds(cell.seconds_mean) + (f" (t={cell.threads})" if cell.mixed_threads else "")
-            shown = [(f"**{text}**" if cell.rank == "best" else text) + mark, seconds]
+            shown = [(f"**{text}**" if cell.rank == "best" else text) + (f" ({other})" if other else ""), seconds]
         if printed is not None:
             shown.append(_markdown_paper(printed.get((cell.row.in_paper, cell.column))))
         return shown
@@ -355,8 +390,7 @@ def _markdown(cells: list[TableCell], layout: TableLayout, printed: Printed | No
     kinds = ["ACC (%)", "time (s)", *(["paper"] if printed is not None else [])]
     head = ["Method", *([""] if grouped else []), *(f"{name} {kind}" for name in heads for kind in kinds)]
     lead = 2 if grouped else 1
-    partial = any(_is_partial(cell, full) for cell in cells)
-    marks = ["A cell with an n is over n groups, or not finished."] if partial else []
+    marks = [MARKED] if any(is_other(cell.basis, full) for cell in cells) else []
     marks += [MIXED_THREADS] if any(cell.mixed_threads for cell in cells) else []
     title, note = _caption(cells, layout, " ".join(marks))
     lines = [head, [":--"] * lead + ["--:"] * (len(head) - lead)]

@@ -164,6 +164,7 @@ def golden_frame() -> pd.DataFrame:
         test_flops=3e6,
         parameters=frame["method"].map({"pudnet": 350_000.0, "protonet": 75_000.0}).fillna(0.0),
         energy_joules=float("nan"),
+        training_groups=float("nan"),
         precision="fp32",
         threads=2,
         split=0,

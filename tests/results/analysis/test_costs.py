@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from pudnet_bench.results.analysis.costs import (
     BREAK_EVENS,
@@ -14,7 +15,6 @@ from pudnet_bench.results.analysis.costs import (
     method_costs,
     paired_differences,
 )
-from pudnet_bench.results.analysis.statistics import paired
 
 MakeRow = Callable[..., dict[str, Any]]
 
@@ -98,19 +98,75 @@ def test_paired_differences_are_paired_by_seed_and_group(make_row: MakeRow) -> N
     table = paired_differences(pd.DataFrame(rows), "pudnet")
     assert tuple(table.columns) == DIFFERENCES
     (row,) = table.to_dict("records")
-    expected = paired([100 * a for a in theirs.values()], [100 * ours[key] for key in theirs])
+    expected = stats.ttest_rel([100 * a for a in theirs.values()], [100 * ours[key] for key in theirs])
     assert (row["method"], row["snapshot"], row["reference"], row["n"]) == ("gc", "30 epochs", "pudnet", 19)
-    assert (row["difference"], row["low"], row["high"], row["p_value"]) == pytest.approx(
-        (expected.mean, expected.low, expected.high, expected.p_value)
-    )
+    assert (row["low"], row["high"]) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert (row["p_value"], row["p_holm"]) == pytest.approx((expected.pvalue, expected.pvalue), abs=1e-12)
+    assert (row["interval"], row["splits"]) == ("groups", 1)
     assert 2 < row["low"] < row["difference"] < row["high"] < 4  # percentage points
 
 
 def test_a_reference_with_several_snapshots_counts_with_its_last(frame: pd.DataFrame) -> None:
     table = paired_differences(frame, reference="adam")
     (row,) = table.to_dict("records")
-    assert (row["method"], row["n"]) == ("pudnet", 2)
+    assert (row["method"], row["n"], row["interval"]) == ("pudnet", 2, "")
+    assert table[["low", "high", "p_value", "p_holm"]].isna().all(axis=None)  # two groups are too few
     assert row["difference"] == pytest.approx(100 * (0.8 - 0.905))
+
+
+def test_the_intervals_of_a_table_are_simultaneous(measured: Callable[..., pd.DataFrame]) -> None:
+    draw = np.random.default_rng(0)
+    base = draw.normal(0.8, 0.05, 30)
+    others = {f"m{i}": base + 0.004 * i + draw.normal(0, 0.02, 30) for i in range(6)}
+    table = paired_differences(measured(pudnet=base, **others, few=base[:5]), "pudnet")
+    known = table[table["interval"] != ""]
+    excludes = (known["low"] > 0) | (known["high"] < 0)
+    assert excludes.tolist() == (known["p_holm"] < 0.05).tolist()
+    assert 0 < excludes.sum() < (known["p_value"] < 0.05).sum()  # Holm keeps some that would be significant alone
+    assert table["method"].tolist()[-1] == "few"
+
+
+def test_the_break_even_epoch_has_an_interval(make_row: MakeRow) -> None:
+    """By hand: at each epoch the difference is the curve's with 3 points of noise, of which the t interval is known."""
+    noise = np.array([0.03, -0.03] * 4)
+    rows = [make_row(group=group, accuracy=0.8 + noise[group]) for group in range(8)]
+    curve = {1.0: 0.7, 3.0: 0.78, 5.0: 0.82, 9.0: 0.9}
+    rows += [
+        make_row(method="adam", group=group, snapshot=f"{epochs:.0f} epochs", epochs=epochs, accuracy=accuracy)
+        for epochs, accuracy in curve.items()
+        for group in range(8)
+    ]
+    half = stats.t.ppf(0.975, 7) * noise.std(ddof=1) / np.sqrt(8)
+    assert 0.02 < half < 0.04
+    table = break_evens(pd.DataFrame(rows), "pudnet")
+    assert set(table["interval"]) == {"groups"}
+    for name, level in (("", 0.8), ("_low", 0.8 - half), ("_high", 0.8 + half)):
+        expected = np.interp(level, list(curve.values()), list(curve))
+        assert table[f"break_even_epoch{name}"].tolist() == pytest.approx([expected] * 4)
+    never = break_evens(pd.DataFrame(rows[:-8]), "pudnet")  # without the last epoch the lower end stays below
+    assert never["break_even_epoch_high"].isna().all()
+    assert never["break_even_epoch"].notna().all()
+    few = break_evens(pd.DataFrame([row for row in rows if row["group"] < 5]), "pudnet")
+    assert few[["break_even_epoch_low", "break_even_epoch_high"]].isna().all(axis=None)
+    assert set(few["interval"]) == {""}
+
+
+def test_trainings_weigh_alike_in_their_cost(frame: pd.DataFrame) -> None:
+    ours = frame[frame["method"] == "pudnet"]
+    more = ours[ours["group"] == 0].assign(split=1, seed=1, meta_train_seconds=900.0)
+    row = method_costs(pd.concat([ours, more])).iloc[0]
+    assert row["meta_train_seconds"] == pytest.approx((100 + 150 + 900) / 3)
+
+
+def test_class_splits_weigh_alike_in_a_break_even(frame: pd.DataFrame) -> None:
+    adam = frame[frame["method"] == "adam"]
+    other = adam[adam["group"] == 1].assign(split=1)
+    adam = pd.concat([adam[adam["group"] == 0], *(other.assign(group=group) for group in range(3))])
+    ours = adam[adam["epochs"] == 1].assign(method="pudnet", snapshot="", epochs=math.nan, accuracy=0.7)
+    table = break_evens(pd.concat([adam, ours]), "pudnet")
+    assert table["n"].tolist() == [4, 4]
+    assert table["accuracy"].tolist() == pytest.approx([0.605, 0.905])  # 0.60 and 0.61, 0.90 and 0.91
+    assert table["break_even_epoch"].tolist() == pytest.approx([1 + 2 * 0.095 / 0.3] * 2)
 
 
 def test_times_of_two_thread_counts_never_enter_one_mean(frame: pd.DataFrame) -> None:

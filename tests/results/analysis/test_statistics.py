@@ -1,10 +1,9 @@
 import math
 from fractions import Fraction
 
-import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -12,8 +11,8 @@ from pudnet_bench.results.analysis.statistics import (
     break_even_count,
     break_even_epoch,
     mean_ci,
+    mean_over_splits,
     of_one_thread_count,
-    paired,
     pareto_front,
 )
 
@@ -45,66 +44,10 @@ def test_mean_ci_of_one_value_and_of_none() -> None:
     assert math.isnan(none.half_width)
 
 
-def test_paired_against_scipy() -> None:
-    generator = np.random.default_rng(3)
-    b = generator.uniform(0.5, 0.9, 80)
-    a = b + generator.normal(0.02, 0.03, 80)
-    result = paired(a, b)
-    assert result.mean == pytest.approx((a - b).mean())
-    assert result.p_value == pytest.approx(stats.wilcoxon(np.round(a - b, 12)).pvalue)
-    reference = stats.bootstrap((a - b,), np.mean, method="percentile", n_resamples=10_000, rng=1)
-    assert result.low == pytest.approx(reference.confidence_interval.low, abs=5e-4)
-    assert result.high == pytest.approx(reference.confidence_interval.high, abs=5e-4)
-    assert result.n == 80
-
-
-def test_paired_by_hand() -> None:
-    # All six differences are positive and different: exact two-sided p = 2 / 2**6.
-    result = paired([2, 4, 6, 8, 10, 12], [1, 2, 3, 4, 5, 6])
-    assert result.p_value == pytest.approx(2 / 64)
-    assert result.mean == pytest.approx(3.5)
-    assert 1 < result.low < 3.5 < result.high < 6
-
-
-def test_rounding_errors_are_not_differences() -> None:
-    result = paired([0.1 + 0.2, 0.7], [0.3, 0.1 * 7])
-    assert (result.mean, result.low, result.high, result.p_value) == (0, 0, 0, 1)
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.lists(st.tuples(FRACTIONS, FRACTIONS), min_size=1, max_size=30), st.integers(0, 5))
-def test_paired_properties(pairs: list[tuple[float, float]], seed: int) -> None:
-    a, b = (list(side) for side in zip(*pairs, strict=True))
-    result = paired(a, b, seed=seed, resamples=500)
-    assert result == paired(a, b, seed=seed, resamples=500)
-    difference = np.subtract(a, b)
-    assert difference.min() - 1e-9 <= result.low <= result.high <= difference.max() + 1e-9
-    mirrored = paired(b, a, seed=seed, resamples=500)
-    assert mirrored.mean == pytest.approx(-result.mean, abs=1e-12)
-    assert mirrored.low == pytest.approx(-result.high, abs=1e-9)
-    assert mirrored.p_value == pytest.approx(result.p_value)
-    assert 0 < result.p_value <= 1
-    same = paired(a, a, seed=seed, resamples=10)
-    assert (same.mean, same.low, same.high, same.p_value) == (0, 0, 0, 1)
-
-
-def test_paired_draws_in_portions_without_repeating_them() -> None:
-    # 60,000 pairs: 33 resamples at once. Were portions to repeat, there would be only 33 different means.
-    difference = np.random.default_rng(0).normal(size=60_000)
-    result = paired(difference, np.zeros_like(difference), resamples=100)
-    assert result.low < difference.mean() < result.high
-    assert result.high - result.low == pytest.approx(2 * 1.96 / math.sqrt(60_000), rel=0.3)
-
-
-def test_paired_without_pairs_and_with_wrong_ones() -> None:
-    empty = paired([], [])
-    assert empty.n == 0
-    assert math.isnan(empty.mean)
-    assert math.isnan(empty.p_value)
-    with pytest.raises(ValueError, match="same length"):
-        paired([1, 2], [1])
-    with pytest.raises(ValueError, match="finite"):
-        paired([1, math.nan], [1, 2])
+def test_each_split_weighs_alike() -> None:
+    rows = pd.DataFrame({"split": [0, 0, 0, 4], "accuracy": [0.1, 0.2, 0.3, 0.8]})
+    assert mean_over_splits(rows, "accuracy") == pytest.approx(0.5)
+    assert math.isnan(mean_over_splits(rows.head(0), "accuracy"))
 
 
 def curve(*points: tuple[float, float]) -> pd.DataFrame:

@@ -44,7 +44,8 @@ def test_both_texts_hold_every_value(frame: pd.DataFrame) -> None:
     lines = markdown_text(table).splitlines()
     assert len(lines) == 4
     assert (
-        lines[2] == "| fashion | convnet3 | cpu | a\\|b c | 1 epochs | pudnet | 2 | 0.605 | 0.8 | 1.5 | 0.5 | 2.3 | — |"
+        lines[2]
+        == "| fashion | convnet3 | cpu | a\\|b c | 1 epochs | pudnet | 2 | 0.605 | 0.8 | 1.5 | 0.5 | 2.3 | — | — |  | — |"
     )
 
 

@@ -6,6 +6,7 @@ import io
 import math
 import re
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pudnet_bench.results import paper
+from pudnet_bench.results.analysis.intervals import estimate
 from pudnet_bench.results.analysis.statistics import mean_ci
 from pudnet_bench.results.rendering.escaping import Format, escape_latex, escape_markdown
 from pudnet_bench.results.rendering.tables import CSV_COLUMNS, TableLayout, TableRow, format_seconds, render, summarise
@@ -48,12 +50,14 @@ def test_cells_by_hand(golden_frame: pd.DataFrame, layout: TableLayout) -> None:
     cell = cells["pudnet", "fashion"]
     rows = golden_frame.query("method == 'pudnet' and family == 'fashion'")
     assert (cell.n, cell.seeds, cell.finished, cell.device) == (6, 2, True, "cpu")
-    expected = mean_ci(rows["accuracy"].to_numpy())  # pooled over both seeds
+    expected = mean_ci(rows["accuracy"].to_numpy())  # classes are not known: over the groups of both seeds
+    assert (cell.unit, cell.splits, cell.half_widths) == ("groups", 1, {"groups": cell.accuracy_ci})
     assert cell.accuracy_mean == pytest.approx(100 * expected.mean)
     assert cell.accuracy_ci == pytest.approx(100 * expected.half_width)
     assert cell.seconds_mean == pytest.approx(0.031 + 1 / 1024, rel=1e-3)
     half = cells["adam@30", "cifar100"]
-    assert (half.n, half.finished) == (3, False)
+    assert (half.n, half.finished, half.unit, half.rank) == (3, False, "", "")
+    assert math.isnan(half.accuracy_ci)  # three groups have none
     missing = cells["musml", "fashion"]
     assert (missing.n, missing.finished) == (0, True)
     assert math.isnan(missing.accuracy_mean)
@@ -122,14 +126,14 @@ def test_a_row_of_another_name_has_the_papers_numbers_of_its_printed_row(
 
 
 def test_cells_over_fewer_groups_carry_their_n(make_row: MakeRow, layout: TableLayout) -> None:
-    full = [make_row(group=index) for index in range(5)]
+    full = [make_row(group=index) for index in range(7)]
     frame = pd.DataFrame([*full, make_row(method="protonet"), make_row(method="protonet", group=1)])
     text = render(frame, layout, "markdown")
-    assert "over 5 groups;" in text
-    assert "(n=2)" in text
-    assert "(n=5)" not in text
+    assert "over 7 groups:" in text
+    assert "| 90.00 (n=2) |" in text
+    assert "(n=7)" not in text
     unfinished = render(frame.assign(finished=False), layout, "markdown")
-    assert "(n=5)" in unfinished
+    assert "(n=7)" in unfinished
     assert "(n=" not in render(pd.DataFrame(full), layout, "markdown")
 
 
@@ -165,19 +169,72 @@ def test_times_of_two_thread_counts_never_enter_one_mean(
 
 
 def test_the_best_of_a_column_is_bold_and_ties_are_too(make_row: MakeRow, layout: TableLayout) -> None:
-    frame = pd.DataFrame(
-        [
-            make_row(accuracy=0.900001),
-            make_row(method="protonet", accuracy=0.9),
-            make_row(method="musml", accuracy=0.89),
-            make_row(family="cifar100", method="musml", accuracy=0.1),
-        ]
-    )
-    lines = {line.split("&")[0].strip(): line for line in render(frame, layout, "latex").splitlines() if "&" in line}
+    rows = [
+        make_row(method=method, accuracy=accuracy, group=group)
+        for method, accuracy in {"pudnet": 0.900001, "protonet": 0.9, "musml": 0.89}.items()
+        for group in range(6)
+    ]
+    rows += [make_row(family="cifar100", method="musml", accuracy=0.1, group=group) for group in range(5)]
+    text = render(pd.DataFrame(rows), layout, "latex")
+    lines = {line.split("&")[0].strip(): line for line in text.splitlines() if "&" in line}
     bold = {name: line.count(r"\mathbf") for name, line in lines.items()}
     assert bold[r"\multicolumn{2}{@{}l}{PudNet}"] == bold[r"\multicolumn{2}{@{}l}{ProtoNet}"] == 1
-    assert r"$\mathbf{10.00}$" in lines[r"\multicolumn{2}{@{}l}{MUSML}"]
-    assert r"$89.00$" in lines[r"\multicolumn{2}{@{}l}{MUSML}"]
+    musml = lines[r"\multicolumn{2}{@{}l}{MUSML}"]
+    assert r"\underline{$89.00 \pm 0.00$}" in musml
+    assert r"& $10.00$\rlap" in musml  # of five groups there is no interval, and nothing is bold
+    few = render(pd.DataFrame(rows[-5:]), layout, "markdown")
+    assert "Bold" not in few
+    assert "**10.00" not in few
+    assert "Mean over 5 groups: too few for an interval." in few
+
+
+def of_splits(make_row: MakeRow, splits: int, groups: int, **changes: Any) -> list[dict[str, Any]]:
+    """Groups of two of four unseen classes, other ones in each split; each split has its own training."""
+    draw = np.random.default_rng(0)
+    pairs = list(combinations(range(4), 2))
+    return [
+        make_row(
+            split=split, seed=split, group=group, accuracy=0.9 + draw.normal(0, 0.01),
+            classes=" ".join(str((each + split) % 10) for each in pairs[group % 6]), **changes,
+        )
+        for split in range(splits)
+        for group in range(groups)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("splits", "unit", "units", "sentence"),
+    [
+        (1, "classes", {"classes", "groups"}, "for new classes, from one class split and training: class-effects model, 12 "
+         "groups of 4 unseen classes. Meta-trained on 50 to 400 groups; time in seconds"),
+        (3, "classes", {"classes"}, "for new classes and trainings: class-effects model over 3 class splits of 12 groups, "
+         "each with its own training."),
+        (6, "splits", {"splits", "classes"}, "for new classes and trainings: t over 6 class splits of 12 groups, each with "
+         "its own training."),
+    ],
+)  # fmt: skip
+def test_the_table_has_the_most_general_interval_and_the_csv_all(
+    make_row: MakeRow, layout: TableLayout, splits: int, unit: str, units: set[str], sentence: str
+) -> None:
+    rows = of_splits(make_row, splits, 12, training_groups=400.0)
+    rows += of_splits(make_row, splits, 12, method="protonet", training_groups=50.0)
+    frame = pd.DataFrame(rows)
+    assert f"Mean ± 95% CI {sentence}" in render(frame, layout, "markdown")
+    row = next(csv.DictReader(io.StringIO(render(frame, layout, "csv"))))
+    assert (row["row"], row["interval"], row["splits"], row["seeds"]) == ("protonet", unit, str(splits), str(splits))
+    assert row["accuracy_ci"] == row[f"ci_{unit}"]
+    assert {name for name in ("splits", "classes", "groups") if row[f"ci_{name}"]} == units
+    ours = [part for part in rows if part["method"] == "protonet"]
+    known = estimate(pd.DataFrame(ours), [100 * part["accuracy"] for part in ours])
+    assert float(row["accuracy_mean"]) == pytest.approx(known.mean)
+    for name in units:
+        assert float(row[f"ci_{name}"]) == pytest.approx(known.half_width(unit=name))  # type: ignore[arg-type]
+
+
+def test_fewer_splits_than_the_caption_says_are_marked(make_row: MakeRow, layout: TableLayout) -> None:
+    frame = pd.DataFrame([*of_splits(make_row, 5, 6), *of_splits(make_row, 2, 6, method="musml")])
+    assert "(n=12, 2 splits)" in render(frame, layout, "markdown")
+    assert "Marked a: over 2 class splits of 6 groups. Bold" in render(frame, layout, "latex")
 
 
 @pytest.mark.parametrize(
@@ -295,8 +352,8 @@ def test_the_widest_table_fits_the_text_of_a_paper(document: str, make_row: Make
         assert heights["Pretrained"] > 0.7 * heights["Accuracy"]  # of the caption's ten points: it can still be read
         text = words(page.text)
         for part in (
-            "Accuracy and time, target ConvNet-3. Mean ± 95% CI over 100 groups;",
-            "on AMD EPYC 9R14 96-Core Processor, 2 cores. Marked a: over 20 groups. Bold: the best of a column",
+            "Accuracy and time, target ConvNet-3. Mean ± 95% t interval over 100 groups: these classes and this training only.",
+            "on AMD EPYC 9R14 96-Core Processor, 2 cores in fp32. Marked a: over 20 groups. Bold: the best of a column",
             "Underlined: the best of the rest.",
         ):
             assert part in text
@@ -316,8 +373,10 @@ def test_a_table_that_fits_keeps_its_size(golden_frame: pd.DataFrame, make_row: 
     )
     (page,) = typeset(render(golden_frame[golden_frame["method"] == "pudnet"], layout, "latex"))
     in_place(page)
-    assert "Embeddings. Mean ± 95% CI over 6 groups (pooled over 2 seeds);" in words(page.text)
-    assert "on cpu." in page.text
+    assert "Embeddings. Mean ± 95% t interval over 6 groups: these classes and these 2 trainings only." in words(
+        page.text
+    )
+    assert "on cpu in fp32." in words(page.text)
     assert dict(page.heights)["Method"] == pytest.approx(dict(page.heights)["ACC"])
     assert dict(page.heights)["Method"] > 0.85 * dict(page.heights)["Embeddings."]  # \\small, and no smaller
 
@@ -346,6 +405,6 @@ def test_cells_over_fewer_groups_have_a_mark_for_each_number(make_row: MakeRow, 
     text = render(
         pd.concat([frame, pd.DataFrame([make_row(method="musml")])]).fillna({"finished": True}), layout, "latex"
     )
-    assert "over 3 groups;" in text
+    assert "Mean over 3 groups: too few for an interval." in text
     assert "Marked a: over 2 groups, not finished; b: over 1 group." in text
     assert [text.count(rf"\rlap{{$^{{{mark}}}$}}") for mark in "abc"] == [1, 1, 0]
