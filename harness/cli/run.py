@@ -54,7 +54,8 @@ def run(
     kind, resolved = DeviceKind(backend.compute.device.type), backend.compute.precision
     requests = [replace(request, suite=suite, device=kind, precision=resolved) for suite in chosen]
     from pudnet_bench.harness.planning.plan import make_plan
-    from pudnet_bench.harness.running.run import print_plans, print_surplus
+    from pudnet_bench.harness.running.run import plan_record, print_plans
+    from pudnet_bench.harness.running.surplus import surplus_before
 
     plans = [make_plan(request, backend.compute) for request in requests]
     if dry_run:
@@ -63,10 +64,11 @@ def run(
     failures = 0
     for request, plan in zip(requests, plans, strict=True):
         folder = run_folder(out, plan.suite.name, profile, kind, len(plans) > 1)
+        also_here = surplus_before(plan_record(plan), folder)
         failures += backend.perform(plan, request, folder, paper=paper, shard=shard, debug=debug)
         failures += _wait_for_jobs(folder, paper) if cluster and wait else 0
-        if wait or not cluster:  # a table was printed
-            print_surplus(plan, folder)
+        if also_here and (wait or not cluster):  # a table was printed
+            print(also_here, file=sys.stderr)
     if failures:
         raise typer.Exit(CELLS_FAILED)
 

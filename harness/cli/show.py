@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -86,8 +88,8 @@ def collect(reference: options.RunReference, paper: options.Paper = False, debug
     from pudnet_bench.results.rendering.render import show
 
     run = options.find_run(reference)
-    show(run, paper)
-    _print_surplus(run)
+    with _followed_by_surplus(run):
+        show(run, paper)
 
 
 def table(
@@ -101,20 +103,21 @@ def table(
     from pudnet_bench.results.rendering.run_tables import table_records, table_text
 
     run = options.find_run(reference)
-    if as_json:
-        options.print_json(table_records(run, paper))
-    else:
-        print(table_text(run, format.value, paper), end="")
-    _print_surplus(run)
+    with _followed_by_surplus(run):
+        if as_json:
+            options.print_json(table_records(run, paper))
+        else:
+            print(table_text(run, format.value, paper), end="")
 
 
-def _print_surplus(run: Run) -> None:
-    """Say, to stderr, what the run holds beyond what its last `run` asked for."""
-    from pudnet_bench.harness.planning.request import load_requests
-    from pudnet_bench.harness.running.surplus import asked_by, surplus_of
+@contextmanager
+def _followed_by_surplus(run: Run) -> Iterator[None]:
+    """After the block, say to stderr what the run holds beyond what its last `run` asked for."""
+    from pudnet_bench.harness.running.surplus import surplus_of_last
 
-    requests = load_requests(run.folder)
-    if len(requests) > 1 and (line := surplus_of(asked_by(requests[-1], run.record.plan), run)):
+    line = surplus_of_last(run)  # pyarrow at times aborts a process that ends just after it has read a file
+    yield
+    if line:
         print(line, file=sys.stderr)
 
 

@@ -14,7 +14,6 @@ from pudnet_bench.harness.planning.estimate import Estimate, estimate, training_
 from pudnet_bench.harness.planning.plan import Plan, with_bases
 from pudnet_bench.harness.planning.request import RunRequest, save_request
 from pudnet_bench.harness.running.executors import Executor, Local
-from pudnet_bench.harness.running.surplus import surplus_of
 from pudnet_bench.harness.running.worker import Worker, family_images, missing_jobs
 from pudnet_bench.harness.training.artifacts import ArtifactStore
 from pudnet_bench.results.rendering.render import show
@@ -85,12 +84,6 @@ def submit_plan(
     cells = len({entry.job.cell for entry in sent if not entry.job.training})
     counts = f"{trainings} meta-trainings and {len(sent) - trainings} shards of {cells} cells"
     print(f"{folder}: {counts} submitted as {', '.join(ids)}")
-
-
-def print_surplus(plan: Plan, folder: Path) -> None:
-    """Say, to stderr, what the run's folder holds beyond what `plan` asked for."""
-    if line := surplus_of(plan_record(plan).cells, Run.open(folder)):
-        print(line, file=sys.stderr)
 
 
 def plan_record(plan: Plan) -> PlanRecord:

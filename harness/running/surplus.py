@@ -6,8 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from operator import attrgetter
+from pathlib import Path
 
-from pudnet_bench.harness.planning.request import RunRequest
+from pudnet_bench.harness.planning.request import RunRequest, load_requests
+from pudnet_bench.results.store.files import StoreError
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.results.store.run_record import PlannedCell, PlanRecord
 from pudnet_bench.suites.catalog import PROFILES
@@ -17,9 +19,25 @@ _FIELDS = {"method": "methods", "family": "families", "target": "targets", "spli
 _place = attrgetter(*_FIELDS)
 
 
-def surplus_of(asked: Sequence[PlannedCell], run: Run) -> str:
-    """`surplus` of a run on disk."""
-    return surplus(asked, run.record.plan.cells, {key: run.groups_done(key) for key in run.cell_keys()})
+def surplus_before(asked: PlanRecord, folder: Path) -> str:
+    """`surplus` of the run in `folder`, if there is one, before a command that asks for the plan `asked`."""
+    try:
+        run = Run.open(folder)
+    except StoreError:
+        return ""
+    return surplus(asked.cells, run.record.plan.merged(asked).cells, _groups_on_disk(run))
+
+
+def surplus_of_last(run: Run) -> str:
+    """`surplus` of a run on disk over what the latest of its several `run` commands asked for."""
+    requests = load_requests(run.folder)
+    if len(requests) < 2:
+        return ""
+    return surplus(asked_by(requests[-1], run.record.plan), run.record.plan.cells, _groups_on_disk(run))
+
+
+def _groups_on_disk(run: Run) -> dict[str, set[int]]:
+    return {key: run.groups_done(key) for key in run.cell_keys()}
 
 
 def surplus(asked: Sequence[PlannedCell], planned: Sequence[PlannedCell], done: Mapping[str, Collection[int]]) -> str:

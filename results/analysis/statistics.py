@@ -4,36 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import ArrayLike
-
 if TYPE_CHECKING:
     import pandas as pd
-
-
-@dataclass(frozen=True)
-class MeanCI:
-    """A mean and the half width of its confidence interval, in the unit of the values; n is their number."""
-
-    mean: float
-    half_width: float
-    n: int
-
-
-def mean_ci(values: ArrayLike, confidence: float = 0.95) -> MeanCI:
-    """Mean and t interval of `values` [n]. The half width is NaN for n < 2, the mean too for n = 0."""
-    from scipy.special import stdtrit  # scipy.stats.t.ppf is the same number, but takes a second to import
-
-    array = np.asarray(values, dtype=np.float64)
-    if array.size < 2:
-        return MeanCI(float(array[0]) if array.size else math.nan, math.nan, array.size)
-    quantile = stdtrit(array.size - 1, 0.5 + confidence / 2)
-    half_width = quantile * array.std(ddof=1) / math.sqrt(array.size)
-    return MeanCI(float(array.mean()), float(half_width), array.size)
 
 
 def mean_over_splits(rows: pd.DataFrame, column: str) -> float:

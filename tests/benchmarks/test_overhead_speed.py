@@ -207,7 +207,7 @@ class Instant(Method):
     name = "instant"
 
     def fit(self, dataset: Any) -> Iterator[Snapshot]:
-        yield Snapshot(lambda images: images.new_zeros(len(images), dataset.n_classes))
+        yield Snapshot(lambda images: images.flatten(1)[:, : dataset.n_classes])
 
 
 @dataclass(frozen=True)

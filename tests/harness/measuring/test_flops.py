@@ -108,7 +108,7 @@ class Products(Method):
     def fit(self, dataset: Dataset) -> Iterator[Snapshot]:
         for name, epochs in zip(self.names, self.epochs, strict=True):
             self.multiply(torch.ones(10, 10), torch.ones(10, 10))
-            head = torch.ones(64, dataset.n_classes)
+            head = torch.eye(64, dataset.n_classes)
             yield Snapshot(lambda images: self.multiply(images.flatten(1), head), name, epochs)  # noqa: B023
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pudnet_bench.results.analysis.curves import COLUMNS, points
 from pudnet_bench.results.analysis.intervals import SMALLEST
-from pudnet_bench.results.analysis.statistics import mean_ci
+from tests.results.t_interval import mean_ci
 
 PLACES = {"b-1-groups": ("B & co_%", 1.0), "a-10-groups": ("A", 10.0), "a-1-groups": ("A", 1.0)}
 

@@ -5,12 +5,10 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from pudnet_bench.results.analysis.statistics import (
     break_even_count,
     break_even_epoch,
-    mean_ci,
     mean_over_splits,
     of_one_thread_count,
     pareto_front,
@@ -18,30 +16,6 @@ from pudnet_bench.results.analysis.statistics import (
 
 FRACTIONS = st.integers(0, 600).map(lambda correct: correct / 600)
 SECONDS = st.floats(0, 1e6)
-
-
-def test_mean_ci_by_hand() -> None:
-    # 1, 2, 3: standard error 1 / sqrt(3), t quantile with 2 degrees of freedom 4.302653
-    result = mean_ci([1, 2, 3])
-    assert (result.mean, result.n) == (2.0, 3)
-    assert result.half_width == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
-
-
-@given(st.lists(FRACTIONS, min_size=2, max_size=60), st.sampled_from([0.5, 0.9, 0.95, 0.99]))
-def test_mean_ci_is_scipys_t_interval(values: list[float], confidence: float) -> None:
-    result = mean_ci(values, confidence)
-    expected = stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * stats.sem(values)
-    assert result.half_width == pytest.approx(expected, rel=1e-9)
-    assert result.mean == pytest.approx(sum(values) / len(values))
-
-
-def test_mean_ci_of_one_value_and_of_none() -> None:
-    one, none = mean_ci([0.5]), mean_ci([])
-    assert (one.mean, one.n) == (0.5, 1)
-    assert math.isnan(one.half_width)
-    assert none.n == 0
-    assert math.isnan(none.mean)
-    assert math.isnan(none.half_width)
 
 
 def test_each_split_weighs_alike() -> None:

@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 from pudnet_bench.results import paper
 from pudnet_bench.results.analysis import costs
 from pudnet_bench.results.analysis.intervals import PAIR, estimate, estimate_difference
-from pudnet_bench.results.analysis.statistics import mean_ci
 from pudnet_bench.results.rendering.charts import Level, Point, Series, chart
 from pudnet_bench.results.rendering.interval_text import NONE
 from pudnet_bench.results.rendering.report.model import LearningCurve, ReportedRun
@@ -36,6 +35,7 @@ from pudnet_bench.results.rendering.tables import (
     summarise,
 )
 from pudnet_bench.results.store.run_record import Invocation, PlannedCell, PlannedVariant, PlanRecord, RunRecord
+from tests.results.t_interval import mean_ci
 
 HOSTILE = (
     "</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>", '" onclick="alert(1)', "' onfocus='alert(1)",

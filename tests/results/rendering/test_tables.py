@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from pudnet_bench.results import paper
 from pudnet_bench.results.analysis.intervals import estimate
-from pudnet_bench.results.analysis.statistics import mean_ci
 from pudnet_bench.results.rendering.escaping import Format, escape_latex, escape_markdown
 from pudnet_bench.results.rendering.tables import CSV_COLUMNS, TableLayout, TableRow, format_seconds, render, summarise
+from tests.results.t_interval import mean_ci
 
 GOLDEN = Path(__file__).parent / "golden"
 HOSTILE = "a_b&c$%#{}~^\\|<>[x]*`\n→ ±"
