@@ -221,8 +221,9 @@ def rows(text: str, heading: str) -> list[list[str]]:
 
 def test_profiles_and_families_are_those_of_the_code() -> None:
     text = TEXTS[pages.ROOT / "docs/concepts.md"]
-    for name, _, groups, most, check, patience in rows(text, "Profile"):
+    for name, _, splits, groups, most, check, patience in rows(text, "Profile"):
         profile = PROFILES[name]
+        assert int(splits) == profile.splits
         assert groups == f"{profile.groups} ({profile.iterative_groups})"
         assert most.startswith(
             "the paper's" if profile.max_meta_groups is None else f"{profile.max_meta_groups:,} groups"
