@@ -19,6 +19,9 @@ Unit = Literal["splits", "classes", "groups", ""]
 
 PAIR = ["split", "seed", "group"]  # what two rows share that are measured on the same group
 SMALLEST = 6  # units below which no interval is given
+LEAST_DF = (
+    2.0  # the class-effects model gives none of fewer: some are as wide as the scale, and those of more cover 95%
+)
 SIGNIFICANCE = 0.05
 
 
@@ -87,10 +90,13 @@ def estimate(rows: pd.DataFrame, values: ArrayLike) -> Estimate:
         intervals["splits"] = _t(means, "splits")
     if means.size == 1 and array.size >= SMALLEST:
         intervals["groups"] = _t(array, "groups")
-    if all(tuples) and len(set(tuples)) >= SMALLEST:
+    by_class = all(tuples) and len(set(tuples)) >= SMALLEST
+    if by_class:
         error, df = standard_error(array, Groups(split=split, seed=rows["seed"].to_numpy(), tuples=tuples))
-        intervals["classes"] = Interval(unit="classes", units=len(classes), standard_error=error, df=df)
-    order: tuple[Unit, ...] = ("splits", "classes", "groups")
+        if df >= LEAST_DF:
+            intervals["classes"] = Interval(unit="classes", units=len(classes), standard_error=error, df=df)
+    # Groups of classes that a mean cannot be generalised from are not passed off as all that there is to know.
+    order: tuple[Unit, ...] = ("splits", "classes" if by_class else "groups")
     return Estimate(
         mean=float(means.mean()) if means.size else math.nan, n=array.size, splits=means.size,
         seeds=rows["seed"].nunique(), tuples=len(set(tuples) - {()}), classes=len(classes), intervals=intervals,

@@ -26,7 +26,7 @@ class Basis:
 
 def fullest(bases: Collection[Basis]) -> Basis:
     """The basis that a table's caption describes."""
-    return max(bases, key=lambda basis: (basis.n, basis.splits), default=Basis())
+    return max(bases, key=lambda basis: (basis.n, basis.splits, basis.unit != ""), default=Basis())
 
 
 def claim(full: Basis, classes: Collection[int] = ()) -> str:
@@ -47,10 +47,10 @@ def claim(full: Basis, classes: Collection[int] = ()) -> str:
 
 
 def is_other(basis: Basis, full: Basis) -> bool:
-    """Whether a measured cell does not have what the caption says: it is marked."""
+    """Whether a measured cell is not what the caption says, and is marked; a missing interval is seen without a mark."""
 
     def compared(one: Basis) -> tuple[object, ...]:
-        return one.unit, one.n, one.splits, one.trainings
+        return one.unit if basis.unit and full.unit else "", one.n, one.splits, one.trainings
 
     return basis.n > 0 and (compared(basis) != compared(full) or not basis.finished)
 
@@ -59,7 +59,6 @@ _OTHER_UNIT = {
     "splits": "t over the class splits",
     "classes": "for new classes",
     "groups": "for these classes and trainings only",
-    "": "no interval",
 }
 
 
@@ -68,7 +67,7 @@ def footnote(basis: Basis, full: Basis) -> str:
     if not is_other(basis, full):
         return ""
     parts = [f"over {_extent(basis)}"]
-    parts += [_OTHER_UNIT[basis.unit]] if basis.unit != full.unit else []
+    parts += [_OTHER_UNIT[basis.unit]] if basis.unit and basis.unit != full.unit else []
     parts += [] if basis.finished else ["not finished"]
     return ", ".join(parts)
 

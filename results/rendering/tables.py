@@ -118,7 +118,8 @@ BOLD = (
     "5%)."
 )
 UNDERLINED = " Underlined: the best of the rest."
-MARKED = "A cell with an n is over n groups, or not finished; without ± they are too few for an interval."
+WITHOUT = " Without ±: too few classes or groups for an interval."
+MARKED = "A cell with an n is over n groups, or not finished."
 MIXED_THREADS = "A time with a t is over the groups that were measured with t threads; others had another thread count."
 CSV_COLUMNS = (
     "table", "row", "column", "target", "accuracy_mean", "accuracy_ci", "interval", "ci_splits", "ci_classes", "ci_groups",
@@ -282,6 +283,8 @@ def _caption(cells: list[TableCell], layout: TableLayout, marks: str) -> tuple[s
     note += f" in seconds until a classifier is ready for one group, on {cells[0].device}"
     note += f" in {precisions}." if precisions else "."
     note += f" {marks}" if marks else ""
+    if full.unit and any(cell.n and not cell.basis.unit for cell in cells):
+        note += WITHOUT
     if sum(cell.n > 0 for cell in cells) > 1 and any(cell.rank for cell in cells):
         note += BOLD
     return title, note

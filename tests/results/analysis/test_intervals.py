@@ -9,11 +9,14 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
+from pudnet_bench.results.analysis.class_effects import Groups, standard_error
 from pudnet_bench.results.analysis.intervals import (
+    LEAST_DF,
     PAIR,
     Estimate,
     Interval,
     Unit,
+    class_tuples,
     estimate,
     estimate_difference,
     paired_rows,
@@ -49,7 +52,6 @@ def values(rows: pd.DataFrame, seed: int = 0) -> np.ndarray:
         (5, 10, PAIRS, "classes", {"classes"}),
         (5, 100, None, "", set()),
         (5, 100, PAIRS[:5], "", set()),
-        (1, 100, PAIRS, "classes", {"classes", "groups"}),
         (1, 100, PAIRS[:5], "groups", {"groups"}),
         (1, 6, None, "groups", {"groups"}),
         (1, 5, None, "", set()),
@@ -63,6 +65,21 @@ def test_which_interval_is_printed(splits: int, groups: int, classes: list[str],
     assert (found.unit, set(found.intervals), found.n) == (unit, there, splits * groups)
     assert math.isnan(found.half_width()) == math.isnan(found.p_value) == (unit == "")
     assert math.isnan(found.mean) == (splits == 0)
+
+
+def test_too_few_degrees_of_freedom_are_no_interval_and_not_one_over_groups() -> None:
+    rows = frame(1, 60, PAIRS)
+    given = set()
+    for seed in range(40):
+        effects = dict(zip("0123", np.random.default_rng(seed).normal(0, 3, 4), strict=True))
+        numbers = values(rows, seed) + [sum(effects[each] for each in text.split()) / 2 for text in rows["classes"]]
+        found = estimate(rows, numbers)
+        groups = Groups(split=rows["split"].to_numpy(), seed=rows["seed"].to_numpy(), tuples=class_tuples(rows))
+        df = standard_error(numbers, groups)[1]
+        assert found.unit == ("classes" if df >= LEAST_DF else "")
+        assert "groups" in found.intervals
+        given.add(found.unit)
+    assert given == {"classes", ""}
 
 
 def test_splits_by_hand() -> None:

@@ -68,7 +68,7 @@ def test_families_may_have_different_numbers_of_classes() -> None:
         (replace(FIVE, finished=False), FIVE, "over 5 class splits of 100 groups, not finished", "n=500"),
         (replace(FIVE, n=100), FIVE, "over 5 class splits of 20 groups", "n=100"),
         (replace(FIVE, n=40, splits=2), FIVE, "over 2 class splits of 20 groups", "n=40, 2 splits"),
-        (FEW, ONE, "over 3 groups, no interval", "n=3"),
+        (FEW, ONE, "over 3 groups", "n=3"),
         (replace(GROUPS, n=50), ONE, "over 50 groups, for these classes and trainings only",
          "n=50, for these classes and trainings only"),
         (FIVE, SPLITS, "over 5 class splits of 100 groups, for new classes", "n=500, 5 splits, for new classes"),
