@@ -43,7 +43,9 @@ def claim(full: Basis, classes: Collection[int] = ()) -> str:
         own = "each with its own training" if full.trainings == full.splits else f"{training} in all"
         method = "t" if full.unit == "splits" else "class-effects model"
         return f"Mean ± 95% CI for new classes and trainings: {method} over {_extent(full)}, {own}."
-    return f"Mean over {_extent(full)}: too few for an interval."
+    unseen = f" of {counted(classes or (full.classes,), 'unseen class')}" if full.classes else ""
+    few = "classes or groups" if unseen else "groups"
+    return f"Mean over {_extent(full)}{unseen}: too few {few} for an interval."
 
 
 def is_other(basis: Basis, full: Basis) -> bool:

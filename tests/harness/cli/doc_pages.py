@@ -197,7 +197,8 @@ MASKS = {
     "path": r"(?<![\w.…])/\w[\w./-]+",
     "precision": r"bf16|fp32",
     "verdict": r"no difference shown|better|worse",
-    "number": r"(?<![A-Za-z_\d.])(?>[+-]?\d+(?:[.,]\d+)*(?:e[+-]?\d+)?)(?! epoch)|nan",
+    # An interval is there or not: it takes enough degrees of freedom.
+    "number": r"(?<![A-Za-z_\d.])(?>[+-]?\d+(?:[.,]\d+)*(?:e[+-]?\d+)?)(?! epoch)(?: (?:±|\\pm) \d+\.\d+)?|nan",
 }
 TOKENS = re.compile("|".join([*(f"(?P<{name}>{mask})" for name, mask in MASKS.items()), rf"{DOTS}", r"\*\*", r"\s+"]))
 

@@ -47,8 +47,8 @@ FEW = Basis(n=3, splits=1, seeds=1, trainings=1, classes=3)
             replace(GROUPS, trainings=2),
             "Mean ± 95% t interval over 100 groups: these classes and these 2 trainings only.",
         ),
-        (FEW, "Mean over 3 groups: too few for an interval."),
-        (replace(FEW, n=1), "Mean over 1 group: too few for an interval."),
+        (FEW, "Mean over 3 groups of 3 unseen classes: too few classes or groups for an interval."),
+        (replace(FEW, n=1), "Mean over 1 group of 3 unseen classes: too few classes or groups for an interval."),
     ],
 )
 def test_a_claim_is_one_sentence(basis: Basis, text: str) -> None:

@@ -185,7 +185,7 @@ def test_the_best_of_a_column_is_bold_and_ties_are_too(make_row: MakeRow, layout
     few = render(pd.DataFrame(rows[-5:]), layout, "markdown")
     assert "Bold" not in few
     assert "**10.00" not in few
-    assert "Mean over 5 groups: too few for an interval." in few
+    assert "Mean over 5 groups: too few groups for an interval." in few
 
 
 def of_splits(make_row: MakeRow, splits: int, groups: int, **changes: Any) -> list[dict[str, Any]]:
@@ -405,6 +405,6 @@ def test_cells_over_fewer_groups_have_a_mark_for_each_number(make_row: MakeRow, 
     text = render(
         pd.concat([frame, pd.DataFrame([make_row(method="musml")])]).fillna({"finished": True}), layout, "latex"
     )
-    assert "Mean over 3 groups: too few for an interval." in text
+    assert "Mean over 3 groups: too few groups for an interval." in text
     assert "Marked a: over 2 groups, not finished; b: over 1 group." in text
     assert [text.count(rf"\rlap{{$^{{{mark}}}$}}") for mark in "abc"] == [1, 1, 0]
