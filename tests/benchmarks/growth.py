@@ -141,7 +141,7 @@ def write_rows(run: Run, plan: Plan, n: int, compute: Compute) -> None:
             "artifact": cell.artifact.key if cell.artifact else "", "cell": cell.key, "suite": "table1", "snapshot": "",
             "device": compute.name, "n_fit": 500, "n_test": 500, "n_classes": 5, "epochs": float("nan"),
             "meta_train_seconds": 100.0, "training_groups": 1000.0, "parameters": 1e6, "fit_flops": 1e9,
-            "precision": "fp32", "threads": 1,
+            "precision": "fp32", "threads": 1, "split": 0, "classes": "3 9",
             "test_flops": 1e7, "energy_joules": float("nan"), "peak_memory_bytes": 10**9,
         }  # fmt: skip
         for first in range(0, n, GROUPS_OF_A_SHARD):

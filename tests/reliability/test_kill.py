@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from pudnet_bench.harness.cli.app import app
 from pudnet_bench.harness.running.cell import WARM_UPS
 from pudnet_bench.results.store.run import Run
+from pudnet_bench.suites.class_splits import SplitImages
 from pudnet_bench.suites.families import FAMILIES
-from pudnet_bench.suites.groups import FamilyImages
 from pudnet_bench.suites.sources.loading import load
 
 ROOT = Path(__file__).parents[2]
@@ -86,7 +86,7 @@ def test_a_run_killed_three_times_comes_out_like_one_that_was_not(
         done = CliRunner().invoke(app, call(method, out))
         assert done.exit_code == 0, done.output
 
-    images = FamilyImages(FAMILIES["digits"], load("digits", data_dir=None, cache_dir=cache_dir), torch.device("cpu"))
+    images = SplitImages(FAMILIES["digits"], load("digits", data_dir=None, cache_dir=cache_dir), torch.device("cpu"))
     place = {}
     for s in SEEDS:
         for index in range(GROUPS):
