@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pudnet_bench.results.analysis.intervals import SMALLEST, Estimate, Unit
+from pudnet_bench.results.analysis.intervals import Estimate, Unit
 
 Claim = tuple[Unit, int, int, int]
 """The arguments of `about`."""
-NONE = f"No interval, as there are fewer than {SMALLEST} class splits, sets of classes, or groups of one class split."
+NONE = "No interval: too few class splits, classes, or groups of one class split."
 
 
 def about(unit: Unit, splits: int, classes: int, seeds: int = 1) -> str:
@@ -54,5 +54,5 @@ def sentence(subject: str, claims: Iterable[Claim]) -> str:
     known = list(dict.fromkeys(filter(None, texts)))
     if not known:
         return NONE
-    some = f"; fewer than {SMALLEST} units have none" if "" in texts else ""
+    some = "; others are of too few for one" if "" in texts else ""
     return f"{subject} for {'; or for '.join(known)}{some}."

@@ -34,7 +34,7 @@ def test_several_intervals_are_named_once_each() -> None:
     mixed = sentence("Bars", [("splits", 6, 9, 6), ("", 2, 0, 2), ("groups", 1, 4, 1)])
     assert mixed == (
         "Bars for new classes and trainings: t over 6 class splits; or for these classes and this training only: "
-        "t over groups; fewer than 6 units have none."
+        "t over groups; others are of too few for one."
     )
     assert sentence("Bars", [("", 3, 0, 3)]) == NONE
 
