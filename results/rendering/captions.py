@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from pudnet_bench.results.analysis.intervals import Unit
+from pudnet_bench.results.rendering.interval_text import subject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +34,15 @@ def claim(full: Basis, classes: Collection[int] = ()) -> str:
     """The sentence about means on this basis, with a literal ± and %; `classes` are the numbers of unseen classes."""
     training = "training" if full.trainings == 1 else f"{full.trainings} trainings"
     if full.unit == "groups":
-        these = "this training" if full.trainings == 1 else f"these {training}"
-        return f"Mean ± 95% t interval over {_extent(full)}: these classes and {these} only."
+        return f"Mean ± 95% CI for {subject('groups', full.trainings)}: t over {_extent(full)}."
     if full.unit == "classes" and full.splits == 1:
         unseen = counted(classes or (full.classes,), "unseen class")
         method = f"class-effects model, {_extent(full)} of {unseen}"
-        return f"Mean ± 95% CI for new classes, from one class split and {training}: {method}."
+        return f"Mean ± 95% CI for {subject('classes', 1)}, from one class split and {training}: {method}."
     if full.unit:
         own = "each with its own training" if full.trainings == full.splits else f"{training} in all"
         method = "t" if full.unit == "splits" else "class-effects model"
-        return f"Mean ± 95% CI for new classes and trainings: {method} over {_extent(full)}, {own}."
+        return f"Mean ± 95% CI for {subject(full.unit, full.trainings)}: {method} over {_extent(full)}, {own}."
     unseen = f" of {counted(classes or (full.classes,), 'unseen class')}" if full.classes else ""
     few = "classes or groups" if unseen else "groups"
     return f"Mean over {_extent(full)}{unseen}: too few {few} for an interval."

@@ -11,6 +11,17 @@ Claim = tuple[Unit, int, int, int]
 NONE = "No interval: too few class splits, classes, or groups of one class split."
 
 
+def subject(unit: Unit, trainings: int) -> str:
+    """What an interval of this unit is a claim about, from so many trainings."""
+    several = trainings > 1
+    return {
+        "splits": "new classes and trainings",
+        "classes": "new classes and trainings" if several else "new classes",
+        "groups": f"these classes and {'these trainings' if several else 'this training'} only",
+        "": "",
+    }[unit]
+
+
 def about(unit: Unit, splits: int, classes: int, seeds: int = 1) -> str:
     """What an interval of this unit claims and how it was computed, to follow "95% interval for"; "" for no interval.
 
@@ -20,16 +31,16 @@ def about(unit: Unit, splits: int, classes: int, seeds: int = 1) -> str:
         classes: Distinct unseen classes, over all splits; 0 does not state them.
         seeds: Training seeds.
     """
-    trained = splits > 1 or seeds > 1  # more than once
+    claimed = subject(unit, max(splits, seeds))
     over = [f"{classes} classes"] * (classes > 0) + [f"{splits} class splits"] * (splits > 1)
     match unit:
         case "splits":
-            return f"new classes and trainings: t over {splits} class splits"
+            return f"{claimed}: t over {splits} class splits"
         case "classes":
             model = ", ".join(["class-effects model", *([" of ".join(over)] if over else [])])
-            return f"new classes{' and trainings' if trained else ''}: {model}"
+            return f"{claimed}: {model}"
         case "groups":
-            return f"these classes and {'these trainings' if trained else 'this training'} only: t over groups"
+            return f"{claimed}: t over groups"
         case _:
             return ""
 

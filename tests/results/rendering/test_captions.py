@@ -42,10 +42,10 @@ FEW = Basis(n=3, splits=1, seeds=1, trainings=1, classes=3)
             "Mean ± 95% CI for new classes, from one class split and 2 trainings: class-effects model, 50 groups of 4 "
             "unseen classes.",
         ),
-        (GROUPS, "Mean ± 95% t interval over 100 groups: these classes and this training only."),
+        (GROUPS, "Mean ± 95% CI for these classes and this training only: t over 100 groups."),
         (
             replace(GROUPS, trainings=2),
-            "Mean ± 95% t interval over 100 groups: these classes and these 2 trainings only.",
+            "Mean ± 95% CI for these classes and these trainings only: t over 100 groups.",
         ),
         (FEW, "Mean over 3 groups of 3 unseen classes: too few classes or groups for an interval."),
         (replace(FEW, n=1), "Mean over 1 group of 3 unseen classes: too few classes or groups for an interval."),

@@ -129,7 +129,7 @@ def test_cells_over_fewer_groups_carry_their_n(make_row: MakeRow, layout: TableL
     full = [make_row(group=index) for index in range(7)]
     frame = pd.DataFrame([*full, make_row(method="protonet"), make_row(method="protonet", group=1)])
     text = render(frame, layout, "markdown")
-    assert "over 7 groups:" in text
+    assert "over 7 groups." in text
     assert "| 90.00 (n=2) |" in text
     assert "(n=7)" not in text
     unfinished = render(frame.assign(finished=False), layout, "markdown")
@@ -352,7 +352,7 @@ def test_the_widest_table_fits_the_text_of_a_paper(document: str, make_row: Make
         assert heights["Pretrained"] > 0.7 * heights["Accuracy"]  # of the caption's ten points: it can still be read
         text = words(page.text)
         for part in (
-            "Accuracy and time, target ConvNet-3. Mean ± 95% t interval over 100 groups: these classes and this training only.",
+            "Accuracy and time, target ConvNet-3. Mean ± 95% CI for these classes and this training only: t over 100 groups.",
             "on AMD EPYC 9R14 96-Core Processor, 2 cores in fp32. Marked a: over 20 groups. Bold: the best of a column",
             "Underlined: the best of the rest.",
         ):
@@ -373,9 +373,7 @@ def test_a_table_that_fits_keeps_its_size(golden_frame: pd.DataFrame, make_row: 
     )
     (page,) = typeset(render(golden_frame[golden_frame["method"] == "pudnet"], layout, "latex"))
     in_place(page)
-    assert "Embeddings. Mean ± 95% t interval over 6 groups: these classes and these 2 trainings only." in words(
-        page.text
-    )
+    assert "Embeddings. Mean ± 95% CI for these classes and these trainings only: t over 6 groups." in words(page.text)
     assert "on cpu in fp32." in words(page.text)
     assert dict(page.heights)["Method"] == pytest.approx(dict(page.heights)["ACC"])
     assert dict(page.heights)["Method"] > 0.85 * dict(page.heights)["Embeddings."]  # \\small, and no smaller
