@@ -149,9 +149,8 @@ def test_printed_intervals_cover_the_mean_over_all_class_tuples(
     same = [estimate_difference(one[1], one[2]) for one in rows]
     different = float(np.mean([one.p_value < 0.05 for one in same]))
     record_property("coverage", shares | {"A/A different": different})
-    print(
-        f"{images.classes} classes, {splits} splits of {groups} groups, training {training}: {shares}, A/A {different}"
-    )
+    shown = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+    print(f"{images.classes} classes, {splits} x {groups} groups, training {training}: {shown}, A/A {different:.1%}")
     assert min(shares.values()) >= allowed(BAND[0], -3), shares
     assert max(shares.values()) <= (1 if splits == 2 else allowed(BAND[1], 3)), shares
     assert different <= allowed(0.05, 3)
