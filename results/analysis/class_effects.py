@@ -33,11 +33,12 @@ class Fit:
     covariance: Array
 
 
-def fit(values: Array, effects: Sequence[Effects], rounds: int = 50) -> Fit:
+def fit(values: Array, effects: Sequence[Effects], rounds: int = 200) -> Fit:
     """Variance components of values [n] = mean + effects + residual, by REML with no variance below 0.
 
     Fisher scoring in the form of iterated MINQUE: each round solves for the variances whose quadratic forms are as expected
-    under the last ones (Searle, Casella and McCulloch, Variance Components, 1992, chapters 6 and 11).
+    under the last ones (Searle, Casella and McCulloch, Variance Components, 1992, chapters 6 and 11), and goes as far
+    towards them as the likelihood rises: a whole step may overshoot, and cycle.
     """
     names = [effect.name for effect in effects] + ["residual"]
     deviations = values - values.mean()
@@ -46,14 +47,19 @@ def fit(values: Array, effects: Sequence[Effects], rounds: int = 50) -> Fit:
         return Fit(variances=dict.fromkeys(names, 0.0), covariance=np.zeros((len(names), len(names))))
     sums = _Sums.of(deviations / math.sqrt(total), effects)
     variances = np.full(len(names), 1 / len(names))
+    quadratic, information, likelihood = sums.forms(variances)
     for _ in range(rounds):
-        before = variances
-        quadratic, information = sums.forms(variances)
-        variances = _nonnegative(quadratic, information)
-        variances[-1] = max(variances[-1], 1e-6)  # the forms divide by the residual's
-        if np.abs(variances - before).max() < 1e-6:
+        step = _nonnegative(quadratic, information) - variances
+        step[-1] = max(step[-1], 1e-6 - variances[-1])  # the forms divide by the residual's
+        while np.abs(step).max() >= 1e-6:
+            quadratic, information, risen = sums.forms(variances + step)
+            if risen >= likelihood:
+                break
+            step /= 2
+        else:
             break
-    _, information = sums.forms(variances)
+        variances, likelihood = variances + step, risen
+    _, information, _ = sums.forms(variances)
     free = variances > 1e-9
     covariance = np.zeros_like(information)
     covariance[np.ix_(free, free)] = 2 * np.linalg.pinv(information[np.ix_(free, free)])
@@ -102,9 +108,10 @@ class _Sums:
             effects=len(effects),
         )
 
-    def forms(self, variances: Array) -> tuple[Array, Array]:
-        """y'P G_k P y [k] and tr(P G_k P G_l) [k, k] at these variances; P projects the mean out of V^-1.
+    def forms(self, variances: Array) -> tuple[Array, Array, float]:
+        """y'P G_k P y [k], tr(P G_k P G_l) [k, k] and the restricted log-likelihood but for a constant, at these variances.
 
+        P projects the mean out of V^-1.
         V^-1 by Woodbury's identity. The residual's forms follow from those of the effects by P V P = P.
         """
         residual = variances[-1]
@@ -116,7 +123,9 @@ class _Sums:
         full = (plain - scaled.T @ np.linalg.solve(inner, scaled)) / residual  # [Z 1 y]' V^-1 [Z 1 y]
         size = root.size
         projected = full - np.outer(full[:, size], full[size]) / full[size, size]  # [Z 1 y]' P [Z 1 y]
-        return self._collect(projected, variances)
+        determinant = np.linalg.slogdet(inner)[1] + (self.n - size) * math.log(residual)  # of V
+        likelihood = -float(determinant + math.log(full[size, size]) + projected[-1, -1]) / 2
+        return *self._collect(projected, variances), likelihood
 
     def _collect(self, projected: Array, variances: Array) -> tuple[Array, Array]:
         size, k, residual = self.owner.size, self.effects, variances[-1]

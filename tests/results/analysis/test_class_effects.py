@@ -2,7 +2,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from pudnet_bench.results.analysis.class_effects import Effects, Groups, fit, standard_error
@@ -39,6 +39,7 @@ DEVIATIONS = st.tuples(*[st.sampled_from([0.0, 1.0, 5.0])] * 3, st.sampled_from(
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), SHAPES, DEVIATIONS)
+@example(1494, (1, 30, 20, 100, 5), (5.0, 1.0, 0.0, 2.0))  # whole steps cycle
 def test_no_other_variances_are_more_likely(seed: int, shape: tuple[int, ...], deviations: tuple[float, ...]) -> None:
     groups, values = drawn(seed, *shape, deviations)
     effects = groups.effects()
