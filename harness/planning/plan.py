@@ -222,10 +222,8 @@ class _Draft:
 
     def splits_and_seeds(self, trained_on: Family) -> list[tuple[int, int]]:
         """Each class split with each of its seeds; a family without training classes has only one split."""
-        splits = self.request.splits or tuple(range(self.profile.splits))
-        if not trained_on.training_classes:
-            splits = splits[:1]
-        return [(split, seed) for split in splits for seed in self.request.seeds or (split,)]
+        pairs = self.request.splits_and_seeds(self.profile.splits)
+        return [pair for pair in pairs if trained_on.training_classes or pair[0] == pairs[0][0]]
 
     def training(self, target: str, trained_on: Family) -> Training:
         """How methods meta-train for `target`; the seed is set per cell."""

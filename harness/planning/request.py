@@ -64,6 +64,10 @@ class RunRequest:
     sources: Mapping[str, Path] = field(default_factory=dict)
     training_processes: int = 0
 
+    def splits_and_seeds(self, splits: int) -> list[tuple[int, int]]:
+        """Each class split with each of its seeds, for a profile of so many `splits`."""
+        return [(split, seed) for split in self.splits or range(splits) for seed in self.seeds or (split,)]
+
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
         values: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))  # paths as strings

@@ -75,7 +75,7 @@ def surplus(asked: Sequence[PlannedCell], planned: Sequence[PlannedCell], done: 
 def asked_by(request: RunRequest, plan: PlanRecord) -> list[PlannedCell]:
     """The cells of the run's plan that `request` asks for, as far as its options say without planning it again."""
     parents = {variant.name: variant.parent or variant.name for variant in plan.variants}
-    splits = request.splits or tuple(range(PROFILES[request.profile].splits))
+    pairs = request.splits_and_seeds(PROFILES[request.profile].splits)
     methods = None if request.method_files else request.methods  # the names of a file's methods are in the file
     return [
         replace(cell, groups=min(cell.groups, request.groups or cell.groups))
@@ -83,8 +83,7 @@ def asked_by(request: RunRequest, plan: PlanRecord) -> list[PlannedCell]:
         if (methods is None or not {cell.method, parents.get(cell.method, "")}.isdisjoint(methods))
         and (request.families is None or cell.family in request.families)
         and (request.targets is None or cell.target in request.targets)
-        and cell.split in splits
-        and cell.seed in (request.seeds or (cell.split,))
+        and (cell.split, cell.seed) in pairs
     ]
 
 

@@ -126,8 +126,10 @@ def family_images(plan: Plan, compute: Compute) -> Callable[[str, int], SplitIma
 
     @lru_cache(maxsize=2)
     def images_of(name: str, split: int) -> SplitImages:
-        family, source = families[name]
+        images, (family, source) = loaded(name), families[name]
+        if split == images.split_seed:
+            return images
         trained_on = images_of(family.trained_on, split) if family.trained_on else None
-        return loaded(name).of_split(split, source, trained_on)
+        return images.of_split(split, source, trained_on)
 
     return images_of

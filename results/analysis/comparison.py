@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from pudnet_bench.results.analysis.intervals import (
-    PAIR,
     SIGNIFICANCE,
     Estimate,
+    common_groups,
     estimate,
     estimate_difference,
     simultaneous,
@@ -117,18 +117,6 @@ def judged(table: pd.DataFrame, differences: list[Estimate]) -> pd.DataFrame:
         high=[each.mean + half for each, half in zip(differences, halves, strict=True)],
         p_holm=[test.adjusted_p for test in tests],
     )
-
-
-def common_groups(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, int]:
-    """The rows of `a` and of `b` of the groups that both measured, in the same order, and how many are not the same.
-
-    Groups of the same numbers (`PAIR`) with other class ids are drawn from other streams; unknown ids ("") are no others.
-    """
-    ours, theirs = (rows.set_index(PAIR, drop=False) for rows in (a, b))
-    common = ours.index.intersection(theirs.index).sort_values()
-    ours, theirs = ours.loc[common].reset_index(drop=True), theirs.loc[common].reset_index(drop=True)
-    other = (ours["classes"] != theirs["classes"]) & (ours["classes"] != "") & (theirs["classes"] != "")
-    return ours[~other], theirs[~other], int(other.sum())
 
 
 def _verdicts(table: pd.DataFrame) -> list[str]:

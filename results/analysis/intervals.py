@@ -117,15 +117,26 @@ def class_tuples(rows: pd.DataFrame) -> list[tuple[int, ...]]:
     return [known[text] for text in texts]
 
 
+def common_groups(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, int]:
+    """The rows of `a` and of `b` of the groups that both measured, in the same order, and how many are not the same.
+
+    Groups of the same numbers (`PAIR`) with other class ids are drawn from other streams; unknown ids ("") are no others.
+    """
+    ours, theirs = (rows.set_index(PAIR, drop=False) for rows in (a, b))
+    common = ours.index.intersection(theirs.index).sort_values()
+    ours, theirs = ours.loc[common].reset_index(drop=True), theirs.loc[common].reset_index(drop=True)
+    other = (ours["classes"] != theirs["classes"]) & (ours["classes"] != "") & (theirs["classes"] != "")
+    return ours[~other], theirs[~other], int(other.sum())
+
+
 def paired_rows(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     """The groups that both measured: `PAIR`, `classes`, `accuracy_a`, `accuracy_b` (0..1), sorted by `PAIR`.
 
     Class ids are those of `a`, and those of `b` where `a` has none.
     """
-    kept = [*PAIR, "classes", "accuracy"]
-    both = a[kept].merge(b[kept], on=PAIR, suffixes=("_a", "_b"))
-    both["classes"] = both["classes_a"].where(both["classes_a"] != "", both["classes_b"])
-    return both.sort_values(PAIR, ignore_index=True)[[*PAIR, "classes", "accuracy_a", "accuracy_b"]]
+    ours, theirs, _ = common_groups(a, b)
+    classes = ours["classes"].where(ours["classes"] != "", theirs["classes"])
+    return ours[PAIR].assign(classes=classes, accuracy_a=ours["accuracy"], accuracy_b=theirs["accuracy"])
 
 
 def estimate_difference(a: pd.DataFrame, b: pd.DataFrame) -> Estimate:
