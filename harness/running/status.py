@@ -18,6 +18,8 @@ from pudnet_bench.slurm import queue
 
 JOBS, OUTCOMES = "jobs.json", "outcomes"
 POLL_SECONDS = 2.0
+# Slurm kills what ignores its SIGTERM, as submitit does, after KillWait: 30 seconds unless configured.
+CANCEL_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,16 @@ def outcome_path(folder: Path, title: str) -> Path:
 
 
 def cancel(run: Run) -> list[str]:
-    """Cancel the run's jobs in Slurm and return their ids. Raises SlurmError."""
-    live = sorted(live_jobs(submitted(run)))
+    """Cancel the run's jobs in Slurm, wait up to a minute until they have ended, and return their ids.
+
+    `resume` would leave out what a job that is still ending holds. Raises SlurmError.
+    """
+    entries = submitted(run)
+    live = sorted(live_jobs(entries))
     queue.cancel(live)
+    given_up = time.monotonic() + CANCEL_SECONDS
+    while live and live_jobs(entries) and time.monotonic() < given_up:
+        time.sleep(POLL_SECONDS / 4)
     return live
 
 

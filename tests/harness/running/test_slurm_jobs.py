@@ -193,10 +193,8 @@ def test_a_cancelled_run_is_resumed(
     assert command_line(*on_slurm(*call)).exit_code == 0
     until(lambda: fits.exists() and len(fits.read_text().splitlines()) >= 6)
     assert "3 jobs cancelled" in command_line("cancel", "out").stdout
-    run = Run.open(tmp_path / "out")
-    until(lambda: {status.state for status in cell_statuses(run).values()} == {"lost"})
-    shown = command_line("status", "out").stdout
-    assert "lost" in shown
+    assert {status.state for status in cell_statuses(Run.open(tmp_path / "out")).values()} == {"lost"}
+    assert "lost" in command_line("status", "out").stdout
     done = command_line("resume", "out", "--wait", "--shard", 15)
     assert done.exit_code == 0, done.output
     assert sorted(rows(tmp_path / "out")["group"]) == list(range(30))
