@@ -51,6 +51,10 @@ _BUILT_IN = (  # name, class below pudnet_bench.methods, description
     ("musml", "musml:MUSML", "meta-learned parameter subspaces, a few coordinates fitted"),
     ("finetune", "finetune:Finetune", "trains on from the network of another method"),
     ("protonet", "protonet:ProtoNet", "meta-trained features, nearest class mean"),
+    ("all-images", "all_images:AllImages", "features of another method, all fit images for its head"),
+    ("pudnet-control", "pudnet.controls:PudNetControl", "control: PudNet with kernels from elsewhere"),
+    ("pudnet-constant", "pudnet.controls:ConstantSketch", "control: PudNet trained without a sketch"),
+    ("untrained", "untrained:Untrained", "control: the target's initial parameters, centroids"),
 )
 BUILT_IN = {name: MethodEntry(name, f"pudnet_bench.methods.{place}", text) for name, place, text in _BUILT_IN}
 

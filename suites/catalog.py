@@ -21,6 +21,33 @@ GENERAL = (
     Variant("pudnet", "pudnet", "PudNet"),
 )
 
+
+def _all_images(name: str, head: str, label: str) -> Variant:
+    options = (("base", name.partition("-all")[0].partition("-ridge")[0]), ("head", head))
+    return Variant(name, "all-images", label, options=options, section="All fit images")
+
+
+# Training from scratch learns from every fit image, the paper's predictors from 10 per class.
+EQUAL_LABELS = (
+    *(_all_images(f"{v.name}-all", "own", v.label) for v in GENERAL if v.snapshots != EPOCHS),
+    _all_images("pretrained-ridge", "ridge", "Pretrained, ridge regression"),
+)
+
+
+def _control(name: str, method: str, label: str, effect: str = "", **options: str) -> Variant:
+    given = tuple(options.items())
+    return Variant(name, method, label, options=given, section="Controls", control_of="pudnet", effect=effect)
+
+
+CONTROLS = (
+    _control("pudnet-other", "pudnet-control", "PudNet, kernels of another group", "the dataset", kernels="other"),
+    _control("pudnet-mean-sketch", "pudnet-control", "PudNet, mean sketch", kernels="mean-sketch"),
+    _control("pudnet-mean-kernels", "pudnet-control", "PudNet, mean kernels", kernels="mean-kernels"),
+    _control("pudnet-noise", "pudnet-control", "PudNet, kernels of noise", kernels="noise"),
+    _control("pudnet-constant", "pudnet-constant", "PudNet trained on a constant sketch"),
+    _control("untrained", "untrained", "Untrained target"),
+)
+
 RESNET34 = tuple(variant for variant in GENERAL if variant.name not in ("matchnet", "protonet"))
 
 ABLATIONS = (
@@ -83,8 +110,8 @@ BOTH = CONVNET + RESNET
 SUITES = {
     suite.name: replace(suite, reference="pudnet")
     for suite in (
-        Suite("table1", "Accuracy and time, target ConvNet-3", CONVNET, PAPER_FAMILIES, GENERAL),
-        Suite("table2", "Accuracy and time, target ResNet-18", RESNET, PAPER_FAMILIES, GENERAL),
+        Suite("table1", "Accuracy and time, target ConvNet-3", CONVNET, PAPER_FAMILIES, (*GENERAL, *EQUAL_LABELS)),
+        Suite("table2", "Accuracy and time, target ResNet-18", RESNET, PAPER_FAMILIES, (*GENERAL, *EQUAL_LABELS)),
         Suite("table3", "Cross-domain, CIFAR100 to Animals-10", BOTH, ("animals10",), cross_domain((1, 5, 10)),
               embedded=("digits-halves",)),
         Suite("table4", "Ablations of PudNet", BOTH, PAPER_FAMILIES, ABLATIONS),
@@ -99,6 +126,8 @@ SUITES = {
               embedded=("digits-c4", "digits"), milestones=MILESTONES),
         Suite("table11", "Stacked GRU layers of PudNet", RESNET, ("cifar100", "imagenet"), LAYERS),
         Suite("table12", "Feature extractors of PudNet", CONVNET, ("cifar100",), EXTRACTORS),
+        Suite("controls", "Controls: whether the prediction depends on the dataset", BOTH, PAPER_FAMILIES,
+              (*(variant for variant in GENERAL if variant.name in ("pretrained", "protonet", "pudnet")), *CONTROLS)),
         Suite("figure1", "Correlation of datasets and trained parameters", CONVNET,
               ("fashion-3000", "cifar100-3000", "imagenet-3000"), CONVERGED, embedded=("digits-400",), figure="correlation",
               groups=(("quick", 50), ("standard", 200), ("paper", 1_000))),

@@ -30,6 +30,9 @@ class Variant:
         curve_label: Line of a figure that the variant is a point of.
         curve_x: Place of that point on the horizontal axis.
         parent: Name of the variant it was expanded from, such as to one of several `training_groups`.
+        section: Heading of the rows that the paper does not have, "" for a row of the paper. Sections follow the paper's rows.
+        control_of: Name of the variant whose claim this one, a control, tests; "" for any other.
+        effect: What the difference between that variant and this one is the effect of, for the sentence below the table.
     """
 
     name: str
@@ -42,6 +45,9 @@ class Variant:
     curve_label: str = ""
     curve_x: float = 0.0
     parent: str = ""
+    section: str = ""
+    control_of: str = ""
+    effect: str = ""
 
 
 FIGURES = ("", "groups", "eta", "losses", "correlation")

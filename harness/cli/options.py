@@ -70,6 +70,8 @@ EpisodeSource = Annotated[Episodes, typer.Option(help="Sampler of training episo
 TrainingGroups = Annotated[str | None, typer.Option(help="Meta-training lengths, comma-separated.")]
 GroupsPerStep = Annotated[int, typer.Option(help="Groups per meta-training step.", min=1)]
 TrainingProcesses = Annotated[int | None, typer.Option(help="Processes per meta-training [one per GPU].", min=1)]
+Controls = Annotated[bool, typer.Option("--controls", help="Add the controls of PudNet's claim.")]
+PaperRows = Annotated[bool, typer.Option("--paper-rows", help="Only the rows that the paper has.")]
 Clock = Annotated[ClockRule, typer.Option(help="How training from scratch is timed.")]
 ExecutorName = Annotated[
     str, typer.Option(help="local, local-processes:N or slurm.", autocompletion=completion.executors)

@@ -14,6 +14,7 @@ from pudnet_bench.methods.base import Method
 ROOMS = ("pudnet_bench.methods.", "pudnet_bench.suites.")
 STREAM = "pudnet_bench.suites.learn2learn_episodes"  # the group stream shapes what is learned
 UNSEEN_GROUPS = "pudnet_bench.suites.class_splits"
+OTHER_GROUPS = "pudnet_bench.suites.other_groups"
 
 
 def code_digest(method: type[Method]) -> str:
@@ -32,9 +33,9 @@ def code_digest(method: type[Method]) -> str:
 
 
 @cache
-def unseen_groups_digest() -> str:
-    """SHA-256 of the module that draws the unseen groups, which shapes what is measured and not what is learned."""
-    path = _file(UNSEEN_GROUPS)
+def module_digest(module: str) -> str:
+    """SHA-256 of one module, such as `UNSEEN_GROUPS`, which shapes what is measured and not what is learned."""
+    path = _file(module)
     return _parsed(path.read_bytes())[0] if path else ""
 
 

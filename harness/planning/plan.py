@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from pudnet_bench.harness.measuring.device import Compute
-from pudnet_bench.harness.planning.code_digest import code_digest, unseen_groups_digest
+from pudnet_bench.harness.planning.code_digest import OTHER_GROUPS, UNSEEN_GROUPS, code_digest, module_digest
 from pudnet_bench.harness.planning.request import ClockRule, Episodes, RunRequest
 from pudnet_bench.harness.training.artifacts import ArtifactSpec, ArtifactStore
 from pudnet_bench.harness.training.meta_train import Training
 from pudnet_bench.methods import registry, targets
 from pudnet_bench.methods.base import Budget, Method, MethodError, TargetSpec
-from pudnet_bench.suites.catalog import PROFILES, SUITES
+from pudnet_bench.methods.control import Control
+from pudnet_bench.suites.catalog import CONTROLS, PROFILES, SUITES
 from pudnet_bench.suites.declaration import Profile, Suite, SuiteError, Variant, pick, scaled
 from pudnet_bench.suites.families import FAMILIES, family, family_of_folder
 from pudnet_bench.suites.family import Family, FamilyError
@@ -111,7 +112,9 @@ class Cell:
     @cached_property
     def key(self) -> str:
         """The cell's name on disk. The number of groups is not part of it, so that asking for more resumes the cell."""
-        identity = {**self.identity, "unseen_groups": unseen_groups_digest()}
+        identity = {**self.identity, "unseen_groups": module_digest(UNSEEN_GROUPS)}
+        if issubclass(self.method, Control):
+            identity["other_groups"] = module_digest(OTHER_GROUPS)
         if self.artifact is None:
             for unused in ("budget", "validation_groups", "query_images", "episodes", "training_groups"):
                 del identity[unused]
@@ -317,23 +320,25 @@ def _with_base(cell: Cell) -> Cell:
 
 def _variants(suite: Suite, request: RunRequest) -> tuple[list[Variant], dict[str, type[Method]]]:
     """The rows asked for, and the class of each."""
-    own = {variant.name: variant for variant in suite.variants}
+    known = {variant.name: variant for variant in (*CONTROLS, *suite.variants)}
+    own = {variant.name: variant for variant in suite.variants if not (request.paper_rows and variant.section)}
     files: dict[str, type[Method]] = {}
     for reference in request.method_files:
         method = registry.find_in_file(reference)
-        taken = method.name in own and own[method.name].method != method.name
+        taken = method.name in known and known[method.name].method != method.name
         if taken or method.name in files or method.name in registry.entries():
             why = f"'{reference}' is named '{method.name}', as another method"
             raise registry.UnknownMethodError(f"{why}; name its class otherwise")
         files[method.name] = method
     names = list(own if request.methods is None else request.methods)
+    names += [control.name for control in CONTROLS] if request.controls else []
     # A suite file may declare rows of a method file's class, which then gets no other row.
-    shown = {own[name].method for name in names if name in own}
+    shown = {known[name].method for name in names if name in known}
     names += [name for name in files if name not in names and name not in shown]
     for name in names:
-        if name not in own and name not in files:
+        if name not in known and name not in files:
             registry.check_name(name)
-    variants = [own.get(name, Variant(name, name, name)) for name in dict.fromkeys(names)]
+    variants = [known.get(name, Variant(name, name, name)) for name in dict.fromkeys(names)]
     return variants, {v.name: files.get(v.method) or registry.find(v.method) for v in variants}
 
 

@@ -39,6 +39,8 @@ class RunRequest:
         splits: Seeds of the class splits.
         seeds: Seeds of the trainings and groups of each split; None: the split's own.
         suite: A name in the catalog or the path of a suite file (`.py`).
+        controls: Whether the rows of `suites.catalog.CONTROLS` are added to the suite's.
+        paper_rows: Whether the suite's rows that the paper does not have are left out.
         training_processes: Processes that share a meta-training, 0 for one per GPU. Does not change what is measured.
         sources: Image folders of the user's own, by name.
     """
@@ -57,6 +59,8 @@ class RunRequest:
     training_groups: tuple[int, ...] = ()
     groups_per_step: int = 1
     clock: ClockRule = ClockRule.HARNESS
+    controls: bool = False
+    paper_rows: bool = False
     device: DeviceKind = DeviceKind.AUTO
     precision: Precision = Precision.AUTO
     cache: Path

@@ -30,8 +30,10 @@ from pudnet_bench.harness.training.artifacts import Artifact, ArtifactSpec, Arti
 from pudnet_bench.harness.training.meta_train import TrainingJob, meta_train
 from pudnet_bench.harness.training.stop_signal import StopSignal
 from pudnet_bench.methods.base import SINGLE_PROCESS, Classifier, Dataset, Method, MethodError, Ranks, Snapshot
+from pudnet_bench.methods.control import Control
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.suites.class_splits import SplitImages
+from pudnet_bench.suites.other_groups import other_group
 
 SHARD_SECONDS = 20.0  # the most measuring that a kill can lose
 WARM_UPS = 3
@@ -158,6 +160,8 @@ def measure_group(ready: ReadyCell, index: int) -> tuple[list[dict[str, Any]], d
     clock.start()
     group = ready.images.unseen(cell.seed, index)
     data = clock.stop()
+    if isinstance(ready.method, Control):
+        ready.method.show_other(other_group(ready.images, cell.seed, group).fit)
     # A result must not depend on which groups ran before. `torch.manual_seed` takes a hundred times as long: it seeds
     # every other device too, and without CUDA records the caller's stack.
     seed = cell.seed * 1_000_003 + index
@@ -243,6 +247,8 @@ def warm_up(method: Method, images: SplitImages, seed: int, log: Callable[[str],
     same_size = images.split.training and images.family.images
     group = images.group("training" if same_size else "unseen", seed, WARM_UP_GROUP)
     fits = 1 if method.iterative else WARM_UPS
+    if isinstance(method, Control):
+        method.show_other(group.fit)
     evaluate = partial(test_accuracy, where=f"method '{method.name}', the group that warms up")
     try:
         flops, failure = count(method, group, evaluate), ""
@@ -269,6 +275,9 @@ def prepare(cell: Cell, context: RunContext) -> tuple[Method, Artifact | None]:
     elif cell.base is not None:
         base, artifact = prepare(cell.base, context)
         method.start_from(base)
+    if isinstance(method, Control):
+        images = context.images_of(cell.trained_on.name, cell.split)
+        method.observe(images.group("training", cell.seed, n).fit for n in range(method.observed_groups))
     return method, artifact
 
 

@@ -96,7 +96,7 @@ def plan_record(plan: Plan) -> PlanRecord:
         variants=tuple(
             PlannedVariant(
                 name=v.name, label=v.label, snapshots=v.snapshots, curve_label=v.curve_label, curve_x=v.curve_x,
-                parent=v.parent,
+                parent=v.parent, section=v.section, control_of=v.control_of, effect=v.effect,
             )
             for v in plan.variants
         ),

@@ -5,12 +5,23 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from functools import partial
 
 from pudnet_bench.results import paper
 from pudnet_bench.results.analysis import comparison, conditions, costs, variance
+from pudnet_bench.results.analysis.effects import Effect, control_differences
 from pudnet_bench.results.rendering import comparison_tables, cost_tables
 from pudnet_bench.results.rendering.escaping import Format, one_line
-from pudnet_bench.results.rendering.tables import Record, TableLayout, TableRow, records, render, summarise, typeset
+from pudnet_bench.results.rendering.tables import (
+    Record,
+    TableLayout,
+    TableRow,
+    notes,
+    records,
+    render,
+    summarise,
+    typeset,
+)
 from pudnet_bench.results.store.files import StoreError, write_atomically
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.results.store.run_record import RECORD, RunRecord
@@ -28,8 +39,11 @@ def layouts(run: Run) -> list[TableLayout]:
             epochs = f"@{snapshot.split()[0]}" if several else ""
             labels = (label, variant.label) if several else (variant.label, "")
             printed_as = variant.parent + epochs if variant.parent and not variant.curve_x else ""
-            rows.append(TableRow(variant.name + epochs, variant.name, snapshot, *labels, printed_as))
-    return [TableLayout(run.record.suite, plan.title, tuple(rows), plan.families, target) for target in plan.targets]
+            name = variant.name
+            rows.append(TableRow(name + epochs, name, snapshot, *labels, printed_as, variant.section))
+    effects = tuple(Effect(v.effect, v.control_of, v.name) for v in plan.variants if v.effect)
+    table = partial(TableLayout, run.record.suite, plan.title, tuple(rows), plan.families)
+    return [table(target, effects, plan.variant_labels) for target in plan.targets]
 
 
 def table_text(run: Run, format: Format, with_paper: bool) -> str:
@@ -90,10 +104,10 @@ def write_tables(run: Run, with_paper: bool) -> dict[str, str]:
     frame = run.planned_frame()
     suite, reference = run.record.suite, run.record.plan.reference
     numbers = paper.load(suite) if with_paper else None
-    tables = [(layout, summarise(frame, layout)) for layout in layouts(run)]
+    tables = [(layout, summarise(frame, layout), notes(frame, layout)) for layout in layouts(run)]
     texts = {
         f"{suite}.{extension}": _commented(
-            run, [typeset(cells, layout, format, numbers) for layout, cells in tables], format
+            run, [typeset(cells, layout, format, numbers, ends) for layout, cells, ends in tables], format
         )
         for format, extension in EXTENSIONS.items()
     }
@@ -104,6 +118,9 @@ def write_tables(run: Run, with_paper: bool) -> dict[str, str]:
         if (frame["method"] == reference).any():
             found["break-even"] = costs.break_evens(frame, reference)
             found["differences"] = costs.paired_differences(frame, reference)
+        controls = {v.name: v.control_of for v in run.record.plan.variants if v.control_of}
+        if len(effects := control_differences(frame, controls)):
+            found["controls"] = effects
         for name, table in found.items():
             texts[f"{suite}-{name}.csv"] = cost_tables.csv_text(table)
             texts[f"{suite}-{name}.md"] = cost_tables.markdown_text(table)

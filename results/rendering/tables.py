@@ -17,14 +17,18 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from pudnet_bench.results.analysis.comparison import Rank, estimates, ranks
+from pudnet_bench.results.analysis.effects import measured_effects
 from pudnet_bench.results.analysis.intervals import Estimate, Unit
 from pudnet_bench.results.analysis.statistics import of_one_thread_count
 from pudnet_bench.results.rendering.captions import Basis, claim, counted, footnote, fullest, is_other, mark
+from pudnet_bench.results.rendering.effect_text import effect_sentences
 from pudnet_bench.results.rendering.escaping import Format, escape_latex, escape_markdown, markdown_table
 from pudnet_bench.results.rendering.latex import table_environment
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from pudnet_bench.results.analysis.effects import Effect
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class TableRow:
     """A row: `id` ("adam@30") names it, also in the paper's numbers unless `printed_as` differs.
 
     `method` and `snapshot` select its measurements. Neighbouring rows with the same `group_label` ("Adam scratch") form a
-    block; "" means no block.
+    block; "" means no block. Neighbouring rows with the same `section` follow its heading; "" means none.
     """
 
     id: str
@@ -41,6 +45,7 @@ class TableRow:
     label: str
     group_label: str = ""
     printed_as: str = ""
+    section: str = ""
 
     @property
     def in_paper(self) -> str:
@@ -50,13 +55,18 @@ class TableRow:
 
 @dataclass(frozen=True)
 class TableLayout:
-    """What a table shows: `columns` are (family id, label) and `target` the one target network of the table."""
+    """What a table shows: `columns` are (family id, label) and `target` the one target network of the table.
+
+    It ends with the `effects`; `labels` are those of the methods that they are about.
+    """
 
     name: str
     title: str
     rows: tuple[TableRow, ...]
     columns: tuple[tuple[str, str], ...]
     target: str
+    effects: tuple[Effect, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -148,6 +158,7 @@ def summarise(frame: pd.DataFrame, layout: TableLayout, *, ranked: bool = True) 
             place = str(method), str(snapshot), str(family)
             measured[str(device), *place] = {**_values(rows, found[place]), "rank": placed.get(place, "")}
     shown = [*_planned_rows(layout, measured), *_extra_rows(layout, measured)]
+    shown.sort(key=lambda row: row.section != "")  # a heading is above rows of its section only
     columns = column_labels((keys[3] for keys in measured), layout)
     return [
         TableCell(row, column, device, **measured.get((device, row.method, row.snapshot, column), {}))
@@ -204,11 +215,26 @@ def render(frame: pd.DataFrame, layout: TableLayout, format: Format, paper: pd.D
     csv: one row per cell, full precision, accuracies in percent, empty where nothing is measured or printed.
     A cell over fewer groups than the caption says, still being measured, or with times over fewer groups is marked.
     """
-    return typeset(summarise(frame, layout, ranked=format != "csv"), layout, format, paper)
+    return typeset(summarise(frame, layout, ranked=format != "csv"), layout, format, paper, notes(frame, layout))
 
 
-def typeset(cells: list[TableCell], layout: TableLayout, format: Format, paper: pd.DataFrame | None = None) -> str:
-    """`render`, from the cells that `summarise` found."""
+def notes(frame: pd.DataFrame, layout: TableLayout) -> dict[str, list[str]]:
+    """The sentences that the table of each device ends with, with a literal ± and %: the effects that are measured."""
+    rows, families = frame[frame["target"] == layout.target], dict(layout.columns)
+    return {
+        str(device): effect_sentences(measured_effects(on_device, layout.effects), layout.labels, families)
+        for device, on_device in rows.groupby("device", sort=False)
+    }
+
+
+def typeset(
+    cells: list[TableCell],
+    layout: TableLayout,
+    format: Format,
+    paper: pd.DataFrame | None = None,
+    ends: Mapping[str, Sequence[str]] | None = None,
+) -> str:
+    """`render`, from the cells that `summarise` found and the sentences of `notes`."""
     if format == "csv":
         text = io.StringIO()
         writer = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
@@ -222,7 +248,8 @@ def typeset(cells: list[TableCell], layout: TableLayout, format: Format, paper: 
     for cell in cells:
         by_device.setdefault(cell.device, []).append(cell)
     write = _latex if format == "latex" else _markdown
-    return "\n".join(write(part, layout, printed, len(by_device) > 1) for part in by_device.values())
+    several = len(by_device) > 1
+    return "\n".join(write(part, layout, printed, several, (ends or {}).get(d, ())) for d, part in by_device.items())
 
 
 def format_seconds(seconds: float) -> str:
@@ -309,7 +336,9 @@ def _markdown_paper(number: Mapping[Any, Any] | None) -> str:
     return text if math.isnan(number["seconds"]) else f"{text} / {number['seconds']:.2f} s"
 
 
-def _latex(cells: list[TableCell], layout: TableLayout, printed: Printed | None, several_devices: bool) -> str:
+def _latex(
+    cells: list[TableCell], layout: TableLayout, printed: Printed | None, several_devices: bool, ends: Sequence[str]
+) -> str:
     full = fullest([cell.basis for cell in cells])
     footnotes = [note for note in dict.fromkeys(_footnote(cell, full) for cell in cells) if note]
     marks = {note: chr(ord("a") + place % 26) * (place // 26 + 1) for place, note in enumerate(footnotes)}
@@ -342,9 +371,13 @@ def _latex(cells: list[TableCell], layout: TableLayout, printed: Printed | None,
         " ".join(rf"\cmidrule(lr){{{first}-{first + 1}}}" for first in range(lead + 1, lead + 2 * len(heads), 2)),
         line(["", *blank], [r"ACC (\%)", "time (s)"] * len(heads)),
     ]
-    previous = None
+    previous, section = None, ""
     for row, group_label, row_cells in _grid(cells):
-        if row.group_label != previous:  # rows without a block share one between rules
+        if row.section != section:
+            section = row.section
+            heading = rf"\textit{{{escape_latex(section)}}}"
+            lines += [r"\midrule", rf"\multicolumn{{{lead + 2 * len(heads)}}}{{@{{}}l}}{{{heading}}} \\"]
+        elif row.group_label != previous:  # rows without a block share one between rules
             lines.append(r"\midrule")
         previous = row.group_label
         if grouped and not row.group_label:
@@ -358,7 +391,7 @@ def _latex(cells: list[TableCell], layout: TableLayout, printed: Printed | None,
         if any(numbers):
             texts = [text for number in numbers for text in _latex_paper(number)]
             lines.append(line([*blank, r"\scriptsize\textit{paper}"], texts))
-    caption = f"{escape_latex(title)} {escape_latex(note)}"
+    caption = " ".join(map(escape_latex, (title, note, *ends)))
     return table_environment(caption, label, f"@{{}}{'l' * lead}{'rr' * len(heads)}@{{}}", lines)
 
 
@@ -374,7 +407,9 @@ def _spanned(columns: int, alignment: str, text: str) -> str:
     return rf"\multicolumn{{{columns}}}{{{alignment}}}{{{escape_latex(text)}}}"
 
 
-def _markdown(cells: list[TableCell], layout: TableLayout, printed: Printed | None, several_devices: bool) -> str:
+def _markdown(
+    cells: list[TableCell], layout: TableLayout, printed: Printed | None, several_devices: bool, ends: Sequence[str]
+) -> str:
     full = fullest([cell.basis for cell in cells])
 
     def values(cell: TableCell) -> list[str]:
@@ -396,11 +431,15 @@ def _markdown(cells: list[TableCell], layout: TableLayout, printed: Printed | No
     marks = [MARKED] if any(is_other(cell.basis, full) for cell in cells) else []
     marks += [MIXED_THREADS] if any(cell.mixed_threads for cell in cells) else []
     title, note = _caption(cells, layout, " ".join(marks))
-    lines = [head, [":--"] * lead + ["--:"] * (len(head) - lead)]
+    lines, section = [head, [":--"] * lead + ["--:"] * (len(head) - lead)], ""
     for row, group_label, row_cells in _grid(cells):
+        if row.section != section:
+            section = row.section
+            lines.append([f"*{escape_markdown(section)}*", *[""] * (len(head) - 1)])
         front = [group_label, row.label] if row.group_label else [row.label, ""][:lead]
         lines.append([*map(escape_markdown, front), *(text for cell in row_cells for text in values(cell))])
-    return f"**{escape_markdown(title)}** {escape_markdown(note)}\n\n{markdown_table(lines)}"
+    text = f"**{escape_markdown(title)}** {escape_markdown(note)}\n\n{markdown_table(lines)}"
+    return text + "".join(f"\n{escape_markdown(end)}\n" for end in ends)
 
 
 def _slug(text: str) -> str:

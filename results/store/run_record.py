@@ -8,6 +8,7 @@ History of the format on disk:
 | 2 | `manifest.json` | a checksum; an invocation has command, start and commit, the environment is recorded once for the run |
 | 3 | `record.json` | each invocation has its own environment; the plan names the reference; rows have precision and threads |
 | 4 | `record.json` | cells have a class split, the plan the names of the classes, rows both the split and the class ids |
+| 5 | `record.json` | variants have a section of the table, and controls what they are a control of |
 
 A field that is added, renamed or changes its meaning raises `FORMAT`.
 """
@@ -27,7 +28,7 @@ from typing import Any, TypeVar
 
 from pudnet_bench.results.store.files import checksummed_json, read_checksummed_json
 
-FORMAT = 4
+FORMAT = 5
 RECORD = "record.json"
 MANIFEST = "manifest.json"  # of format 2
 T = TypeVar("T")
@@ -65,8 +66,8 @@ class Invocation:
 class PlannedVariant:
     """A method variant, with a row of the table for each of its `snapshots`: (snapshot name, row label).
 
-    `curve_label` and `curve_x` place it in the suite's figure. `parent` is the variant it was expanded from, as
-    `suites.declaration.Variant` has it.
+    `curve_label` and `curve_x` place it in the suite's figure. `parent` is the variant it was expanded from, and `section`,
+    `control_of` and `effect` are those of `suites.declaration.Variant`; "" before format 5.
     """
 
     name: str
@@ -75,6 +76,9 @@ class PlannedVariant:
     curve_label: str = ""
     curve_x: float = 0.0
     parent: str = ""
+    section: str = ""
+    control_of: str = ""
+    effect: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,11 +181,12 @@ def decode(data: bytes, file: str = RECORD) -> RunRecord:
     """
     values = read_checksummed_json(data)
     found: Any = values.get("format")
-    if found not in ((2,) if file == MANIFEST else (3, FORMAT)):
+    if found not in ((2,) if file == MANIFEST else range(3, FORMAT + 1)):
         raise ValueError(f"it is of format {found}, and this version of pudnet-bench reads 2 to {FORMAT}")
     try:
         values = _from_format_2(values) if found == 2 else values
-        values = _from_format_3(values) if found < FORMAT else values
+        values = _from_format_3(values) if found < 4 else values
+        values = _from_format_4(values) if found < 5 else values
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"a field of format {found} is missing or damaged: {error}") from error
     return _decoded(RunRecord, values, "the manifest" if found == 2 else "the record")
@@ -189,7 +194,13 @@ def decode(data: bytes, file: str = RECORD) -> RunRecord:
 
 def _from_format_3(values: Mapping[str, Any]) -> dict[str, Any]:
     plan = {**values["plan"], "class_names": {}, "cells": [{**cell, "split": 0} for cell in values["plan"]["cells"]]}
-    return {**values, "format": FORMAT, "plan": plan}
+    return {**values, "format": 4, "plan": plan}
+
+
+def _from_format_4(values: Mapping[str, Any]) -> dict[str, Any]:
+    added = {"section": "", "control_of": "", "effect": ""}
+    plan = {**values["plan"], "variants": [{**variant, **added} for variant in values["plan"]["variants"]]}
+    return {**values, "format": 5, "plan": plan}
 
 
 def _from_format_2(values: Mapping[str, Any]) -> dict[str, Any]:

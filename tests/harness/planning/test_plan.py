@@ -13,11 +13,13 @@ from pudnet_bench.harness.measuring.device import Compute
 from pudnet_bench.harness.planning.plan import Cell, Plan
 from pudnet_bench.methods.base import MethodError
 from pudnet_bench.methods.registry import UnknownMethodError
-from pudnet_bench.suites.catalog import PROFILES, SUITES
+from pudnet_bench.suites.catalog import CONTROLS, PROFILES, SUITES
 from pudnet_bench.suites.declaration import Suite, SuiteError, Variant
 
 PlanOf = Callable[..., Plan]
 METHODS = ["pretrained", "matchnet", "protonet", "meta-baseline", "meta-deepbdc", "musml", "adam", "gc", "pudnet"]
+EQUAL = [*(f"{name}-all" for name in METHODS if name not in ("adam", "gc")), "pretrained-ridge"]
+CONTROL_NAMES = [control.name for control in CONTROLS]
 
 
 def only(plan: Plan) -> Cell:
@@ -31,7 +33,7 @@ def test_cells_of_the_quick_profile(plan_of: PlanOf, suite: str, target: str) ->
     found = [(c.suite, c.variant.name, c.family.name, c.target.name, c.seed, c.groups) for c in plan.cells]
     small = target == "resnet18"  # a quarter for a ResNet, but two at least
     counts, others = dict.fromkeys(("adam", "gc"), 2 if small else 3), 12 if small else 50
-    assert found == [(suite, name, "digits", target, 0, counts.get(name, others)) for name in METHODS]
+    assert found == [(suite, name, "digits", target, 0, counts.get(name, others)) for name in METHODS + EQUAL]
     assert len({cell.key for cell in plan.cells}) == len(plan.cells)
     assert {cell.target.image_shape for cell in plan.cells} == {(1, 8, 8)}
 
@@ -158,8 +160,45 @@ def test_artifacts_are_shared_between_suites_and_absent_without_meta_training(pl
     first, second = plan_of("table1"), plan_of("table2", targets=("convnet3",))
     assert first.artifacts.keys() == second.artifacts.keys()
     assert {spec.inputs["method"] for spec in first.artifacts.values()} == set(METHODS) - {"adam", "gc"}
-    assert {cell.variant.name for cell in first.cells if cell.artifact is None} == {"adam", "gc"}
+    assert {cell.variant.name for cell in first.cells if cell.artifact is None} == {"adam", "gc", *EQUAL}
     assert [cell.key for cell in first.cells] == [cell.key for cell in second.cells]
+
+
+def test_the_papers_rows_alone_and_the_controls_beside_any_others(plan_of: PlanOf) -> None:
+    def names(*suite: str, **options: Any) -> list[str]:
+        return [variant.name for variant in plan_of(*suite, **options).variants]
+
+    assert names(paper_rows=True) == METHODS
+    assert names(paper_rows=True, methods=("pretrained-ridge",)) == ["pretrained-ridge"]  # it is asked for by name
+    assert names(controls=True) == METHODS + EQUAL + CONTROL_NAMES
+    assert names(methods=("pudnet",), controls=True) == ["pudnet", *CONTROL_NAMES]
+    assert names("controls") == names("controls", controls=True) == ["pretrained", "protonet", "pudnet", *CONTROL_NAMES]
+    assert names("controls", paper_rows=True) == ["pretrained", "protonet", "pudnet"]
+
+
+def test_controls_and_equal_labels_train_nothing_but_the_constant_sketch(plan_of: PlanOf) -> None:
+    plain, whole = plan_of(paper_rows=True), plan_of(controls=True)
+    added = whole.artifacts.keys() - plain.artifacts.keys()
+    assert {whole.artifacts[key].inputs["method"] for key in added} == {"pudnet-constant"}
+    based = {cell.variant.name: cell.base.artifact for cell in whole.cells if cell.base and not cell.artifact}
+    assert len(based) == len(EQUAL) + 4
+    assert {spec.key for spec in based.values() if spec} <= plain.artifacts.keys()
+
+
+def test_the_rule_for_the_other_group_is_part_of_a_controls_key_only(
+    plan_of: PlanOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {cell.variant.name: cell.key for cell in plan_of(controls=True).cells}
+    monkeypatch.setattr("pudnet_bench.harness.planning.plan.module_digest", lambda module: module)
+    whole = {cell.variant.name: cell.key for cell in plan_of(controls=True).cells}
+    assert before.keys() == whole.keys()
+    monkeypatch.setattr(
+        "pudnet_bench.harness.planning.plan.module_digest",
+        lambda module: module.replace("other_groups", "another_rule"),
+    )
+    after = {cell.variant.name: cell.key for cell in plan_of(controls=True).cells}
+    changed = {name for name in whole if whole[name] != after[name]}
+    assert changed == {name for name in CONTROL_NAMES if name not in ("pudnet-constant", "untrained")}
 
 
 def test_two_variants_that_learn_the_same_share_one_artifact(plan_of: PlanOf) -> None:
@@ -174,7 +213,7 @@ def test_a_method_file_gets_a_cell_whose_key_follows_its_content(
 ) -> None:
     reference = method_file()
     all_of_them = plan_of(method_files=(reference,))
-    assert [cell.variant.name for cell in all_of_them.cells] == [*METHODS, "own"]
+    assert [cell.variant.name for cell in all_of_them.cells] == [*METHODS, *EQUAL, "own"]
     assert [cell.groups for cell in all_of_them.cells][-1] == PROFILES["quick"].groups
 
     named = plan_of(methods=("own", "adam"), method_files=(reference,))

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pudnet_bench.results import paper
+from pudnet_bench.results.analysis.effects import Effect
 from pudnet_bench.results.analysis.intervals import estimate
 from pudnet_bench.results.rendering.escaping import Format, escape_latex, escape_markdown
 from pudnet_bench.results.rendering.tables import CSV_COLUMNS, TableLayout, TableRow, format_seconds, render, summarise
@@ -377,6 +378,40 @@ def test_a_table_that_fits_keeps_its_size(golden_frame: pd.DataFrame, make_row: 
     assert "on cpu in fp32." in words(page.text)
     assert dict(page.heights)["Method"] == pytest.approx(dict(page.heights)["ACC"])
     assert dict(page.heights)["Method"] > 0.85 * dict(page.heights)["Embeddings."]  # \\small, and no smaller
+
+
+def with_controls(frame: pd.DataFrame, layout: TableLayout) -> tuple[pd.DataFrame, TableLayout]:
+    """The frame with a control of PudNet in a section of its own, half a point below it, and its effect."""
+    own = frame[frame["method"] == "pudnet"]
+    control = own.assign(method="pudnet-other", cell="c", accuracy=own["accuracy"] - 0.005 - own["group"] / 1000)
+    row = TableRow("pudnet-other", "pudnet-other", "", "Another group's & more", section="Controls, 100%")
+    effect = Effect("the dataset", "pudnet", "pudnet-other")
+    labels = {"pudnet": "PudNet", "pudnet-other": row.label}
+    return pd.concat([frame, control]), dataclasses.replace(
+        layout, rows=(*layout.rows, row), effects=(effect,), labels=labels
+    )
+
+
+def test_a_section_has_a_heading_and_the_table_ends_with_the_effects(
+    golden_frame: pd.DataFrame, layout: TableLayout, typeset: Typesetting
+) -> None:
+    frame, whole = with_controls(golden_frame, layout)
+    markdown = render(frame, whole, "markdown")
+    lines = markdown.splitlines()
+    heading = next(place for place, line in enumerate(lines) if line.startswith("| *Controls, 100%* |"))
+    assert lines[heading + 1].startswith(r"| Another group's \& more |")
+    end = lines[-1].replace("\\", "")
+    assert end.startswith("Effect of the dataset (PudNet minus Another group's & more): +")
+    assert " points on Fashion-set" in end
+    (page,) = typeset(render(frame, whole, "latex"))
+    in_place(page)
+    text = words(page.text)
+    assert "Controls, 100%" in text
+    assert end.partition(": ")[0] in text.replace("’", "'")
+    assert text.index("my own|method") < text.index("Controls, 100%") < text.index("more 9")
+    assert render(golden_frame, layout, "markdown") in render(
+        golden_frame, dataclasses.replace(whole, rows=layout.rows), "markdown"
+    )
 
 
 def test_hostile_names_are_typeset(golden_frame: pd.DataFrame, layout: TableLayout, typeset: Typesetting) -> None:

@@ -72,7 +72,7 @@ def test_a_record_comes_back_as_it_was_written() -> None:
         (("invocations",), {}, "the record.invocations is damaged"),
         (("invocations", 0, "versions"), [], "the record.invocations[0].versions is damaged"),
         (("invocations", 0, "colour"), "red", "the record.invocations[0] has an unknown field 'colour'"),
-        (("format",), 5, "it is of format 5, and this version of pudnet-bench reads 2 to 4"),
+        (("format",), 6, "it is of format 6, and this version of pudnet-bench reads 2 to 5"),
     ],
 )
 def test_a_wrong_field_is_named_in_one_sentence(
@@ -108,6 +108,14 @@ def test_a_record_of_format_3_has_class_split_0() -> None:
     del values["plan"]["cells"]
     with pytest.raises(ValueError, match="a field of format 3 is missing or damaged: 'cells'"):
         decode(checksummed_json({**values, "format": 3}))
+
+
+def test_a_record_of_format_4_has_neither_sections_nor_controls() -> None:
+    values = read_checksummed_json(encode(RECORD))
+    for variant in values["plan"]["variants"]:
+        for name in ("section", "control_of", "effect"):
+            del variant[name]
+    assert decode(checksummed_json({**values, "format": 4})) == RECORD
 
 
 def test_format_2_is_read_with_what_it_did_not_say(older: Path) -> None:
