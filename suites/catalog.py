@@ -41,6 +41,13 @@ def _control(name: str, method: str, label: str, effect: str = "", **options: st
 
 CONTROLS = (
     _control("pudnet-other", "pudnet-control", "PudNet, kernels of another group", "the dataset", kernels="other"),
+    _control(
+        "pudnet-other-source",
+        "pudnet-control",
+        "PudNet, kernels of another source",
+        "the source",
+        kernels="other-source",
+    ),
     _control("pudnet-mean-sketch", "pudnet-control", "PudNet, mean sketch", kernels="mean-sketch"),
     _control("pudnet-mean-kernels", "pudnet-control", "PudNet, mean kernels", kernels="mean-kernels"),
     _control("pudnet-noise", "pudnet-control", "PudNet, kernels of noise", kernels="noise"),
@@ -126,7 +133,7 @@ SUITES = {
               embedded=("digits-c4", "digits"), milestones=MILESTONES),
         Suite("table11", "Stacked GRU layers of PudNet", RESNET, ("cifar100", "imagenet"), LAYERS),
         Suite("table12", "Feature extractors of PudNet", CONVNET, ("cifar100",), EXTRACTORS),
-        Suite("controls", "Controls: whether the prediction depends on the dataset", BOTH, PAPER_FAMILIES,
+        Suite("controls", "Controls: whether the prediction depends on the dataset", BOTH, (*PAPER_FAMILIES, "mixed"),
               (*(variant for variant in GENERAL if variant.name in ("pretrained", "protonet", "pudnet")), *CONTROLS)),
         Suite("figure1", "Correlation of datasets and trained parameters", CONVNET,
               ("fashion-3000", "cifar100-3000", "imagenet-3000"), CONVERGED, embedded=("digits-400",), figure="correlation",

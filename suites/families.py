@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pudnet_bench.suites.declaration import pick
 from pudnet_bench.suites.family import Family, FamilyError
+from pudnet_bench.suites.mixtures import MixedFamily, mixture
 
 FAMILIES = {
     family.name: family
@@ -40,6 +43,27 @@ FAMILIES = {
     )
 }  # fmt: skip
 
+# Three sources to train on, and one that is left out: whether a prediction pays where the images come from elsewhere.
+_MIXED, _MEASURED = mixture(
+    "mixed", "Mixed-set", [FAMILIES[name] for name in ("fashion", "cifar100", "imagenet")],
+    [replace(FAMILIES["animals10"], label="Animals-10", ways=5, images=500, most_groups=0)],
+)  # fmt: skip
+FAMILIES["mixed"] = _MIXED
+PARTS = {"mixed": _MEASURED}
+"""The families that are measured for a mixture, by its name."""
+
+
+def measured_for(name: str) -> tuple[Family, ...]:
+    """Return the built-in families that are measured for `name`: those of a mixture, or the one itself."""
+    return PARTS.get(name) or (family(name),)
+
+
+def sources_of(name: str) -> set[str]:
+    """Return the names of the sources that measuring the built-in family `name` needs."""
+    needed = {each for fam in measured_for(name) for each in (fam, family(fam.trained_on or fam.name))}
+    parts = {part for fam in needed for part in (fam.parts if isinstance(fam, MixedFamily) else (fam,))}
+    return {part.source for part in parts}
+
 
 def family_of_folder(name: str, class_sizes: dict[str, int]) -> Family:
     """Return a family for a user's image folder, split and sized like the paper's two kinds of families.
@@ -70,4 +94,4 @@ def family_of_folder(name: str, class_sizes: dict[str, int]) -> Family:
 
 def family(name: str) -> Family:
     """Return the built-in family `name`. Raises SuiteError, which suggests the nearest name, if there is none."""
-    return pick("family", name, FAMILIES)
+    return pick("family", name, FAMILIES | {part.name: part for parts in PARTS.values() for part in parts})

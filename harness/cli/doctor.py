@@ -24,7 +24,8 @@ from pudnet_bench.harness.planning.request import RunRequest
 from pudnet_bench.slurm.queue import presence
 from pudnet_bench.suites.catalog import PROFILES, SUITES
 from pudnet_bench.suites.declaration import Suite
-from pudnet_bench.suites.families import FAMILIES
+from pudnet_bench.suites.families import FAMILIES, sources_of
+from pudnet_bench.suites.mixtures import JOIN
 from pudnet_bench.suites.sources import SOURCES
 from pudnet_bench.suites.sources.catalog import SourceSpec
 from pudnet_bench.suites.sources.loading import Source, locate
@@ -224,7 +225,7 @@ def _disk(name: str, folder: Path, needed: float, content: str, option: str) -> 
 
 def _source(spec: SourceSpec, place: Path | None) -> Finding:
     embedded = spec.name == "digits"
-    families = [name for name, family in FAMILIES.items() if family.source == spec.name]
+    families = [name for name, family in FAMILIES.items() if spec.name in family.source.split(JOIN)]
     if embedded:
         implies = "the families of --profile quick"
     elif place:
@@ -239,7 +240,7 @@ def _source(spec: SourceSpec, place: Path | None) -> Finding:
 
 def _sources_of(suite: Suite) -> list[set[str]]:
     """The sources that each of a suite's families of real images needs."""
-    return [{FAMILIES[n].source, FAMILIES[FAMILIES[n].trained_on or n].source} for n in suite.families]
+    return [sources_of(name) for name in suite.families]
 
 
 def _suites(available: set[str]) -> Finding:
@@ -280,7 +281,7 @@ def _times(compute: Compute, available: set[str]) -> Iterator[Finding]:
         name = f"table1, {profile.name}"
         families = suite.embedded if profile.embedded else real
         if not families:
-            needed = ", ".join(sorted({FAMILIES[name].source for name in suite.families}))
+            needed = ", ".join(sorted(set[str]().union(*_sources_of(suite))))
             implies = f"needs {needed} under --data DIR; --profile quick needs none"
             yield Finding(name, "no real images found", implies)
             continue

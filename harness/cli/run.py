@@ -109,6 +109,7 @@ def _chosen(suites: list[str], request: RunRequest) -> list[str]:
     from pudnet_bench.suites.catalog import PROFILES, SUITES
     from pudnet_bench.suites.declaration import pick
     from pudnet_bench.suites.families import family
+    from pudnet_bench.suites.mixtures import members, names_mixture
 
     chosen = [str(absolute(s)) if s.endswith(".py") else s for s in (SUITES if suites == ["all"] else suites)]
     for name in chosen:
@@ -118,7 +119,9 @@ def _chosen(suites: list[str], request: RunRequest) -> list[str]:
     for name in (not request.method_files and request.methods) or ():  # --methods may name a class given with --method
         check_name(name)
     for name in {*(request.families or ())} - {*request.sources}:
-        family(name)
+        parts, left_out = members(name) if names_mixture(name) else ((name,), ())
+        for each in {*parts, *left_out} - {*request.sources}:
+            family(each)
     return list(dict.fromkeys(chosen))
 
 

@@ -15,6 +15,7 @@ ROOMS = ("pudnet_bench.methods.", "pudnet_bench.suites.")
 STREAM = "pudnet_bench.suites.learn2learn_episodes"  # the group stream shapes what is learned
 UNSEEN_GROUPS = "pudnet_bench.suites.class_splits"
 OTHER_GROUPS = "pudnet_bench.suites.other_groups"
+MIXED_IMAGES = "pudnet_bench.suites.mixed_images"
 
 
 def code_digest(method: type[Method]) -> str:

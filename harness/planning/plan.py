@@ -14,7 +14,13 @@ from typing import Any
 import numpy as np
 
 from pudnet_bench.harness.measuring.device import Compute
-from pudnet_bench.harness.planning.code_digest import OTHER_GROUPS, UNSEEN_GROUPS, code_digest, module_digest
+from pudnet_bench.harness.planning.code_digest import (
+    MIXED_IMAGES,
+    OTHER_GROUPS,
+    UNSEEN_GROUPS,
+    code_digest,
+    module_digest,
+)
 from pudnet_bench.harness.planning.request import ClockRule, Episodes, RunRequest
 from pudnet_bench.harness.training.artifacts import ArtifactSpec, ArtifactStore
 from pudnet_bench.harness.training.meta_train import Training
@@ -23,12 +29,15 @@ from pudnet_bench.methods.base import Budget, Method, MethodError, TargetSpec
 from pudnet_bench.methods.control import Control
 from pudnet_bench.suites.catalog import CONTROLS, PROFILES, SUITES
 from pudnet_bench.suites.declaration import Profile, Suite, SuiteError, Variant, pick, scaled
-from pudnet_bench.suites.families import FAMILIES, family, family_of_folder
+from pudnet_bench.suites.families import FAMILIES, family, family_of_folder, measured_for
 from pudnet_bench.suites.family import Family, FamilyError
 from pudnet_bench.suites.groups import QUERY_IMAGES
 from pudnet_bench.suites.learn2learn_episodes import learn2learn_data
+from pudnet_bench.suites.mixed_images import JoinedSource, in_colour
+from pudnet_bench.suites.mixtures import MixedFamily, members, mixture, names_mixture
 from pudnet_bench.suites.sources.loading import Source, load
 
+OTHER_SOURCE = ("kernels", "other-source")  # the option of a control that only a family of several sources can have
 LoadSource = Callable[[str, int | None], Source]  # by name and the side to resize images to (None: the source's own)
 
 
@@ -84,7 +93,9 @@ class Cell:
     def identity(self) -> dict[str, Any]:
         """Everything that shapes what the method learns before it meets an unseen group."""
         base = (self.base.artifact.key if self.base.artifact else self.base.key) if self.base else ""
+        mixed = {"mixed_images": module_digest(MIXED_IMAGES)} if isinstance(self.trained_on, MixedFamily) else {}
         return {
+            **mixed,
             "method": self.method.name, "code": self.code, "options": dict(self.options),
             "family_name": self.trained_on.name, "family": asdict(self.trained_on),
             "class_split_seed": self.split, "source": self.training_source.fingerprint,
@@ -176,13 +187,14 @@ def make_plan(request: RunRequest, compute: Compute, load_source: LoadSource | N
         weights = {"weights": str(path), "weights_sha256": sha256(path.read_bytes()).hexdigest()}
     draft = _Draft(suite, profile, request, compute, rows, classes, weights)
     names = request.families or (suite.embedded if profile.embedded else suite.families)
-    families = [_family(name, request.sources, load_source) for name in names]
-    cells = [cell for family in families for cell in draft.cells(family, target_names, load_source)]
+    families = [pair for name in names for pair in _families(name, request.sources, load_source)]
+    cells = [cell for pair in families for cell in draft.cells(*pair, target_names, load_source)]
     order = {variant.name: place for place, variant in enumerate(rows)}
     measured = dict.fromkeys(cell.variant for cell in cells)
     variants = sorted(measured, key=lambda v: (order[v.parent or v.name], v.training_groups))
     figure = "groups" if len(request.training_groups) > 1 else suite.figure
-    plan = Plan(suite, profile, tuple(families), tuple(variants), tuple(target_names), tuple(cells), figure)
+    measured_families = tuple(fam for fam, _ in families)
+    plan = Plan(suite, profile, measured_families, tuple(variants), tuple(target_names), tuple(cells), figure)
     has = ArtifactStore(request.cache).has
     if request.episodes == Episodes.LEARN2LEARN and not all(map(has, plan.artifacts.values())):
         learn2learn_data()  # raises here, once, rather than in every training
@@ -201,16 +213,28 @@ class _Draft:
     classes: Mapping[str, type[Method]]
     weights: Mapping[str, str]
 
-    def cells(self, fam: Family, target_names: Sequence[str], load_source: LoadSource) -> Iterator[Cell]:
+    def cells(
+        self, fam: Family, trained_on: Family, target_names: Sequence[str], load_source: LoadSource
+    ) -> Iterator[Cell]:
         """The cells of a family: by target, class split, seed and row."""
         source = load_source(fam.source, fam.image_size)
-        trained_on = family(fam.trained_on) if fam.trained_on else fam
-        training_source = load_source(trained_on.source, trained_on.image_size)
+        if isinstance(trained_on, MixedFamily):
+            if self.request.episodes == Episodes.LEARN2LEARN:
+                raise FamilyError(
+                    f"learn2learn draws no episodes of the mixture '{trained_on.name}'; use --episodes own"
+                )
+            source = in_colour(source)
+            parts = [in_colour(load_source(part.source, part.image_size)) for part in trained_on.parts]
+            training_source: Source = JoinedSource.of(trained_on.name, parts)
+        else:
+            training_source = load_source(trained_on.source, trained_on.image_size)
         for target in target_names:
             training = self.training(target, trained_on)
             variants = list(self.variants(training.milestones))
             for (split, seed), variant in product(self.splits_and_seeds(trained_on), variants):
                 method = self.classes[variant.parent or variant.name]
+                if OTHER_SOURCE in variant.options and not isinstance(trained_on, MixedFamily):
+                    continue
                 cell = Cell(
                     suite=self.suite.name, variant=variant, method=method, code=code_digest(method),
                     options=self.options(variant, method, trained_on, target), family=fam, source=source,
@@ -340,6 +364,18 @@ def _variants(suite: Suite, request: RunRequest) -> tuple[list[Variant], dict[st
             registry.check_name(name)
     variants = [known.get(name, Variant(name, name, name)) for name in dict.fromkeys(names)]
     return variants, {v.name: files.get(v.method) or registry.find(v.method) for v in variants}
+
+
+def _families(name: str, folders: Collection[str], load_source: LoadSource) -> list[tuple[Family, Family]]:
+    """The families that are measured for a name, each with the one it is trained on."""
+    if names_mixture(name) and name not in folders:
+        parts, left_out = ([_family(each, folders, load_source) for each in names] for names in members(name))
+        mixed, measured = mixture(name, name, parts, left_out)
+        return [(fam, mixed) for fam in measured]
+    if name in folders and name not in FAMILIES:
+        fam = _family(name, folders, load_source)
+        return [(fam, fam)]
+    return [(fam, family(fam.trained_on or fam.name)) for fam in measured_for(name)]
 
 
 def _family(name: str, folders: Collection[str], load_source: LoadSource) -> Family:

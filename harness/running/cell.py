@@ -32,8 +32,9 @@ from pudnet_bench.harness.training.stop_signal import StopSignal
 from pudnet_bench.methods.base import SINGLE_PROCESS, Classifier, Dataset, Method, MethodError, Ranks, Snapshot
 from pudnet_bench.methods.control import Control
 from pudnet_bench.results.store.run import Run
-from pudnet_bench.suites.class_splits import SplitImages
-from pudnet_bench.suites.other_groups import other_group
+from pudnet_bench.suites.class_splits import SplitImages, UnseenGroup
+from pudnet_bench.suites.mixed_images import MixedImages
+from pudnet_bench.suites.other_groups import other_group, other_source_group
 
 SHARD_SECONDS = 20.0  # the most measuring that a kill can lose
 WARM_UPS = 3
@@ -68,6 +69,15 @@ class ReadyCell:
     images: SplitImages
     compute: Compute
     flops: FlopCount = UNKNOWN
+    mixed: MixedImages | None = None
+
+    def other(self, group: UnseenGroup) -> UnseenGroup:
+        """The group that a control is shown beside `group`. Raises MethodError for another source where there is none."""
+        if not getattr(self.method, "other_source", False):
+            return other_group(self.images, self.cell.seed, group)
+        if self.mixed is None:
+            raise MethodError(f"'{self.cell.variant.name}' needs a family of several sources, such as mixed")
+        return other_source_group(self.mixed, self.cell.family.name, self.cell.seed, group)
 
     @cached_property
     def gauges(self) -> tuple[Clock, PeakMemory, EnergyMeter]:
@@ -97,7 +107,9 @@ def run_cell(cell: Cell, run: Run, context: RunContext, groups: range | None = N
     flops = UNKNOWN
     if missing:
         flops = warm_up(method, images, cell.seed, lambda text: context.display.log(f"{cell.title}: {text}"))
-    ready = ReadyCell(cell, method, artifact, images, context.compute, flops)
+    trained_on = context.images_of(cell.trained_on.name, cell.split) if isinstance(method, Control) else None
+    mixed = trained_on if isinstance(trained_on, MixedImages) else None
+    ready = ReadyCell(cell, method, artifact, images, context.compute, flops, mixed)
     measure_groups(ready, run, context, missing, cell.groups - len(all_missing))
 
 
@@ -161,7 +173,7 @@ def measure_group(ready: ReadyCell, index: int) -> tuple[list[dict[str, Any]], d
     group = ready.images.unseen(cell.seed, index)
     data = clock.stop()
     if isinstance(ready.method, Control):
-        ready.method.show_other(other_group(ready.images, cell.seed, group).fit)
+        ready.method.show_other(ready.other(group).fit)
     # A result must not depend on which groups ran before. `torch.manual_seed` takes a hundred times as long: it seeds
     # every other device too, and without CUDA records the caller's stack.
     seed = cell.seed * 1_000_003 + index

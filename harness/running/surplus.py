@@ -81,10 +81,15 @@ def asked_by(request: RunRequest, plan: PlanRecord) -> list[PlannedCell]:
         replace(cell, groups=min(cell.groups, request.groups or cell.groups))
         for cell in plan.cells
         if (methods is None or not {cell.method, parents.get(cell.method, "")}.isdisjoint(methods))
-        and (request.families is None or cell.family in request.families)
+        and (request.families is None or any(_of_family(cell, name) for name in request.families))
         and (request.targets is None or cell.target in request.targets)
         and (cell.split, cell.seed) in pairs
     ]
+
+
+def _of_family(cell: PlannedCell, name: str) -> bool:
+    """Whether the cell is of the family `name`, or of a part of that mixture."""
+    return cell.family == name or cell.family.endswith(f".{name}")
 
 
 def _counted(number: int, noun: str) -> str:

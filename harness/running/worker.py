@@ -29,6 +29,8 @@ from pudnet_bench.harness.training.stop_signal import StopSignal
 from pudnet_bench.methods.base import MethodError, Ranks
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.suites.class_splits import SplitImages
+from pudnet_bench.suites.mixed_images import JoinedSource, MixedImages
+from pudnet_bench.suites.mixtures import MixedFamily
 
 
 def missing_jobs(plan: Plan, run: Run, store: ArtifactStore, shard: int | None = None) -> list[Job]:
@@ -122,6 +124,8 @@ def family_images(plan: Plan, compute: Compute) -> Callable[[str, int], SplitIma
     @lru_cache(maxsize=2)
     def loaded(name: str) -> SplitImages:
         family, source = families[name]
+        if isinstance(family, MixedFamily) and isinstance(source, JoinedSource):
+            return MixedImages(family, source, compute.device)
         return SplitImages(family, source, compute.device, loaded(family.trained_on) if family.trained_on else None)
 
     @lru_cache(maxsize=2)

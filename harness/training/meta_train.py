@@ -30,6 +30,7 @@ from pudnet_bench.methods.base import (
 )
 from pudnet_bench.suites.groups import FamilyImages, TrainingStream
 from pudnet_bench.suites.learn2learn_episodes import training_stream
+from pudnet_bench.suites.mixed_images import MixedImages, MixedStream
 
 OnMilestone = Callable[[int, dict[str, Tensor], float], None]
 OnReport = Callable[[str, int, int, dict[str, float]], None]
@@ -96,7 +97,7 @@ def meta_train(job: TrainingJob) -> Trained:
     training, base = job.training, job.base
     searches = []
     for fold in range(job.images.family.validation_folds if training.validation_groups else 0):
-        stream = training_stream(training.episodes, job.images.fold(fold), training.seed, training.validation_groups)
+        stream = _stream(training, job.images.fold(fold), training.validation_groups)
         start = base.search_states[fold] if base else None
         searches.append(_Phase(job, f"search {fold + 1}", training.budget).run(stream, start))
     chosen = [search.chosen_groups or training.budget.max_groups for search in searches]
@@ -114,11 +115,17 @@ def meta_train(job: TrainingJob) -> Trained:
     def on_milestone(groups_seen: int, state: dict[str, Tensor], seconds: float) -> None:
         job.on_milestone(groups_seen, Trained(state, (), pd.DataFrame(curve), summary(groups_seen, seconds)))
 
-    stream = training_stream(training.episodes, job.images, training.seed, 0)
+    stream = _stream(training, job.images, 0)
     final_phase = _Phase(job, "final", replace(training.budget, max_groups=groups), on_milestone)
     final = final_phase.run(stream, base.state if base else None)
     search_states = tuple(search.state for search in searches)
     return Trained(final.state, search_states, pd.DataFrame(curve + final.curve), summary(groups, final.seconds))
+
+
+def _stream(training: Training, images: FamilyImages, validation: int) -> TrainingStream:
+    if isinstance(images, MixedImages):
+        return MixedStream(images, training.seed, validation)
+    return training_stream(training.episodes, images, training.seed, validation)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ def effect_sentences(
 def _sentence(
     effect: Effect, found: Mapping[str, Estimate], labels: Mapping[str, str], families: Mapping[str, str]
 ) -> str:
+    found = {name: found[name] for name in (*families, *found) if name in found}
     own, control = (labels.get(name, name) for name in (effect.method, effect.control))
     values = ", ".join(f"{_value(each)} points on {families.get(name, name)}" for name, each in found.items())
     about = sentence("± is the 95% interval", map(claim, found.values()))
