@@ -12,7 +12,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 
 from pudnet_bench.suites.family import Family, FamilyError
 
-JOIN, LEAVE_OUT = "+", "~"  # in the name of a mixture: "fashion+cifar100~animals10"
+JOIN, LEAVE_OUT = "+", "@"  # in the name of a mixture: "fashion+cifar100@animals10"
 
 
 @dataclass(frozen=True)
