@@ -10,7 +10,7 @@ import math
 import pandas as pd
 
 from pudnet_bench.results.analysis.comparison import judged
-from pudnet_bench.results.analysis.intervals import PAIR, Unit, estimate_difference
+from pudnet_bench.results.analysis.intervals import PAIR, Unit, estimate_difference, last_snapshots
 from pudnet_bench.results.analysis.statistics import (
     break_even_count,
     break_even_epoch,
@@ -34,6 +34,10 @@ BREAK_EVENS = (
 )  # fmt: skip
 DIFFERENCES = (
     *_SETTING, "method", "snapshot", "reference", "n", "splits", "difference", "low", "high", "interval", "p_value",
+    "p_holm",
+)  # fmt: skip
+EFFECTS = (
+    "family", "target", "device", "method", "control", "n", "splits", "difference", "low", "high", "interval", "p_value",
     "p_holm",
 )  # fmt: skip
 
@@ -138,9 +142,16 @@ def paired_differences(frame: pd.DataFrame, reference: str) -> pd.DataFrame:
     return judged(pd.DataFrame(found, columns=list(DIFFERENCES)), differences)
 
 
-def last_snapshots(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per group (`PAIR`): the snapshot that took longest, which is the last one yielded."""
-    return rows.sort_values("seconds", kind="stable").drop_duplicates(PAIR, keep="last")
+def control_differences(frame: pd.DataFrame, controls: dict[str, str]) -> pd.DataFrame:
+    """Each method minus each of its controls (`controls`: method by control), as `paired_differences` has them."""
+    parts = []
+    for method in dict.fromkeys(controls.values()):
+        own = [method, *(control for control, of in controls.items() if of == method)]
+        table = paired_differences(frame[frame["method"].isin(own)], method)
+        low, high = -table["high"], -table["low"]
+        table = table.assign(difference=-table["difference"], low=low, high=high)
+        parts.append(table.drop(columns="snapshot").rename(columns={"method": "control", "reference": "method"}))
+    return pd.concat(parts)[list(EFFECTS)] if parts else pd.DataFrame(columns=list(EFFECTS))
 
 
 def _meta_train_seconds(rows: pd.DataFrame) -> float:

@@ -139,6 +139,11 @@ def paired_rows(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     return ours[PAIR].assign(classes=classes, accuracy_a=ours["accuracy"], accuracy_b=theirs["accuracy"])
 
 
+def last_snapshots(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per group (`PAIR`): the snapshot that took longest, which is the last one yielded."""
+    return rows.sort_values("seconds", kind="stable").drop_duplicates(PAIR, keep="last")
+
+
 def estimate_difference(a: pd.DataFrame, b: pd.DataFrame) -> Estimate:
     """Mean of a - b in percentage points over the groups that both measured, with its intervals.
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
 from functools import partial
 
 from pudnet_bench.results import paper
 from pudnet_bench.results.analysis import comparison, conditions, costs, variance
-from pudnet_bench.results.analysis.effects import Effect, control_differences
+from pudnet_bench.results.analysis.effects import Effect
 from pudnet_bench.results.rendering import comparison_tables, cost_tables
 from pudnet_bench.results.rendering.escaping import Format, one_line
 from pudnet_bench.results.rendering.tables import (
@@ -61,8 +59,8 @@ def provenance_comments(record: RunRecord) -> str:
     """Comments of LaTeX, a line each: every command of the run with its commit, and which record it has."""
     calls = dict.fromkeys((one_line(call.command), call.commit[:12] or "none") for call in record.invocations)
     lines = [line for command, commit in calls for line in (f"command: {command}", f"commit: {commit}")]
-    plan = hashlib.sha256(json.dumps(dataclasses.asdict(record.plan), sort_keys=True).encode()).hexdigest()
-    lines.append(f"record: {RECORD}, format {record.format}, sha256 of the plan {plan[:16]}")
+    cells = hashlib.sha256("\n".join(sorted(cell.key for cell in record.plan.cells)).encode()).hexdigest()
+    lines.append(f"record: {RECORD}, sha256 of its cells' keys {cells[:16]}")
     return "".join(f"% {line}\n" for line in lines)
 
 
@@ -119,7 +117,7 @@ def write_tables(run: Run, with_paper: bool) -> dict[str, str]:
             found["break-even"] = costs.break_evens(frame, reference)
             found["differences"] = costs.paired_differences(frame, reference)
         controls = {v.name: v.control_of for v in run.record.plan.variants if v.control_of}
-        if len(effects := control_differences(frame, controls)):
+        if len(effects := costs.control_differences(frame, controls)):
             found["controls"] = effects
         for name, table in found.items():
             texts[f"{suite}-{name}.csv"] = cost_tables.csv_text(table)

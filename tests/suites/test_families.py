@@ -50,6 +50,7 @@ PUDNET_SETTINGS = {  # (eta, GRU layers) for convnet3, resnet18, resnet34. Secti
     "imagenet-3000": ((0.2, 1), (0.2, 1), (0.2, 1)),
     "digits-400": ((0.2, 1), (0.2, 1), (0.2, 1)),
     "mine": ((0.2, 1), (0.2, 1), (0.2, 1)),
+    "mixed": ((0.2, 1), (0.2, 1), (0.2, 1)),
 }
 
 
@@ -60,7 +61,8 @@ def test_the_papers_settings_of_every_method_on_every_family() -> None:
         for target, (eta, layers) in zip(TARGETS, PUDNET_SETTINGS[one.name], strict=True):
             for name in registry.entries():
                 options = registry.find(name).paper_options(one.trained_on or one.name, target)
-                assert options == ({"eta": eta, "gru_layers": layers} if name == "pudnet" else {})
+                like_pudnet = name in ("pudnet", "pudnet-control", "pudnet-constant")
+                assert options == ({"eta": eta, "gru_layers": layers} if like_pudnet else {})
 
 
 def test_a_method_derived_from_pudnet_starts_from_its_own_defaults() -> None:
@@ -72,7 +74,7 @@ def test_a_method_derived_from_pudnet_starts_from_its_own_defaults() -> None:
 
 @pytest.mark.parametrize("found", FAMILIES.values(), ids=lambda f: f.name)
 def test_every_family_fits_its_source_and_itself(found) -> None:
-    assert found.classes == SOURCES[found.source].classes
+    assert found.classes == sum(SOURCES[source].classes for source in found.source.split("+"))
     assert found.images % found.ways == 0
     assert found.unseen_classes >= found.ways
     assert not (found.trained_on and FAMILIES[found.trained_on].trained_on)

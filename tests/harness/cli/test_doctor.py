@@ -35,7 +35,7 @@ def test_which_precision_follows_from_the_speeds(compute: Compute, bf16: float, 
 def test_suites_by_the_sources_that_are_there() -> None:
     everything = doctor._suites(set(SOURCES))
     assert everything.values["whole"] == list(SUITES)
-    assert "17 of 17" in everything.found
+    assert "18 of 18" in everything.found
     nothing = doctor._suites({"digits"})
     assert nothing.values["not"] == list(SUITES)
     assert "--profile quick runs every suite" in nothing.implies
@@ -49,7 +49,7 @@ def test_suites_by_the_sources_that_are_there() -> None:
 
 def test_a_source_says_what_it_is_for_and_how_to_get_it() -> None:
     found = doctor._source(SOURCES["fashion-mnist"], Path("here"))
-    assert (found.found, found.implies) == ("here", "families fashion, fashion-3000")
+    assert (found.found, found.implies) == ("here", "families fashion, fashion-3000, mixed")
     assert "data fetch fashion-mnist" in doctor._source(SOURCES["fashion-mnist"], None).implies
     assert "by hand: https://zenodo.org" in doctor._source(SOURCES["mini-imagenet"], None).implies
 

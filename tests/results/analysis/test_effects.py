@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pudnet_bench.results.analysis.costs import paired_differences
-from pudnet_bench.results.analysis.effects import EFFECTS, Effect, control_differences, measured_effects
+from pudnet_bench.results.analysis.costs import EFFECTS, control_differences, paired_differences
+from pudnet_bench.results.analysis.effects import Effect, measured_effects
 
 MakeRow = Callable[..., dict[str, Any]]
 EFFECT = Effect("the dataset", "pudnet", "pudnet-other")

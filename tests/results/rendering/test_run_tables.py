@@ -71,7 +71,7 @@ def test_latex_begins_with_its_provenance(make_run: MakeRun) -> None:
     run = make_run("a", pudnet="x", protonet="y")
     text = write_tables(run, with_paper=False)["table1.tex"]
     assert text == table_text(run, "latex", with_paper=False)
-    plan = re.escape("% record: record.json, format 4, sha256 of the plan ")
+    plan = re.escape("% record: record.json, sha256 of its cells' keys ")
     expected = f"% command: python -m harness run table1\n% commit: abc123def456\n{plan}[0-9a-f]{{16}}\n% needs "
     assert re.match(expected, text)
     for format in ("markdown", "csv"):
