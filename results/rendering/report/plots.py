@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pudnet_bench.results.analysis import costs, curves, intervals
-from pudnet_bench.results.analysis.intervals import PAIR, Estimate, estimate
+from pudnet_bench.results.analysis import curves, intervals
+from pudnet_bench.results.analysis.intervals import PAIR, Estimate, estimate, last_snapshots
 from pudnet_bench.results.analysis.statistics import of_one_thread_count, pareto_front
 from pudnet_bench.results.rendering.charts import Level, Point, Scale, Series, chart
 from pudnet_bench.results.rendering.interval_text import about, claim, note
@@ -108,7 +108,7 @@ def epoch_plots(
                 points.append(Point(float(epochs), mean.mean, mean.half_width(), title=title))
                 found.append(mean)
             series.append(Series(names[str(method)], tuple(points), styles[str(method)]))
-        ours = costs.last_snapshots(here[here["method"] == reference]).merge(trained[PAIR].drop_duplicates(), on=PAIR)
+        ours = last_snapshots(here[here["method"] == reference]).merge(trained[PAIR].drop_duplicates(), on=PAIR)
         title, told, levels = f"Accuracy against epochs, {label}", "", []
         if len(ours):
             level = estimate(ours, 100 * ours["accuracy"])
