@@ -120,9 +120,12 @@ class Plot:
 
 @dataclass(frozen=True)
 class Panel:
-    """A target on a device: its table, its plots, and the index of its scatter in the page's data (None for none)."""
+    """A target on a device: what its controls show, its table, its plots, and the index of its scatter in the page's data
+    (None for none).
+    """
 
     title: str
+    effects: tuple[str, ...]
     table: PageTable
     plots: tuple[Plot, ...]
     scatter: int | None
@@ -152,8 +155,9 @@ def _place(where: tuple[object, ...]) -> Place:
 
 
 def row_label(row: TableRow) -> str:
-    """The label of a row outside its block."""
-    return ", ".join(filter(None, (row.group_label, row.label)))
+    """The label of a row outside its block and section."""
+    label = ", ".join(filter(None, (row.group_label, row.label)))
+    return f"{label} ({row.section.lower()})" if row.section else label
 
 
 def words(text: str) -> Entry:

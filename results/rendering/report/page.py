@@ -20,7 +20,7 @@ from pudnet_bench.results.rendering.report.plots import FLOPS, TIME, effort_plot
 from pudnet_bench.results.rendering.report.provenance import cell_table, invocation_table, number_facts, run_facts
 from pudnet_bench.results.rendering.report.studies import correlation_plots, correlation_tables, loss_plots, loss_tables
 from pudnet_bench.results.rendering.report.tables import break_even_table, cost_table, result_table
-from pudnet_bench.results.rendering.tables import TableLayout, summarise
+from pudnet_bench.results.rendering.tables import TableLayout, notes, summarise
 
 _PAGE = Path(__file__).parent.parent / "page"
 
@@ -78,6 +78,7 @@ def _panels(
     number: int, run: ReportedRun, layout: TableLayout, keys: Mapping[Place, str], data: dict[str, Any]
 ) -> list[Panel]:
     cells, reference, panels = summarise(run.frame, layout), run.record.plan.reference, []
+    effects = notes(run.frame, layout)
     for device in dict.fromkeys(cell.device for cell in cells):
         shown = [cell for cell in cells if cell.device == device]
         frame = run.frame[(run.frame["target"] == layout.target) & (run.frame["device"] == device)]
@@ -93,7 +94,8 @@ def _panels(
         )
         table = result_table(number, run, layout, shown, keys, data["numbers"])
         place = None if scattered is None else len(data["scatters"]) - 1
-        panels.append(Panel(f"{title}, on {device}" if device else title, table, plots, place))
+        heading = f"{title}, on {device}" if device else title
+        panels.append(Panel(heading, tuple(effects.get(device, ())), table, plots, place))
     return panels
 
 

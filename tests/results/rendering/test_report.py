@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from pudnet_bench.results import paper
 from pudnet_bench.results.analysis import costs
+from pudnet_bench.results.analysis.effects import Effect
 from pudnet_bench.results.analysis.intervals import PAIR, estimate, estimate_difference
 from pudnet_bench.results.rendering.charts import Level, Point, Series, chart
 from pudnet_bench.results.rendering.interval_text import NONE
@@ -32,6 +33,7 @@ from pudnet_bench.results.rendering.tables import (
     TableRow,
     format_accuracy,
     format_seconds,
+    notes,
     summarise,
 )
 from pudnet_bench.results.store.run_record import Invocation, PlannedCell, PlannedVariant, PlanRecord, RunRecord
@@ -427,6 +429,21 @@ def test_devices_have_tables_of_their_own(run: ReportedRun) -> None:
         "ConvNet-3, on another, slower",
         "ConvNet-3, on cpu",
     ]
+
+
+def test_the_effect_of_what_controls_are_denied_comes_before_the_table(several: ReportedRun) -> None:
+    (layout,) = several.layouts
+    rows = tuple(replace(row, section="Controls" if row.method == "musml" else "") for row in layout.rows)
+    effect = Effect("<the dataset>", "pudnet", "musml")
+    shown = replace(layout, rows=rows, effects=(effect,), labels={"pudnet": "PudNet", "musml": "MUSML"})
+    text = page([replace(several, layouts=(shown,))])
+    (sentence,) = Parsed(text).texts("p", **{"class": "effect"})
+    (expected,) = notes(several.frame, shown)["cpu"]
+    assert sentence == expected
+    assert sentence.startswith("Effect of <the dataset> (PudNet minus MUSML): +")
+    assert text.index('class="effect"') < text.index("<table>")
+    assert "MUSML (controls)" in Parsed(text).texts("th", scope="row")
+    assert not Parsed(page([several])).texts("p", **{"class": "effect"})
 
 
 def test_a_run_without_rows_says_so(run: ReportedRun) -> None:
