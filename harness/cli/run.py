@@ -106,7 +106,7 @@ def resume(
 def _chosen(suites: list[str], request: RunRequest) -> list[str]:
     """The suites to run. Refuses unknown names before anything heavy is imported: BenchError with the nearest name."""
     from pudnet_bench.methods.registry import check_name
-    from pudnet_bench.suites.catalog import PROFILES, SUITES
+    from pudnet_bench.suites.catalog import CONTROLS, PROFILES, SUITES
     from pudnet_bench.suites.declaration import pick
     from pudnet_bench.suites.families import family
     from pudnet_bench.suites.mixtures import members, names_mixture
@@ -116,7 +116,9 @@ def _chosen(suites: list[str], request: RunRequest) -> list[str]:
         if not name.endswith(".py"):
             pick("suite", name, SUITES)
     pick("profile", request.profile, PROFILES)
-    for name in (not request.method_files and request.methods) or ():  # --methods may name a class given with --method
+    variants = {variant.name for name in chosen if name in SUITES for variant in (*SUITES[name].variants, *CONTROLS)}
+    in_files = request.method_files or any(name.endswith(".py") for name in chosen)  # whose names are not known yet
+    for name in {*(request.methods or ())} - variants if not in_files else ():
         check_name(name)
     for name in {*(request.families or ())} - {*request.sources}:
         parts, left_out = members(name) if names_mixture(name) else ((name,), ())

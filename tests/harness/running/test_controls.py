@@ -94,6 +94,20 @@ def test_a_mixture_of_the_users_folders_is_trained_once_and_measured_part_by_par
     assert again.exit_code == 0
 
 
+def test_rows_of_a_suite_are_chosen_by_their_names(command_line: CommandLine) -> None:
+    done = command_line(
+        "run", "table4", "--methods", "pudnet-random,pudnet-other", "--targets", "convnet3", "--dry-run"
+    )
+    assert done.exit_code == 0, done.output
+    assert [line.split()[0] for line in done.stdout.splitlines() if " digits " in line] == [
+        "pudnet-random",
+        "pudnet-other",
+    ]
+    refused = command_line("run", "table4", "--methods", "pretrained-ridge", "--dry-run")
+    assert refused.exit_code == 2
+    assert "unknown method 'pretrained-ridge'" in refused.output
+
+
 def test_what_cannot_be_mixed_is_one_sentence(command_line: CommandLine, plan_of: PlanOf) -> None:
     for family, sentence in (
         ("digits+cifar10", "family 'cifar10' cannot be trained on in the mixture"),
