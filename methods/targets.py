@@ -96,3 +96,14 @@ def convolutions(network: nn.Module) -> list[tuple[str, nn.Conv2d]]:
     A ResNet block's downsampling convolution follows its two others; kernels are predicted in that order, too.
     """
     return [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
+
+
+def norms(network: nn.Module) -> dict[str, tuple[str, nn.BatchNorm2d]]:
+    """Return the BatchNorm that follows each convolution, with its dotted name, by the convolution's name."""
+    found, convolution = {}, ""
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d):
+            convolution = name
+        elif isinstance(module, nn.BatchNorm2d):
+            found[convolution] = (name, module)
+    return found

@@ -65,7 +65,7 @@ class PudNetControl(PudNet, Control):
         if not self.source.startswith("mean"):
             return
         self.modules.eval()
-        sketches = [self.hypernetwork.sketch.stream(dataset.images) for dataset in training]
+        sketches = [self.hypernetwork.sketch.stream(dataset.images, dataset.labels) for dataset in training]
         if self.source == "mean-sketch":
             self.fixed = self.hypernetwork.kernels(torch.stack(sketches).mean(0))
         else:
@@ -85,7 +85,7 @@ class PudNetControl(PudNet, Control):
 
     def _kernels(self, dataset: Dataset) -> dict[str, Tensor]:
         if self.source == "noise":
-            images = torch.randn_like(dataset.images)
+            images, labels = torch.randn_like(dataset.images), dataset.labels
         elif self.source.startswith("mean"):
             if not self.fixed:
                 raise MethodError("pudnet-control was shown no training groups; call observe before fit")
@@ -93,8 +93,8 @@ class PudNetControl(PudNet, Control):
         elif self.other is None:
             raise MethodError("pudnet-control was shown no other group; call show_other before fit")
         else:
-            images = self.other.images
-        kernels: dict[str, Tensor] = self.hypernetwork(images)
+            images, labels = self.other.images, self.other.labels
+        kernels: dict[str, Tensor] = self.hypernetwork(images, labels)
         return kernels
 
 
@@ -126,8 +126,8 @@ class _Constant(nn.Module):
         super().__init__()
         self.value = nn.Parameter(torch.randn(shape))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         return self.value
 
-    def stream(self, images: Tensor) -> Tensor:
+    def stream(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         return self.value

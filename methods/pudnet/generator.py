@@ -51,3 +51,21 @@ class WeightGenerator(nn.Module):
         if self.kernel_norm:
             kernel = kernel * (math.sqrt(2 / (d_in * f * f)) / kernel.square().mean().add(1e-12).sqrt())
         return kernel.view(d_out, f, f, d_in).permute(0, 3, 1, 2)
+
+
+class NormGenerator(nn.Module):
+    """A context vector -> scale and shift of one BatchNorm. Not in the paper.
+
+    It starts as a BatchNorm's own, 1 and 0 for every dataset: the bias is what all datasets share.
+    """
+
+    def __init__(self, d_a: int, channels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(d_a, 2 * channels)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scale and shift float [channels] for `context` float [d_a]."""
+        scale, shift = self.linear(context).chunk(2)
+        return 1 + scale, shift

@@ -15,10 +15,10 @@ from pudnet_bench.methods.base import Dataset, Episode, GroupStream, Method, Met
 from pudnet_bench.methods.meta_training import LEARNING_RATE, train_until_converged
 from pudnet_bench.methods.metric import SUPPORT_PER_CLASS, TEMPERATURE, cosine_logits, prototypes, support_indices
 from pudnet_bench.methods.pudnet.context import ContextGRU
-from pudnet_bench.methods.pudnet.generator import WeightGenerator
+from pudnet_bench.methods.pudnet.generator import NormGenerator, WeightGenerator
 from pudnet_bench.methods.pudnet.losses import Losses, consistency_loss, full_loss, metric_loss
 from pudnet_bench.methods.pudnet.paper_settings import paper_settings
-from pudnet_bench.methods.pudnet.sketch import DatasetSketch
+from pudnet_bench.methods.pudnet.sketch import DatasetSketch, SketchNorm
 from pudnet_bench.methods.targets import STATISTICS_IMAGES
 
 LOSS_TERMS: dict[str, Callable[[Losses], Tensor]] = {
@@ -36,6 +36,9 @@ class Hypernetwork(nn.Module):
 
     Ablations of section 4.4: `use_context=False` gives every generator the sketch ("w.o. context"), `random_hidden`
     starts the GRU from a normal draw ("random"), `eta=0` is "w.o. initial residual".
+
+    Readings that are not in the paper: `sketch_norm` centres and scales sketches over datasets; `norm_generators` predict,
+    by the name of the convolution before it, scale and shift of the BatchNorm of that name.
     """
 
     def __init__(
@@ -46,6 +49,8 @@ class Hypernetwork(nn.Module):
         eta: float,
         use_context: bool,
         random_hidden: bool,
+        sketch_norm: SketchNorm | None = None,
+        norm_generators: Mapping[str, tuple[str, NormGenerator]] | None = None,
     ) -> None:
         super().__init__()
         self.eta, self.use_context, self.random_hidden = eta, use_context, random_hidden
@@ -55,9 +60,15 @@ class Hypernetwork(nn.Module):
         self.first_context = nn.Parameter(torch.zeros(dim))  # a_0
         self.norm = nn.LayerNorm(dim)
         self.generators = nn.ModuleList(generators.values())
+        self.sketch_norm = sketch_norm
+        pairs = norm_generators or {}
+        self.norm_names = {convolution: name for convolution, (name, _) in pairs.items()}
+        self.norm_generators = nn.ModuleList(generator for _, generator in pairs.values())
 
     def kernels(self, sketch: Tensor) -> dict[str, Tensor]:
         """Predict kernels by parameter name, in the target's forward order, from `sketch` float [layers, dim]."""
+        sketch = sketch if self.sketch_norm is None else self.sketch_norm(sketch)
+        norm_generators = dict(zip(self.norm_names, self.norm_generators, strict=True))
         hidden = torch.randn_like(sketch) if self.random_hidden else sketch
         context, residual = self.first_context, sketch.mean(0)
         predicted = {}
@@ -67,11 +78,15 @@ class Hypernetwork(nn.Module):
                 hidden, context = self.context(hidden, context)
                 mixed = context * (1 - self.eta) + residual * self.eta  # equation 4
             predicted[name] = generator(self.norm(mixed))  # equation 5
+            if name in norm_generators:
+                norm = self.norm_names[name]
+                scale, shift = norm_generators[name](self.norm(mixed))
+                predicted |= {f"{norm}.weight": scale, f"{norm}.bias": shift}
         return predicted
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Predict the kernels for a dataset with `images` float [n, c, h, w]."""
-        return self.kernels(self.sketch(images) if self.training else self.sketch.stream(images))
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        """Predict the kernels for a dataset with `images` float [n, c, h, w] and, where its sketch needs them, `labels`."""
+        return self.kernels(self.sketch(images, labels) if self.training else self.sketch.stream(images, labels))
 
 
 class PudNet(Method):
@@ -96,6 +111,7 @@ class PudNet(Method):
         learnable_temperature: learn the temperature of equation 6 (section 3.5) instead of fixing it at 10 (A.2).
         steps_per_group: optimiser steps on each visited group.
         consistency_into_metric: let the gradient of equation 9 reach the metric logits, too.
+        sketch_norm, predict_norms: readings that are not in the paper: see `SketchNorm` and `NormGenerator`.
 
     Raises:
         MethodError: for an unknown `loss_terms`, `initial_hidden`, `extractor` or `embedding`.
@@ -123,6 +139,8 @@ class PudNet(Method):
         learnable_temperature: bool = False,
         steps_per_group: int = 1,
         consistency_into_metric: bool = False,
+        sketch_norm: bool = False,
+        predict_norms: bool = False,
     ) -> None:
         super().__init__(target, n_training_classes)
         self.support_per_class, self.bn_mode, self.steps_per_group = support_per_class, bn_mode, steps_per_group
@@ -141,7 +159,12 @@ class PudNet(Method):
         for name, module in convolutions:
             d_out, d_in, size, _ = module.weight.shape
             generators[f"{name}.weight"] = WeightGenerator(dim, d_out, d_in, size, hidden, kernel_norm=kernel_norm)
-        self.hypernetwork = Hypernetwork(sketch, context, generators, eta, use_context, initial_hidden == "random")
+        norms = targets.norms(self.network).items() if predict_norms else ()
+        self.hypernetwork = Hypernetwork(
+            sketch, context, generators, eta, use_context, initial_hidden == "random",
+            SketchNorm(sketch.shape) if sketch_norm else None,
+            {f"{name}.weight": (norm, NormGenerator(dim, module.num_features)) for name, (norm, module) in norms},
+        )  # fmt: skip
         n_features = targets.feature_count(self.network, target.image_shape)
         self.head = nn.Linear(n_features, n_training_classes)  # Q_phi, equation 8
         self.temperature = nn.Parameter(torch.tensor(TEMPERATURE), requires_grad=learnable_temperature)
@@ -176,7 +199,7 @@ class PudNet(Method):
     def episode_losses(self, episode: Episode) -> Losses:
         """Return the three losses of a visited group (Algorithm 1, inner loop)."""
         support, query, n = episode.support, episode.query, len(episode.support)
-        kernels = self.hypernetwork(episode.fit.images)
+        kernels = self.hypernetwork(episode.fit.images, episode.fit.labels)
         features = self.features(kernels, torch.cat((support.images, query.images)))
         centroids = prototypes(features[:n], support.labels, support.n_classes)
         logits = cosine_logits(features[n:], centroids, self.temperature)
@@ -223,7 +246,7 @@ class PudNet(Method):
     def predicted(self, dataset: Dataset) -> dict[str, Tensor]:
         """Return the kernels for `dataset` by name and, with `bn_mode="fit"`, its BatchNorm statistics."""
         self.modules.eval()
-        kernels: dict[str, Tensor] = self.hypernetwork(dataset.images)
+        kernels: dict[str, Tensor] = self.hypernetwork(dataset.images, dataset.labels)
         if self.bn_mode == "fit":
             return kernels | self._statistics(kernels, dataset.at_most(STATISTICS_IMAGES).images)
         return kernels

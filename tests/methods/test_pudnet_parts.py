@@ -283,7 +283,7 @@ def test_sketch_ignores_the_order_of_the_images(training: bool, make_dataset) ->
 def test_streaming_in_one_piece_is_the_sketch_in_evaluation(chunk: int, make_dataset) -> None:
     sketch, images = sketch_and_images(1, make_dataset)
     sketch.eval()
-    torch.testing.assert_close(sketch.stream(images, chunk), sketch(images).detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(sketch.stream(images, chunk=chunk), sketch(images).detach(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("chunk", "parts"), [(1, 18), (5, 4), (8, 3), (9, 2), (17, 2)])
@@ -294,14 +294,14 @@ def test_streaming_in_pieces_is_the_mean_over_even_spreads(chunk: int, parts: in
     pieces = [images[first::parts] for first in range(parts)]
     assert max(len(piece) for piece in pieces) <= chunk
     expected = sum(len(piece) * sketch(piece).detach() for piece in pieces) / len(images)
-    torch.testing.assert_close(sketch.stream(images, chunk), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(sketch.stream(images, chunk=chunk), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_streaming_in_pieces_is_nearly_the_sketch_though_images_are_sorted_by_class(make_dataset) -> None:
     sketch, _ = sketch_and_images(1, make_dataset)
     sketch.eval()
     images, other = (make_dataset(seed, (3, 16, 16), per_class=100).images for seed in (0, 1))
-    whole, streamed = sketch(images).detach(), sketch.stream(images, 50)
+    whole, streamed = sketch(images).detach(), sketch.stream(images, chunk=50)
     assert (streamed - whole).norm() < 0.05 * (sketch(other).detach() - whole).norm()
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from pudnet_bench.methods import targets
 from pudnet_bench.methods.base import Budget, MethodError, Session, TargetSpec
 from pudnet_bench.methods.pudnet.losses import Losses
 from pudnet_bench.methods.pudnet.method import LOSS_TERMS, PudNet
-from pudnet_bench.methods.pudnet.sketch import EMBEDDINGS, DatasetSketch
+from pudnet_bench.methods.pudnet.sketch import EMBEDDINGS, DatasetSketch, SketchNorm
 from pudnet_bench.suites.groups import TrainingStream
 
 SHAPE = (1, 8, 8)
@@ -29,6 +30,10 @@ VARIANTS: list[dict[str, Any]] = [
     {"learnable_temperature": True},
     {"steps_per_group": 2},
     {"kernel_norm": False},
+    {"embedding": "class-variance"},
+    {"sketch_norm": True},
+    {"predict_norms": True},
+    {"sketch_norm": True, "predict_norms": True, "gru_layers": 2, "bn_mode": "fit"},
 ]
 
 
@@ -73,6 +78,63 @@ def test_embeddings_are_what_table_9_names(embedding: str, make_dataset) -> None
     sketch.project = sketch.project.float()
     torch.testing.assert_close(sketch(images), expected.float(), rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(sketch.stream(images, chunk=7), sketch(images), rtol=1e-4, atol=1e-5)
+
+
+def test_class_variance_is_the_mean_and_the_variance_of_class_means(make_dataset) -> None:
+    torch.manual_seed(0)
+    sketch = DatasetSketch(SHAPE, "2conv-1linear", 2, 5, "class-variance").eval()
+    dataset = make_dataset(0, SHAPE, ways=3)
+    rows = sketch.extractor(dataset.images)
+    means = torch.stack([rows[dataset.labels == c].mean(0) for c in range(3)])
+    expected = sketch.project(torch.cat((means.mean(0), means.var(0, correction=0)))).view(2, 5)
+    torch.testing.assert_close(sketch(dataset.images, dataset.labels), expected, rtol=1e-3, atol=1e-4)
+    streamed = sketch.stream(dataset.images, dataset.labels, chunk=7)
+    torch.testing.assert_close(streamed, expected, rtol=1e-3, atol=1e-4)
+    renamed = sketch(dataset.images, 2 - dataset.labels)  # which class has which number plays no part
+    torch.testing.assert_close(renamed, expected, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="needs the labels"):
+        sketch(dataset.images)
+
+
+def test_normed_sketches_of_the_datasets_trained_on_are_centred_and_scaled() -> None:
+    torch.manual_seed(0)
+    norm = SketchNorm((2, 4))
+    deviations = torch.tensor([0.1, 1.0, 10.0, 100.0])
+    sketches = 7 + torch.randn(3000, 2, 4) * deviations
+    for sketch in sketches:
+        norm(sketch)
+    norm.eval()
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    normed = torch.stack([norm(sketch) for sketch in sketches])
+    assert all(torch.equal(before[name], value) for name, value in norm.state_dict().items())
+    assert normed.mean(0).abs().max() < 0.5  # running statistics are of the last fifty
+    assert ((normed.std(0) > 0.6) & (normed.std(0) < 1.6)).all()
+    assert torch.isfinite(SketchNorm((1, 2))(torch.ones(1, 2))).all()  # the first of all has no deviation yet
+
+
+def test_predicted_norms_begin_as_those_of_batchnorm_and_then_depend_on_the_dataset(digits) -> None:
+    method = pudnet(predict_norms=True)
+    names = {name for name, module in method.network.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    one, two = (digits.group("training", 0, index).fit for index in range(2))
+    kernels = method.predicted(one)
+    assert {name.rpartition(".")[0] for name in kernels if name.endswith("bias")} == names
+    for name in names:
+        assert torch.equal(kernels[f"{name}.weight"], torch.ones(64))
+        assert torch.equal(kernels[f"{name}.bias"], torch.zeros(64))
+    method.meta_train(TrainingStream(digits, 0), Session(Budget(5, 5, 1)))
+    first, second = method.predicted(one), method.predicted(two)
+    assert all(not torch.equal(first[f"{name}.weight"], second[f"{name}.weight"]) for name in names)
+    network = method.fitted_network(one)
+    assert all(torch.equal(network.state_dict()[f"{name}.bias"], first[f"{name}.bias"]) for name in names)
+
+
+@pytest.mark.parametrize("target", ["convnet3", "resnet18"])
+def test_every_convolution_has_the_norm_that_follows_it(target: str) -> None:
+    network = targets.build(TargetSpec(target, (3, 32, 32)))
+    found = targets.norms(network)
+    assert list(found) == [name for name, _ in targets.convolutions(network)]
+    for (_, convolution), (_, norm) in zip(targets.convolutions(network), found.values(), strict=True):
+        assert norm.num_features == convolution.out_channels
 
 
 def test_without_context_all_layers_get_the_sketch_and_the_gru_does_nothing(make_dataset) -> None:
