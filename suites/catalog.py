@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from pudnet_bench.suites.declaration import Profile, Suite, Variant
 
@@ -54,6 +55,32 @@ CONTROLS = (
     _control("pudnet-constant", "pudnet-constant", "PudNet trained on a constant sketch"),
     _control("untrained", "untrained", "Untrained target"),
 )
+
+
+def _reading(name: str, label: str, **options: Any) -> tuple[Variant, ...]:
+    """A reading of PudNet beside its control, whose kernels are predicted from another dataset."""
+    given = tuple(options.items())
+    reading = Variant(name, "pudnet", label, options=given)
+    control = replace(
+        CONTROLS[0], name=f"{name}-other", label=f"{label}, other kernels", options=(*given, ("kernels", "other")),
+        control_of=name,
+    )  # fmt: skip
+    return reading, control
+
+
+READINGS = (
+    *_reading("pudnet", "PudNet"),
+    *_reading("pudnet-eta-0.9", "Eta 0.9", eta=0.9),
+    *_reading("pudnet-sketch-norm", "Normed sketch", sketch_norm=True),
+    *_reading("pudnet-class-variance", "Sketch of class means", embedding="class-variance"),
+    *_reading("pudnet-predict-norms", "Predicted BatchNorm", predict_norms=True),
+    *_reading("pudnet-bn-fit", "BatchNorm of the fit images", bn_mode="fit"),
+    *_reading("pudnet-wide", "Wider generator", hidden=32),
+    *_reading(
+        "pudnet-all-readings", "Normed class means, predicted BatchNorm", sketch_norm=True,
+        embedding="class-variance", predict_norms=True,
+    ),
+)  # fmt: skip
 
 RESNET34 = tuple(variant for variant in GENERAL if variant.name not in ("matchnet", "protonet"))
 
@@ -135,6 +162,8 @@ SUITES = {
         Suite("table12", "Feature extractors of PudNet", CONVNET, ("cifar100",), EXTRACTORS),
         Suite("controls", "Controls: whether the prediction depends on the dataset", BOTH, (*PAPER_FAMILIES, "mixed"),
               (*(variant for variant in GENERAL if variant.name in ("pretrained", "protonet", "pudnet")), *CONTROLS)),
+        Suite("readings", "Readings of PudNet, on held-out training classes", CONVNET,
+              ("cifar100.held-out", "mixed.held-out"), READINGS, embedded=("digits.held-out",), figure="effects"),
         Suite("figure1", "Correlation of datasets and trained parameters", CONVNET,
               ("fashion-3000", "cifar100-3000", "imagenet-3000"), CONVERGED, embedded=("digits-400",), figure="correlation",
               groups=(("quick", 50), ("standard", 200), ("paper", 1_000))),

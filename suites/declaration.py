@@ -50,7 +50,7 @@ class Variant:
     effect: str = ""
 
 
-FIGURES = ("", "groups", "eta", "losses", "correlation")
+FIGURES = ("", "groups", "eta", "losses", "correlation", "effects")
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ class Suite:
         embedded: Families of embedded data, measured in the profile `quick`.
         milestones: Numbers of training groups. If given, methods meta-train without validation and are measured at each.
         figure: Figure beside the table, one of `FIGURES`: accuracy against the number of training "groups" or against
-            "eta", the "losses" of meta-training, the "correlation" of datasets and trained parameters, or "" for none.
+            "eta", the "losses" of meta-training, the "correlation" of datasets and trained parameters, the "effects" of what
+            controls are denied, or "" for none.
         groups: (profile, unseen groups) where the number is not the profile's own.
         reference: Variant that the others are compared with in break-evens and paired differences; "" for none.
 

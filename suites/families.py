@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from pudnet_bench.suites.declaration import pick
 from pudnet_bench.suites.family import Family, FamilyError
+from pudnet_bench.suites.held_out_family import SUFFIX, held_out
 from pudnet_bench.suites.mixtures import MixedFamily, mixture
 
 FAMILIES = {
@@ -49,7 +50,10 @@ _MIXED, _MEASURED = mixture(
     [replace(FAMILIES["animals10"], label="Animals-10", ways=5, images=500, most_groups=0)],
 )  # fmt: skip
 FAMILIES["mixed"] = _MIXED
-PARTS = {"mixed": _MEASURED}
+_HELD_OUT = mixture(
+    "mixed.held-out", "Mixed-set", [held_out(FAMILIES[name]) for name in ("fashion", "cifar100", "imagenet")], []
+)
+PARTS = {"mixed": _MEASURED, "mixed.held-out": _HELD_OUT[1]}
 """The families that are measured for a mixture, by its name."""
 
 
@@ -94,4 +98,8 @@ def family_of_folder(name: str, class_sizes: dict[str, int]) -> Family:
 
 def family(name: str) -> Family:
     """Return the built-in family `name`. Raises SuiteError, which suggests the nearest name, if there is none."""
-    return pick("family", name, FAMILIES | {part.name: part for parts in PARTS.values() for part in parts})
+    parts = {part.name: part for parts in PARTS.values() for part in parts}
+    whole = name.removesuffix(SUFFIX)
+    if name == _HELD_OUT[0].name:
+        return _HELD_OUT[0]
+    return held_out(family(whole)) if whole != name and name not in parts else pick("family", name, FAMILIES | parts)

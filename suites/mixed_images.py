@@ -14,6 +14,7 @@ import torch
 from pudnet_bench.methods.base import Dataset, Episode, Group
 from pudnet_bench.suites.class_splits import SplitImages, UnseenGroup
 from pudnet_bench.suites.groups import SPLITS, ClassSplit, FamilyImages, Split, TrainingStream
+from pudnet_bench.suites.held_out_images import split_images
 from pudnet_bench.suites.mixtures import MixedFamily
 from pudnet_bench.suites.sources.content import Source
 
@@ -53,7 +54,7 @@ class MixedImages(SplitImages):
 
     def __init__(self, family: MixedFamily, source: JoinedSource, device: torch.device) -> None:
         alone = [replace(part, trained_on="") for part in family.parts]
-        parts = [SplitImages(part, each, device) for part, each in zip(alone, source.parts, strict=True)]
+        parts = [split_images(part, each, device) for part, each in zip(alone, source.parts, strict=True)]
         self.family, self.device, self.fingerprint = family, device, source.fingerprint
         self.image_shape = parts[0].image_shape
         self._take(parts)

@@ -16,6 +16,7 @@ STREAM = "pudnet_bench.suites.learn2learn_episodes"  # the group stream shapes w
 UNSEEN_GROUPS = "pudnet_bench.suites.class_splits"
 OTHER_GROUPS = "pudnet_bench.suites.other_groups"
 MIXED_IMAGES = "pudnet_bench.suites.mixed_images"
+HELD_OUT_IMAGES = "pudnet_bench.suites.held_out_images"
 
 
 def code_digest(method: type[Method]) -> str:

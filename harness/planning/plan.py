@@ -15,6 +15,7 @@ import numpy as np
 
 from pudnet_bench.harness.measuring.device import Compute
 from pudnet_bench.harness.planning.code_digest import (
+    HELD_OUT_IMAGES,
     MIXED_IMAGES,
     OTHER_GROUPS,
     UNSEEN_GROUPS,
@@ -32,6 +33,7 @@ from pudnet_bench.suites.declaration import Profile, Suite, SuiteError, Variant,
 from pudnet_bench.suites.families import FAMILIES, family, family_of_folder, measured_for
 from pudnet_bench.suites.family import Family, FamilyError
 from pudnet_bench.suites.groups import QUERY_IMAGES
+from pudnet_bench.suites.held_out_family import HeldOutFamily
 from pudnet_bench.suites.learn2learn_episodes import learn2learn_data
 from pudnet_bench.suites.mixed_images import JoinedSource, in_colour
 from pudnet_bench.suites.mixtures import MixedFamily, members, mixture, names_mixture
@@ -93,9 +95,10 @@ class Cell:
     def identity(self) -> dict[str, Any]:
         """Everything that shapes what the method learns before it meets an unseen group."""
         base = (self.base.artifact.key if self.base.artifact else self.base.key) if self.base else ""
-        mixed = {"mixed_images": module_digest(MIXED_IMAGES)} if isinstance(self.trained_on, MixedFamily) else {}
+        kinds = {MIXED_IMAGES: MixedFamily, HELD_OUT_IMAGES: HeldOutFamily}
+        drawing = [module_digest(module) for module, kind in kinds.items() if isinstance(self.trained_on, kind)]
         return {
-            **mixed,
+            **({"drawing": drawing} if drawing else {}),
             "method": self.method.name, "code": self.code, "options": dict(self.options),
             "family_name": self.trained_on.name, "family": asdict(self.trained_on),
             "class_split_seed": self.split, "source": self.training_source.fingerprint,

@@ -29,6 +29,7 @@ from pudnet_bench.harness.training.stop_signal import StopSignal
 from pudnet_bench.methods.base import MethodError, Ranks
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.suites.class_splits import SplitImages
+from pudnet_bench.suites.held_out_images import split_images
 from pudnet_bench.suites.mixed_images import JoinedSource, MixedImages
 from pudnet_bench.suites.mixtures import MixedFamily
 
@@ -126,7 +127,7 @@ def family_images(plan: Plan, compute: Compute) -> Callable[[str, int], SplitIma
         family, source = families[name]
         if isinstance(family, MixedFamily) and isinstance(source, JoinedSource):
             return MixedImages(family, source, compute.device)
-        return SplitImages(family, source, compute.device, loaded(family.trained_on) if family.trained_on else None)
+        return split_images(family, source, compute.device, loaded(family.trained_on) if family.trained_on else None)
 
     @lru_cache(maxsize=2)
     def images_of(name: str, split: int) -> SplitImages:

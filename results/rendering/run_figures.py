@@ -14,8 +14,10 @@ import pandas as pd
 
 from pudnet_bench.results import paper
 from pudnet_bench.results.analysis import correlation, curves
+from pudnet_bench.results.analysis.effects import Effect, measured_effects
 from pudnet_bench.results.rendering import figures
 from pudnet_bench.results.rendering.correlation_figure import correlation_figure
+from pudnet_bench.results.rendering.effects_figure import effect_rows, effects_figure
 from pudnet_bench.results.rendering.tables import TARGET_LABELS
 from pudnet_bench.results.store.files import write_atomically
 from pudnet_bench.results.store.run import Run
@@ -33,10 +35,11 @@ FEWEST_GROUPS = 15  # for a canonical correlation: five folds of three
 def write_figures(run: Run, with_paper: bool) -> list[str]:
     """Draw the figure of the run's plan, if it has one, into `<run>/figures`, and return the names of its files."""
     kind = run.record.plan.figure
-    if kind in ("correlation", "losses"):
-        files = _correlations(run) if kind == "correlation" else _losses(run)
-    else:
-        files = _lines(run, AXES[kind], kind == "groups", with_paper) if kind else {}
+    files = dict[str, bytes]()
+    if draw := {"correlation": _correlations, "losses": _losses, "effects": _effects}.get(kind):
+        files = draw(run)
+    elif kind:
+        files = _lines(run, AXES[kind], kind == "groups", with_paper)
     for suffix, content in files.items():
         (run.folder / "figures").mkdir(exist_ok=True)
         write_atomically(run.folder / "figures" / f"{run.record.suite}{suffix}", content)
@@ -132,6 +135,27 @@ def _correlations(run: Run) -> dict[str, bytes]:
         return {}
     rows = pd.concat([table.assign(family=label) for label, table in tables.items()], ignore_index=True)
     return {".csv": rows.to_csv(index=False).encode(), **_pictures(partial(correlation_figure, tables))}
+
+
+def effects(run: Run, target: str, device: str) -> pd.DataFrame:
+    """The effects that the run's plan names, as `effects_figure.effect_rows` has them."""
+    plan, frame = run.record.plan, run.planned_frame()
+    named = [Effect(v.effect, v.control_of, v.name) for v in plan.variants if v.effect]
+    here = frame[(frame["target"] == target) & (frame["device"] == device)]
+    return effect_rows(measured_effects(here, named), plan.variant_labels, plan.family_labels)
+
+
+def _effects(run: Run) -> dict[str, bytes]:
+    places = run.planned_frame()[["target", "device"]].drop_duplicates().astype(str).itertuples(index=False)
+    parts = {(target, device): effects(run, target, device) for target, device in places}
+    parts = {place: rows for place, rows in parts.items() if len(rows)}
+    if not parts:
+        return {}
+    table = pd.concat([rows.assign(target=target, device=device) for (target, device), rows in parts.items()])
+    files = {".csv": table.to_csv(index=False).encode()}
+    for number, rows in enumerate(parts.values(), 1):
+        files |= _pictures(partial(effects_figure, rows), f"-{number}" if len(parts) > 1 else "")
+    return files
 
 
 def _pictures(draw: Callable[[], Figure], stem: str = "") -> dict[str, bytes]:

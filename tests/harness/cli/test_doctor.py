@@ -35,7 +35,7 @@ def test_which_precision_follows_from_the_speeds(compute: Compute, bf16: float, 
 def test_suites_by_the_sources_that_are_there() -> None:
     everything = doctor._suites(set(SOURCES))
     assert everything.values["whole"] == list(SUITES)
-    assert "18 of 18" in everything.found
+    assert "19 of 19" in everything.found
     nothing = doctor._suites({"digits"})
     assert nothing.values["not"] == list(SUITES)
     assert "--profile quick runs every suite" in nothing.implies
