@@ -16,6 +16,7 @@ from torch import Tensor
 from pudnet_bench.harness.measuring.device import Precision
 from pudnet_bench.methods import registry, targets
 from pudnet_bench.methods.base import Budget, Dataset, Method, MethodError, Session, TargetSpec
+from pudnet_bench.methods.control import Control
 from pudnet_bench.suites.declaration import pick
 from pudnet_bench.suites.families import FAMILIES
 from pudnet_bench.suites.groups import FamilyImages, TrainingStream
@@ -63,6 +64,9 @@ class Subject:
             method.load_state_dict({name: tensor.clone() for name, tensor in state.items()})
         elif self.base is not None:
             method.start_from(self.base.ready())
+        if isinstance(method, Control):
+            method.observe(self.images.group("training", SEED, n).fit for n in range(method.observed_groups))
+            method.show_other(self.images.group("unseen", SEED, 1).fit)
         return method
 
     def train(self, session: Session, validation_groups: int = VALIDATION_GROUPS) -> Method:

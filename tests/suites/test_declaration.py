@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pudnet_bench.suites.catalog import MILESTONES, PROFILES, SUITES
 from pudnet_bench.suites.declaration import FIGURES, Suite, SuiteError, Variant, scaled
-from pudnet_bench.suites.families import FAMILIES
+from pudnet_bench.suites.families import family
 
 ADAM = Variant("adam", "adam", "Adam")
 
@@ -63,6 +63,6 @@ def test_resnets_get_smaller_counts_in_the_quick_profile_only() -> None:
 @pytest.mark.parametrize("suite", SUITES.values(), ids=list(SUITES))
 def test_a_suite_has_families_of_both_kinds(suite: Suite) -> None:
     for name in suite.families + suite.embedded:
-        family = FAMILIES[name]
-        assert (family.source == "digits") == (name in suite.embedded)
-        assert family.training_classes or family.trained_on or suite.figure == "correlation"
+        found = family(name)
+        assert (found.source == "digits") == (name in suite.embedded)
+        assert found.training_classes or found.trained_on or suite.figure == "correlation"

@@ -152,7 +152,7 @@ def test_bash_completes_names(completed: Callable[[str], list[str]], tmp_path: P
     assert completed("sta") == ["status"]
     assert set(completed("run tab")) == {name for name in SUITES if name.startswith("tab")} | {"table_of_mine.py"}
     assert completed("run table1 --profile st") == ["standard"]
-    assert completed("run table1 --methods adam,pud") == ["adam,pudnet"]
+    assert completed("run table1 --methods adam,prot") == ["adam,protonet"]
     assert completed("run table1 --families fashion,cifar100-") == [
         f"fashion,{name}" for name in FAMILIES if name.startswith("cifar100-")
     ]
