@@ -50,11 +50,12 @@ _MIXED, _MEASURED = mixture(
     [replace(FAMILIES["animals10"], label="Animals-10", ways=5, images=500, most_groups=0)],
 )  # fmt: skip
 FAMILIES["mixed"] = _MIXED
-_HELD_OUT = mixture(
-    "mixed.held-out", "Mixed-set", [held_out(FAMILIES[name]) for name in ("fashion", "cifar100", "imagenet")], []
+_HELD_OUT, _HELD_OUT_MEASURED = mixture(
+    f"mixed{SUFFIX}", "Mixed-set", [held_out(FAMILIES[name]) for name in ("fashion", "cifar100", "imagenet")], []
 )
-PARTS = {"mixed": _MEASURED, "mixed.held-out": _HELD_OUT[1]}
+PARTS = {_MIXED.name: _MEASURED, _HELD_OUT.name: _HELD_OUT_MEASURED}
 """The families that are measured for a mixture, by its name."""
+_UNLISTED = {family.name: family for family in (_HELD_OUT, *_MEASURED, *_HELD_OUT_MEASURED)}
 
 
 def measured_for(name: str) -> tuple[Family, ...]:
@@ -97,9 +98,11 @@ def family_of_folder(name: str, class_sizes: dict[str, int]) -> Family:
 
 
 def family(name: str) -> Family:
-    """Return the built-in family `name`. Raises SuiteError, which suggests the nearest name, if there is none."""
-    parts = {part.name: part for parts in PARTS.values() for part in parts}
+    """Return the built-in family `name`, or the `held_out` form of one by its name.
+
+    Raises SuiteError, which suggests the nearest name, if there is none, and FamilyError if it has no held-out form.
+    """
+    if name in _UNLISTED:
+        return _UNLISTED[name]
     whole = name.removesuffix(SUFFIX)
-    if name == _HELD_OUT[0].name:
-        return _HELD_OUT[0]
-    return held_out(family(whole)) if whole != name and name not in parts else pick("family", name, FAMILIES | parts)
+    return pick("family", name, FAMILIES) if whole == name else held_out(family(whole))

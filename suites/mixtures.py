@@ -40,28 +40,21 @@ def mixture(
             raise FamilyError(
                 f"family '{part.name}' cannot be trained on in the mixture '{name}': it has no training classes of its own"
             )
-    measured = tuple(
-        replace(
-            part,
-            name=f"{part.name}.{name}",
-            label=f"{part.label}{LABELS[known]}",
-            trained_on=name,
-            image_size=image_size,
-        )
-        for known, each in ((True, parts), (False, map(_unseen, left_out)))
-        for part in each
-    )
+
+    def measured(family: Family, role: str) -> Family:
+        label = f"{family.label}, {role} a mixture"
+        return replace(family, name=f"{family.name}.{name}", label=label, trained_on=name, image_size=image_size)
+
+    of = tuple(measured(part, "of") for part in parts)
+    outside = tuple(measured(_unseen(family), "left out of") for family in left_out)
     mixed = MixedFamily(
         name=name, label=label, source=JOIN.join(part.source for part in parts),
         training_classes=sum(part.training_classes for part in parts), unseen_classes=sum(p.unseen_classes for p in parts),
         ways=max(part.ways for part in parts), images=max(part.images for part in parts),
         validation_classes=sum(part.validation_classes for part in parts), meta_groups=100_000, image_size=image_size,
-        unused_classes=sum(part.unused_classes for part in parts), parts=measured[: len(parts)],
+        unused_classes=sum(part.unused_classes for part in parts), parts=of,
     )  # fmt: skip
-    return mixed, measured
-
-
-LABELS = {True: ", of a mixture", False: ", left out of a mixture"}
+    return mixed, (*of, *outside)
 
 
 def _unseen(family: Family) -> Family:

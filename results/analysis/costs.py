@@ -38,7 +38,7 @@ DIFFERENCES = (
 )  # fmt: skip
 EFFECTS = (
     "family", "target", "device", "method", "control", "n", "splits", "difference", "low", "high", "interval", "p_value",
-    "p_holm",
+    "p_holm", "detectable",
 )  # fmt: skip
 
 
@@ -143,15 +143,22 @@ def paired_differences(frame: pd.DataFrame, reference: str) -> pd.DataFrame:
 
 
 def control_differences(frame: pd.DataFrame, controls: dict[str, str]) -> pd.DataFrame:
-    """Each method minus each of its controls (`controls`: method by control), as `paired_differences` has them."""
-    parts = []
-    for method in dict.fromkeys(controls.values()):
-        own = [method, *(control for control, of in controls.items() if of == method)]
-        table = paired_differences(frame[frame["method"].isin(own)], method)
-        low, high = -table["high"], -table["low"]
-        table = table.assign(difference=-table["difference"], low=low, high=high)
-        parts.append(table.drop(columns="snapshot").rename(columns={"method": "control", "reference": "method"}))
-    return pd.concat(parts)[list(EFFECTS)] if parts else pd.DataFrame(columns=list(EFFECTS))
+    """Each method minus each of its controls (`controls`: method by control), as `paired_differences` has them.
+
+    `detectable` is the size of a difference that the row's own test would find with a power of 80%.
+    """
+    found, differences = [], []
+    for setting, rows in frame.groupby(_SETTING, sort=False):
+        for control, method in controls.items():
+            own, denied = (last_snapshots(rows[rows["method"] == name]) for name in (method, control))
+            difference = estimate_difference(own, denied)
+            if difference.n:
+                differences.append(difference)
+                names = dict(zip((*_SETTING, "method", "control"), (*setting, method, control), strict=True))
+                values = {name: getattr(difference, name) for name in ("n", "splits", "p_value")}
+                values |= {"difference": difference.mean, "interval": difference.unit}
+                found.append({**names, **values, "detectable": difference.detectable()})
+    return judged(pd.DataFrame(found, columns=list(EFFECTS)), differences)
 
 
 def _meta_train_seconds(rows: pd.DataFrame) -> float:

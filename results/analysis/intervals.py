@@ -60,6 +60,18 @@ class Estimate:
             return math.nan
         return float(stdtrit(interval.df, 0.5 + confidence / 2) * interval.standard_error)
 
+    def detectable(self, power: float = 0.8) -> float:
+        """The smallest mean, either way, that the test at 5% would find with this `power`; NaN without an interval.
+
+        That is (t_0.975 + t_power) standard errors, which is the usual approximation to the noncentral t.
+        """
+        from scipy.special import stdtrit
+
+        interval = self.intervals.get(self.unit)
+        if interval is None:
+            return math.nan
+        return self.half_width() + float(stdtrit(interval.df, power) * interval.standard_error)
+
     @property
     def p_value(self) -> float:
         """Two-sided p of a mean of 0, by the printed interval; NaN without one."""

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pudnet_bench.results.analysis.intervals import Estimate
 
 COLUMNS = (
-    "family", "family_label", "effect", "method", "control", "label", "difference", "low", "high", "interval", "n", "splits",
-    "classes", "seeds",
+    "family", "family_label", "effect", "method", "control", "label", "difference", "low", "high", "detectable", "interval", "n",
+    "splits", "classes", "seeds",
 )  # fmt: skip
 
 
@@ -30,7 +30,7 @@ def effect_rows(
         (
             family, families.get(family, family), effect.name, effect.method, effect.control,
             labels.get(effect.method, effect.method), each.mean, each.mean - each.half_width(), each.mean + each.half_width(),
-            each.unit, each.n, each.splits, each.classes, each.seeds,
+            each.detectable(), each.unit, each.n, each.splits, each.classes, each.seeds,
         )
         for effect, found in measured.items()
         for family, each in found.items()

@@ -204,3 +204,18 @@ def test_components_of_almost_nothing() -> None:
         found = variance_components(rows, np.ones(len(rows)))
         assert math.isnan(found.standard_error)
         assert math.isnan(found.group.deviation)
+
+
+@pytest.mark.parametrize("power", [0.5, 0.8, 0.95])
+def test_a_detectable_mean_is_found_as_often_as_its_power(power: float) -> None:
+    """By simulation: t tests at 5% of means of that size over twelve splits."""
+    draw = np.random.default_rng(0)
+    rows = pd.DataFrame({"split": range(12), "seed": range(12), "group": 0, "classes": ""})
+    size = power_of(rows, draw.normal(0, 1, (200, 12)), power)
+    found = [estimate(rows, values).p_value < 0.05 for values in draw.normal(size, 1, (2_000, 12))]
+    assert np.mean(found) == pytest.approx(power, abs=0.04)
+
+
+def power_of(rows: pd.DataFrame, samples: np.ndarray, power: float) -> float:
+    """What is detectable, on the average of `samples` [k, n] without an effect."""
+    return float(np.mean([estimate(rows, values).detectable(power) for values in samples]))
