@@ -23,21 +23,21 @@ GENERAL = (
 )
 
 
-def _all_images(name: str, head: str, label: str) -> Variant:
-    options = (("base", name.partition("-all")[0].partition("-ridge")[0]), ("head", head))
-    return Variant(name, "all-images", label, options=options, section="All fit images")
+def _all_images(base: str, label: str, head: str = "own", suffix: str = "all") -> Variant:
+    options = (("base", base), ("head", head))
+    return Variant(f"{base}-{suffix}", "all-images", label, options=options, section="All fit images")
 
 
 # Training from scratch learns from every fit image, the paper's predictors from 10 per class.
 EQUAL_LABELS = (
-    *(_all_images(f"{v.name}-all", "own", v.label) for v in GENERAL if v.snapshots != EPOCHS),
-    _all_images("pretrained-ridge", "ridge", "Pretrained, ridge regression"),
+    *(_all_images(v.name, v.label) for v in GENERAL if v.snapshots != EPOCHS),
+    _all_images("pretrained", "Pretrained, ridge regression", "ridge", "ridge"),
 )
 
 
-def _control(name: str, method: str, label: str, effect: str = "", **options: str) -> Variant:
+def _control(name: str, method: str, label: str, effect: str = "", of: str = "pudnet", **options: Any) -> Variant:
     given = tuple(options.items())
-    return Variant(name, method, label, options=given, section="Controls", control_of="pudnet", effect=effect)
+    return Variant(name, method, label, options=given, section="Controls", control_of=of, effect=effect)
 
 
 CONTROLS = (
@@ -59,13 +59,11 @@ CONTROLS = (
 
 def _reading(name: str, label: str, **options: Any) -> tuple[Variant, ...]:
     """A reading of PudNet beside its control, whose kernels are predicted from another dataset."""
-    given = tuple(options.items())
-    reading = Variant(name, "pudnet", label, options=given)
-    control = replace(
-        CONTROLS[0], name=f"{name}-other", label=f"{label}, other kernels", options=(*given, ("kernels", "other")),
-        control_of=name,
-    )  # fmt: skip
-    return reading, control
+    reading = Variant(name, "pudnet", label, options=tuple(options.items()))
+    other = _control(
+        f"{name}-other", "pudnet-control", f"{label}, other kernels", "the dataset", name, **options, kernels="other"
+    )
+    return reading, other
 
 
 READINGS = (

@@ -67,14 +67,13 @@ class MixedImages(SplitImages):
         for part in parts:
             part.mean, part.std = self.mean, self.std
         self.parts, self.split_seed = parts, parts[0].split_seed
+        self.first_ids = [sum(part.family.classes for part in parts[:n]) for n in range(len(parts))]
         self._join_splits()
 
     def _join_splits(self) -> None:
-        first = np.cumsum([0, *(part.family.classes for part in self.parts)])
-
         def joined(name: str) -> tuple[int, ...]:
-            ids = (int(at) + c for at, part in zip(first, self.parts, strict=False) for c in getattr(part.split, name))
-            return tuple(ids)
+            parts = zip(self.first_ids, self.parts, strict=True)
+            return tuple(first + c for first, part in parts for c in getattr(part.split, name))
 
         self.split = ClassSplit(joined("search"), joined("validation"), joined("unseen"))
 
@@ -123,10 +122,9 @@ class MixedStream(TrainingStream):
         self.support_per_class = max(stream.support_per_class for stream in self.streams)
         self.queries_per_group = max(stream.queries_per_group for stream in self.streams)
         place = {c: number for number, c in enumerate(images.split.training)}
-        first = np.cumsum([0, *(part.family.classes for part in images.parts)])
         self.places = [
-            np.array([place[int(at) + c] for c in stream.classes])
-            for at, stream in zip(first, self.streams, strict=False)
+            np.array([place[first + c] for c in stream.classes])
+            for first, stream in zip(images.first_ids, self.streams, strict=True)
         ]
         self.place_tensors = [torch.from_numpy(places).to(images.device) for places in self.places]
 

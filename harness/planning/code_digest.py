@@ -36,7 +36,7 @@ def code_digest(method: type[Method]) -> str:
 
 @cache
 def module_digest(module: str) -> str:
-    """SHA-256 of one module, such as `UNSEEN_GROUPS`, which shapes what is measured and not what is learned."""
+    """SHA-256 of one module that no method imports and that shapes some cells only, such as `UNSEEN_GROUPS`."""
     path = _file(module)
     return _parsed(path.read_bytes())[0] if path else ""
 

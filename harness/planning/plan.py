@@ -95,7 +95,8 @@ class Cell:
     def identity(self) -> dict[str, Any]:
         """Everything that shapes what the method learns before it meets an unseen group."""
         base = (self.base.artifact.key if self.base.artifact else self.base.key) if self.base else ""
-        kinds = {MIXED_IMAGES: MixedFamily, HELD_OUT_IMAGES: HeldOutFamily}
+        # The parts of a mixture may be held-out families.
+        kinds = {MIXED_IMAGES: MixedFamily, HELD_OUT_IMAGES: MixedFamily | HeldOutFamily}
         drawing = [module_digest(module) for module, kind in kinds.items() if isinstance(self.trained_on, kind)]
         return {
             **({"drawing": drawing} if drawing else {}),

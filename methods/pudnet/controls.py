@@ -8,6 +8,7 @@ in a way that helps, PudNet is ahead of all of them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +17,6 @@ from torch import Tensor, nn
 from pudnet_bench.methods.base import Dataset, Method, MethodError, TargetSpec
 from pudnet_bench.methods.control import Control
 from pudnet_bench.methods.pudnet.method import PudNet
-from pudnet_bench.methods.targets import STATISTICS_IMAGES
 
 KERNELS = ("other", "other-source", "mean-sketch", "mean-kernels", "noise")
 
@@ -75,27 +75,17 @@ class PudNetControl(PudNet, Control):
     def show_other(self, other: Dataset) -> None:
         self.other = other
 
-    def predicted(self, dataset: Dataset) -> dict[str, Tensor]:
-        """Return the control's kernels and, with `bn_mode="fit"`, BatchNorm statistics of `dataset` under them."""
-        self.modules.eval()
-        kernels = self._kernels(dataset)
-        if self.bn_mode == "fit":
-            return kernels | self._statistics(kernels, dataset.at_most(STATISTICS_IMAGES).images)
-        return kernels
-
-    def _kernels(self, dataset: Dataset) -> dict[str, Tensor]:
+    def kernels(self, dataset: Dataset) -> dict[str, Tensor]:
+        """Return the control's kernels for `dataset`. Raises MethodError where the harness has not shown what it needs."""
         if self.source == "noise":
-            images, labels = torch.randn_like(dataset.images), dataset.labels
-        elif self.source.startswith("mean"):
+            return super().kernels(replace(dataset, images=torch.randn_like(dataset.images)))
+        if self.source.startswith("mean"):
             if not self.fixed:
                 raise MethodError("pudnet-control was shown no training groups; call observe before fit")
             return self.fixed
-        elif self.other is None:
+        if self.other is None:
             raise MethodError("pudnet-control was shown no other group; call show_other before fit")
-        else:
-            images, labels = self.other.images, self.other.labels
-        kernels: dict[str, Tensor] = self.hypernetwork(images, labels)
-        return kernels
+        return super().kernels(self.other)
 
 
 class ConstantSketch(PudNet):

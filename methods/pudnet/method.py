@@ -246,9 +246,14 @@ class PudNet(Method):
     def predicted(self, dataset: Dataset) -> dict[str, Tensor]:
         """Return the kernels for `dataset` by name and, with `bn_mode="fit"`, its BatchNorm statistics."""
         self.modules.eval()
-        kernels: dict[str, Tensor] = self.hypernetwork(dataset.images, dataset.labels)
+        kernels = self.kernels(dataset)
         if self.bn_mode == "fit":
             return kernels | self._statistics(kernels, dataset.at_most(STATISTICS_IMAGES).images)
+        return kernels
+
+    def kernels(self, dataset: Dataset) -> dict[str, Tensor]:
+        """Return the hypernetwork's prediction for `dataset`, by parameter name."""
+        kernels: dict[str, Tensor] = self.hypernetwork(dataset.images, dataset.labels)
         return kernels
 
     def _statistics(self, kernels: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:

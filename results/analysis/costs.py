@@ -6,11 +6,12 @@ Everything is per family, target and device; times of different devices are neve
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pandas as pd
 
 from pudnet_bench.results.analysis.comparison import judged
-from pudnet_bench.results.analysis.intervals import PAIR, Unit, estimate_difference, last_snapshots
+from pudnet_bench.results.analysis.intervals import PAIR, Estimate, Unit, estimate_difference, last_snapshots
 from pudnet_bench.results.analysis.statistics import (
     break_even_count,
     break_even_epoch,
@@ -37,7 +38,7 @@ DIFFERENCES = (
     "p_holm",
 )  # fmt: skip
 EFFECTS = (
-    "family", "target", "device", "method", "control", "n", "splits", "difference", "low", "high", "interval", "p_value",
+    *_SETTING, "method", "control", "n", "splits", "difference", "low", "high", "interval", "p_value",
     "p_holm", "detectable",
 )  # fmt: skip
 
@@ -135,10 +136,8 @@ def paired_differences(frame: pd.DataFrame, reference: str) -> pd.DataFrame:
             difference = estimate_difference(theirs, ours)
             if difference.n:
                 differences.append(difference)
-                names = dict(zip((*_SETTING, "method", "snapshot"), (*setting, method, snapshot), strict=True))
-                values = {name: getattr(difference, name) for name in ("n", "splits", "p_value")}
-                values |= {"difference": difference.mean, "interval": difference.unit}
-                found.append({**names, "reference": reference, **values})
+                names = {"method": method, "snapshot": snapshot, "reference": reference}
+                found.append({**dict(zip(_SETTING, setting, strict=True)), **names, **_difference_values(difference)})
     return judged(pd.DataFrame(found, columns=list(DIFFERENCES)), differences)
 
 
@@ -154,11 +153,15 @@ def control_differences(frame: pd.DataFrame, controls: dict[str, str]) -> pd.Dat
             difference = estimate_difference(own, denied)
             if difference.n:
                 differences.append(difference)
-                names = dict(zip((*_SETTING, "method", "control"), (*setting, method, control), strict=True))
-                values = {name: getattr(difference, name) for name in ("n", "splits", "p_value")}
-                values |= {"difference": difference.mean, "interval": difference.unit}
-                found.append({**names, **values, "detectable": difference.detectable()})
+                names = {"method": method, "control": control, "detectable": difference.detectable()}
+                found.append({**dict(zip(_SETTING, setting, strict=True)), **names, **_difference_values(difference)})
     return judged(pd.DataFrame(found, columns=list(EFFECTS)), differences)
+
+
+def _difference_values(difference: Estimate) -> dict[str, Any]:
+    """What a row of `DIFFERENCES` and one of `EFFECTS` say of the difference alone; the rest is of all rows (`judged`)."""
+    values = {name: getattr(difference, name) for name in ("n", "splits", "p_value")}
+    return values | {"difference": difference.mean, "interval": difference.unit}
 
 
 def _meta_train_seconds(rows: pd.DataFrame) -> float:

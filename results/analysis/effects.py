@@ -11,6 +11,8 @@ from pudnet_bench.results.analysis.intervals import Estimate, estimate_differenc
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pudnet_bench.results.store.run_record import PlanRecord
+
 
 @dataclass(frozen=True)
 class Effect:
@@ -19,6 +21,11 @@ class Effect:
     name: str
     method: str
     control: str
+
+
+def planned_effects(plan: PlanRecord) -> tuple[Effect, ...]:
+    """The effects that the plan's controls name."""
+    return tuple(Effect(v.effect, v.control_of, v.name) for v in plan.variants if v.effect)
 
 
 def measured_effects(frame: pd.DataFrame, effects: Sequence[Effect]) -> dict[Effect, dict[str, Estimate]]:

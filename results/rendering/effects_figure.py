@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -42,7 +42,8 @@ def effects_figure(rows: pd.DataFrame) -> Figure:
     """A panel for each family with a line for each variant: mean and 95% interval of each of its effects."""
     from matplotlib.figure import Figure
 
-    families = list(dict.fromkeys(rows["family"]))
+    titles = dict(zip(rows["family"], rows["family_label"], strict=True))
+    families = list(titles)
     labels, effects = (list(dict.fromkeys(rows[name])) for name in ("label", "effect"))
     width = {1: 4.5, 2: 6.0}.get(len(families), 7.0)
     figure = Figure(figsize=(width, 1.2 + 0.24 * len(labels)), layout="constrained")
@@ -56,7 +57,7 @@ def effects_figure(rows: pd.DataFrame) -> Figure:
             heights = [labels.index(label) + (number - (len(effects) - 1) / 2) * step for label in shown["label"]]
             axes.plot(shown["difference"], heights, marker, color=colour, markersize=3.5, label=f"of {effect}")
             axes.hlines(heights, shown["low"], shown["high"], color=colour, linewidth=1.2)
-        axes.set_title(_first(rows, family), fontsize=NORMAL)
+        axes.set_title(titles[family], fontsize=NORMAL)
         axes.set_yticks(range(len(labels)), labels, fontsize=SMALL)
         axes.tick_params(axis="x", labelsize=SMALL)
         axes.grid(alpha=0.3, axis="x")
@@ -69,8 +70,3 @@ def effects_figure(rows: pd.DataFrame) -> Figure:
             *grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(effects), fontsize=SMALL
         )
     return figure
-
-
-def _first(rows: pd.DataFrame, family: str) -> str:
-    labels: Sequence[str] = rows.loc[rows["family"] == family, "family_label"].tolist()
-    return labels[0]

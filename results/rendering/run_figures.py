@@ -14,7 +14,7 @@ import pandas as pd
 
 from pudnet_bench.results import paper
 from pudnet_bench.results.analysis import correlation, curves
-from pudnet_bench.results.analysis.effects import Effect, measured_effects
+from pudnet_bench.results.analysis.effects import measured_effects, planned_effects
 from pudnet_bench.results.rendering import figures
 from pudnet_bench.results.rendering.correlation_figure import correlation_figure
 from pudnet_bench.results.rendering.effects_figure import effect_rows, effects_figure
@@ -137,23 +137,15 @@ def _correlations(run: Run) -> dict[str, bytes]:
     return {".csv": rows.to_csv(index=False).encode(), **_pictures(partial(correlation_figure, tables))}
 
 
-def effects(run: Run, target: str, device: str) -> pd.DataFrame:
-    """The effects that the run's plan names, as `effects_figure.effect_rows` has them."""
-    plan, frame = run.record.plan, run.planned_frame()
-    named = [Effect(v.effect, v.control_of, v.name) for v in plan.variants if v.effect]
-    here = frame[(frame["target"] == target) & (frame["device"] == device)]
-    return effect_rows(measured_effects(here, named), plan.variant_labels, plan.family_labels)
-
-
 def _effects(run: Run) -> dict[str, bytes]:
-    places = run.planned_frame()[["target", "device"]].drop_duplicates().astype(str).itertuples(index=False)
-    parts = {(target, device): effects(run, target, device) for target, device in places}
-    parts = {place: rows for place, rows in parts.items() if len(rows)}
+    plan, named, parts = run.record.plan, planned_effects(run.record.plan), []
+    for (target, device), frame in run.planned_frame().groupby(["target", "device"], sort=False):
+        rows = effect_rows(measured_effects(frame, named), plan.variant_labels, plan.family_labels)
+        parts += [rows.assign(target=str(target), device=str(device))] if len(rows) else []
     if not parts:
         return {}
-    table = pd.concat([rows.assign(target=target, device=device) for (target, device), rows in parts.items()])
-    files = {".csv": table.to_csv(index=False).encode()}
-    for number, rows in enumerate(parts.values(), 1):
+    files = {".csv": pd.concat(parts).to_csv(index=False).encode()}
+    for number, rows in enumerate(parts, 1):
         files |= _pictures(partial(effects_figure, rows), f"-{number}" if len(parts) > 1 else "")
     return files
 

@@ -7,7 +7,7 @@ from functools import partial
 
 from pudnet_bench.results import paper
 from pudnet_bench.results.analysis import comparison, conditions, costs, variance
-from pudnet_bench.results.analysis.effects import Effect
+from pudnet_bench.results.analysis.effects import planned_effects
 from pudnet_bench.results.rendering import comparison_tables, cost_tables
 from pudnet_bench.results.rendering.escaping import Format, one_line
 from pudnet_bench.results.rendering.tables import (
@@ -39,9 +39,8 @@ def layouts(run: Run) -> list[TableLayout]:
             printed_as = variant.parent + epochs if variant.parent and not variant.curve_x else ""
             name = variant.name
             rows.append(TableRow(name + epochs, name, snapshot, *labels, printed_as, variant.section))
-    effects = tuple(Effect(v.effect, v.control_of, v.name) for v in plan.variants if v.effect)
     table = partial(TableLayout, run.record.suite, plan.title, tuple(rows), plan.families)
-    return [table(target, effects, plan.variant_labels) for target in plan.targets]
+    return [table(target, planned_effects(plan), plan.variant_labels) for target in plan.targets]
 
 
 def table_text(run: Run, format: Format, with_paper: bool) -> str:

@@ -279,15 +279,19 @@ def printed_numbers(paper: pd.DataFrame, target: str) -> Printed:
     return {(row["row"], row["column"]): row for row in paper[paper["target"] == target].to_dict("records")}
 
 
-def _grid(cells: list[TableCell]) -> list[tuple[TableRow, str, list[TableCell]]]:
-    """The cells of one device as (row, group label to print, its cells): a block's label is in its first row."""
+def _grid(cells: list[TableCell]) -> list[tuple[TableRow, str, str, list[TableCell]]]:
+    """The cells of one device as (row, section and group label to print, its cells).
+
+    A section's heading is above its first row, a block's label in its first row; "" for the others.
+    """
     by_row: dict[TableRow, list[TableCell]] = {}
     for cell in cells:
         by_row.setdefault(cell.row, []).append(cell)
-    lines, previous = [], ""
+    lines, section, block = [], "", ""
     for row, row_cells in by_row.items():
-        lines.append((row, "" if row.group_label == previous else row.group_label, row_cells))
-        previous = row.group_label
+        heading = "" if row.section == section else row.section
+        lines.append((row, heading, "" if row.group_label == block else row.group_label, row_cells))
+        section, block = row.section, row.group_label
     return lines
 
 
@@ -371,10 +375,9 @@ def _latex(
         " ".join(rf"\cmidrule(lr){{{first}-{first + 1}}}" for first in range(lead + 1, lead + 2 * len(heads), 2)),
         line(["", *blank], [r"ACC (\%)", "time (s)"] * len(heads)),
     ]
-    previous, section = None, ""
-    for row, group_label, row_cells in _grid(cells):
-        if row.section != section:
-            section = row.section
+    previous = None
+    for row, section, group_label, row_cells in _grid(cells):
+        if section:
             heading = rf"\textit{{{escape_latex(section)}}}"
             lines += [r"\midrule", rf"\multicolumn{{{lead + 2 * len(heads)}}}{{@{{}}l}}{{{heading}}} \\"]
         elif row.group_label != previous:  # rows without a block share one between rules
@@ -431,10 +434,9 @@ def _markdown(
     marks = [MARKED] if any(is_other(cell.basis, full) for cell in cells) else []
     marks += [MIXED_THREADS] if any(cell.mixed_threads for cell in cells) else []
     title, note = _caption(cells, layout, " ".join(marks))
-    lines, section = [head, [":--"] * lead + ["--:"] * (len(head) - lead)], ""
-    for row, group_label, row_cells in _grid(cells):
-        if row.section != section:
-            section = row.section
+    lines = [head, [":--"] * lead + ["--:"] * (len(head) - lead)]
+    for row, section, group_label, row_cells in _grid(cells):
+        if section:
             lines.append([f"*{escape_markdown(section)}*", *[""] * (len(head) - 1)])
         front = [group_label, row.label] if row.group_label else [row.label, ""][:lead]
         lines.append([*map(escape_markdown, front), *(text for cell in row_cells for text in values(cell))])
