@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from pudnet_bench.results.store.files import write_atomically
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.slurm import launcher
 from pudnet_bench.slurm.cluster import Cluster, Stage, load
+from pudnet_bench.slurm.queue import largest_array
 
 CLUSTER = "cluster.toml"
 GROUPS_PER_JOB = 50
@@ -70,8 +72,9 @@ class ClusterJob:
 def submit(plan: Plan, run: Run, request: RunRequest, cluster: Cluster, shard: int | None) -> list[Submitted]:
     """Submit the missing jobs of `plan` that are not in Slurm's queue, and return them.
 
-    Jobs that wait for the same trainings are one array: trainings that wait for none (of all methods and class splits),
-    trainings that build on another, and the shards of cells. Raises SlurmError.
+    Jobs that wait for the same trainings are one array, or several where the cluster's arrays are smaller: trainings that
+    wait for none (of all methods and class splits), trainings that build on another, and the shards of cells. Raises
+    SlurmError.
     """
     before = submitted(run)
     ids_live = live_jobs(before)
@@ -84,7 +87,8 @@ def submit(plan: Plan, run: Run, request: RunRequest, cluster: Cluster, shard: i
     new, arrays = list[Submitted](), dict[tuple[Stage, tuple[str, ...]], list[Job]]()
     for job in sorted(jobs, key=lambda job: not job.training):  # a training comes after those that it needs
         arrays.setdefault(("training" if job.training else "evaluation", job.needs), []).append(job)
-    for (stage, needs), batch in arrays.items():
+    size = largest_array() if arrays else 1
+    for (stage, needs), batch in ((key, batch) for key, jobs in arrays.items() for batch in _slices(jobs, size)):
         for job in batch:
             outcome_path(run.folder, job.title).unlink(missing_ok=True)
         calls = [ClusterJob(request, str(run.folder.absolute()), job) for job in batch]
@@ -95,6 +99,11 @@ def submit(plan: Plan, run: Run, request: RunRequest, cluster: Cluster, shard: i
         new.extend(sent)
         save_submitted(run, [*submitted(run), *sent])  # after each array, so that a failure later loses no job id
     return new
+
+
+def _slices(jobs: Sequence[Job], size: int) -> Iterator[Sequence[Job]]:
+    """The jobs in their order, at most `size` at a time."""
+    return (jobs[start : start + size] for start in range(0, len(jobs), size))
 
 
 def save_cluster(run: Run, cluster: Cluster) -> Cluster:
