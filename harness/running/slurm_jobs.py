@@ -125,8 +125,8 @@ def compute_of(cluster: Cluster, device: DeviceKind, precision: Precision) -> Co
 
     `device` auto is CUDA where evaluation jobs get GPUs; `precision` auto is bf16 on CUDA, else what suits this CPU.
     """
-    gpu_options = ("gpus_per_node", "slurm_gpus_per_task", "slurm_num_gpus", "slurm_gres")
-    gpus = any(map(cluster.parameters("evaluation").get, gpu_options))
-    kind = (DeviceKind.CUDA if gpus else DeviceKind.CPU) if device == DeviceKind.AUTO else device
+    kind = (
+        (DeviceKind.CUDA if cluster.has_gpus("evaluation") else DeviceKind.CPU) if device == DeviceKind.AUTO else device
+    )
     bf16 = kind == DeviceKind.CUDA or native_bf16(torch.device("cpu"))
     return Compute(torch.device(kind), f"slurm, {kind}", precision.resolved(bf16))
