@@ -56,6 +56,11 @@ class Cluster:
             raise ClusterError(f"a stage is {' or '.join(STAGES)}, not {stage!r}")
         return copy.deepcopy(dict(self.training if stage == "training" else self.evaluation))
 
+    def jobs_at_once(self, stage: Stage) -> int | None:
+        """The most jobs of that kind that may run at once; None where the profile does not say."""
+        limit: int | None = self.parameters(stage).get("slurm_array_parallelism")
+        return limit
+
     def has_gpus(self, stage: Stage) -> bool:
         """Whether jobs of that kind get GPUs."""
         parameters = self.parameters(stage)

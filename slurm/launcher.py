@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +31,34 @@ WAYS_OUT = (
 CHANGE_PROFILE = "change the profile and repeat the `run` command"
 
 
+@dataclass(frozen=True)
+class Dependencies:
+    """Ids of the jobs that others wait for: those that must succeed, or else Slurm cancels these, and those that must end."""
+
+    succeed: Sequence[str] = ()
+    end: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        """The value of sbatch's `--dependency`; "" for none. Raises SlurmError for what is no job id."""
+        kinds = {"afterok": self.succeed, "afterany": self.end}
+        return ",".join(":".join([kind, *map(checked, ids)]) for kind, ids in kinds.items() if ids)
+
+
 def submit(
-    folder: Path, cluster: Cluster, stage: Stage, calls: Sequence[Callable[[], Any]], after: Sequence[str], name: str
+    folder: Path, cluster: Cluster, stage: Stage, calls: Sequence[Callable[[], Any]], after: Dependencies, name: str
 ) -> list[str]:
     """Submit `calls` as one array of jobs called `name`, with the parameters of the `cluster` for the `stage`.
 
-    submitit writes its pickles and logs to `folder`, which is made readable by its owner only. The jobs with the ids `after`
-    must succeed first; if one fails, Slurm cancels these. Returns the ids of the array's tasks, in the order of `calls`, and
-    raises SlurmError if Slurm rejects the jobs.
+    submitit writes its pickles and logs to `folder`, which is made readable by its owner only. Returns the ids of the array's
+    tasks, in the order of `calls`, and raises SlurmError if Slurm rejects the jobs.
     """
     import submitit
 
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
     parameters = cluster.parameters(stage)
-    if after:
-        parameters["slurm_dependency"] = "afterok:" + ":".join(checked(job_id) for job_id in after)
+    if dependency := str(after):
+        parameters["slurm_dependency"] = dependency
         more = parameters.get("slurm_additional_parameters", {})
         parameters["slurm_additional_parameters"] = {**more, "kill-on-invalid-dep": "yes"}
     said = io.StringIO()  # submitit repeats what sbatch says there before it raises it

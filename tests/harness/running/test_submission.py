@@ -52,9 +52,9 @@ def until(condition: Callable[[], object], seconds: float = 200.0) -> None:
         time.sleep(0.2)
 
 
-def times_measured(folder: Path) -> Counter[int]:
-    """How many submitted jobs measure each group of the run's only cell."""
-    jobs = [entry.job for entry in submitted(Run.open(folder)) if not entry.job.training]
+def times_measured(folder: Path, start: int = 0) -> Counter[int]:
+    """How many of the submitted jobs from number `start` on measure each group of the run's only cell."""
+    jobs = [entry.job for entry in submitted(Run.open(folder))[start:] if not entry.job.training]
     return Counter(group for job in jobs for group in range(job.first, job.end))
 
 
@@ -117,6 +117,53 @@ def test_arrays_are_as_large_as_the_cluster_allows(
     assert list(Counter(entry.job_id.partition("_")[0] for entry in entries).values()) == [6, 6, 2]
     assert times_measured(tmp_path / "out") == dict.fromkeys(range(14), 1)
     assert command_line("cancel", "out").exit_code == 0
+
+
+HELD = "[slurm.additional_parameters]\nhold = true\n"  # the jobs stay in the queue, and no time passes
+
+
+def test_no_group_is_measured_twice_whatever_the_shard(
+    local_slurm: LocalSlurm, command_line: CommandLine, method_file: MethodFile, tmp_path: Path
+) -> None:
+    own = ("--methods", "own", "--method", method_file(), "--out", "out")
+    held = on_slurm(profile(tmp_path, more=HELD), *own)
+    assert command_line(*held, "--groups", 10, "--shard", 8).exit_code == 0
+    with pytest.warns(UserWarning, match="--shard 4 is not used: out is cut into shards of 8 groups"):
+        again = command_line(*held, "--groups", 10, "--shard", 4)
+    assert "nothing to submit" in again.output
+    assert command_line(*held, "--groups", 20).exit_code == 0  # the job of groups 8 and 9 is still in the queue
+    assert times_measured(tmp_path / "out") == dict.fromkeys(range(20), 1)
+    ranges = [(entry.job.first, entry.job.end) for entry in submitted(Run.open(tmp_path / "out"))]
+    assert sorted(ranges) == [(0, 8), (8, 10), (10, 16), (16, 20)]
+    assert command_line("cancel", "out").exit_code == 0
+    assert {status.state for status in cell_statuses(Run.open(tmp_path / "out")).values()} == {"lost"}
+    with pytest.warns(UserWarning, match="--shard 5 is not used"):
+        assert command_line("resume", "out", "--shard", 5).exit_code == 0
+    assert times_measured(tmp_path / "out", 4) == dict.fromkeys(range(20), 1)
+    assert {status.state for status in cell_statuses(Run.open(tmp_path / "out")).values()} == {"pending"}
+
+
+def dependencies(slurm: LocalSlurm, job_id: str) -> str:
+    shown = slurm.run("scontrol", "show", "job", job_id)
+    return next(word.partition("=")[2] for word in shown.split() if word.startswith("Dependency="))
+
+
+def test_array_parallelism_holds_for_all_jobs_of_a_kind(
+    local_slurm: LocalSlurm, command_line: CommandLine, tmp_path: Path
+) -> None:
+    limit = "array_parallelism = {}\n" + HELD.replace("slurm.", "training.")
+    path = profile(tmp_path, more="[training]\n" + limit.format(2))
+    call = ("--methods", "protonet,meta-baseline", "--splits", "0,1", "--groups", 1, "--out", "out")
+    done = command_line(*on_slurm(path, *call), PUDNET_BENCH_CACHE=str(tmp_path / "cache"))
+    assert done.exit_code == 0, done.output
+    trainings = [entry for entry in submitted(Run.open(tmp_path / "out")) if entry.job.training]
+    first = trainings[0].job_id.partition("_")[0]
+    later = [entry for entry in trainings if not entry.job_id.startswith(first)]
+    assert len(later) == 2  # each waits for its own base
+    limits = local_slurm.run("scontrol", "show", "job", trainings[0].job_id)
+    assert "ArrayTaskThrottle=2" in limits
+    for entry in later:
+        assert f"afterany:{first}_*" in dependencies(local_slurm, entry.job_id)
 
 
 def test_a_refusal_is_one_sentence_with_the_way_out(
