@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from pudnet_bench.harness.running.status import (
 from pudnet_bench.harness.running.worker import Worker, missing_jobs
 from pudnet_bench.harness.training.artifacts import ArtifactStore
 from pudnet_bench.harness.training.stop_signal import StopSignal
-from pudnet_bench.results.store.files import write_atomically
+from pudnet_bench.results.store.files import naming, write_atomically
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.slurm import launcher
 from pudnet_bench.slurm.cluster import STAGES, Cluster, Stage, load
@@ -68,7 +68,8 @@ class ClusterJob:
             with Display() as display:
                 Worker.of(self.request, Path(self.folder), display, stop_signal).perform(self.job)
         except Exception as error:
-            write_atomically(outcome, json.dumps({"failed": described(error)}).encode())
+            with suppress(OSError):  # of a full disk, where the log says more
+                write_atomically(outcome, json.dumps({"failed": described(error)}).encode())
             raise
         write_atomically(outcome, json.dumps({"failed": ""}).encode())
 
@@ -103,7 +104,8 @@ def submit(plan: Plan, run: Run, request: RunRequest, cluster: Cluster, shard: i
             outcome_path(run.folder, job.title).unlink(missing_ok=True)
         calls = [ClusterJob(request, str(run.folder.absolute()), job) for job in batch]
         after = launcher.Dependencies([ids[key] for key in needs], turns[stage].waits_for(len(batch)))
-        job_ids = launcher.submit(run.folder / "jobs", cluster, stage, calls, after, f"pudnet-{plan.suite.name}")
+        with naming(run.folder / "jobs"):
+            job_ids = launcher.submit(run.folder / "jobs", cluster, stage, calls, after, f"pudnet-{plan.suite.name}")
         turns[stage].add(job_ids[0], len(batch))
         sent = [Submitted(job_id, job) for job_id, job in zip(job_ids, batch, strict=True)]
         ids |= {entry.job.training: entry.job_id for entry in sent if entry.job.training}
@@ -142,7 +144,7 @@ def save_cluster(run: Run, cluster: Cluster) -> Cluster:
     """Copy the profile into the run, for `resume`, and return the copy."""
     copy = run.folder / CLUSTER
     if cluster.path.resolve() != copy.resolve():
-        shutil.copyfile(cluster.path, copy)
+        write_atomically(copy, cluster.path.read_bytes())
     return load(copy)
 
 

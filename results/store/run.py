@@ -228,9 +228,10 @@ class Run:
                 raise StoreError(
                     f"{self.folder} is in use by {holder}: wait for it, or give another folder with --out."
                 )
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
+            with files.naming(self.folder / ".lock"):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+                file.flush()
             yield
 
     @contextmanager
