@@ -18,7 +18,7 @@ from pudnet_bench.errors import BenchError
 from pudnet_bench.harness.cli import author, data, run, show
 from pudnet_bench.harness.cli.options import with_home
 from pudnet_bench.harness.console.failures import unusable
-from pudnet_bench.harness.console.terminal import printable
+from pudnet_bench.harness.console.terminal import plain_where_needed, printable
 
 INTERRUPTED = 130
 
@@ -31,6 +31,7 @@ new_app = typer.Typer(help="Start a method, suite or family of your own.", no_ar
 
 def main() -> None:
     """Run the command line."""
+    plain_where_needed(sys.stdout, sys.stderr)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {printable(str(message))}\n"
     app()
 

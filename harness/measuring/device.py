@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import subprocess
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -104,10 +105,20 @@ def processor_name() -> str:
         with Path("/proc/cpuinfo").open() as lines:
             model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
-        import platform
-
-        model = platform.processor() or platform.machine()
+        model = _model_elsewhere()
     return f"{model}, {core_count()} cores{quota_text()}"
+
+
+def _model_elsewhere() -> str:
+    """The CPU model on other systems: macOS tells it to `sysctl` alone."""
+    import platform
+
+    try:
+        asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        told = subprocess.run(asked, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        told = ""
+    return told or platform.processor() or platform.machine()
 
 
 def native_bf16(device: torch.device) -> bool:

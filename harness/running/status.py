@@ -188,5 +188,5 @@ def _latest(entries: Sequence[Submitted]) -> dict[str, Submitted]:
 def _outcome(run: Run, title: str) -> str | None:
     """The error with which the job ended, "" for none; None while it has not ended."""
     with contextlib.suppress(OSError, ValueError, KeyError):
-        return str(json.loads(outcome_path(run.folder, title).read_text())["failed"])
+        return str(json.loads(outcome_path(run.folder, title).read_bytes())["failed"])
     return None

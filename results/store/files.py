@@ -112,7 +112,8 @@ def checksummed_json(value: Mapping[str, Any]) -> bytes:
     """Encode `value` as indented JSON with a `checksum` beside its own fields."""
     plain = json.loads(json.dumps(value, default=str))
     text = json.dumps({**plain, "checksum": _json_checksum(plain)}, indent=2, ensure_ascii=False)
-    return (text + "\n").encode()
+    # Names of files may hold bytes that are no UTF-8, which Python has as lone surrogates: JSON has an escape for them.
+    return (text + "\n").encode(errors="backslashreplace")
 
 
 def read_checksummed_json(data: bytes) -> dict[str, Any]:
