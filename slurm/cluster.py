@@ -2,12 +2,14 @@
 
 `[slurm]` holds what both kinds of job share, `[training]` and `[evaluation]` what differs. All three accept every parameter of
 submitit's executor for Slurm, under submitit's general name or Slurm's own (`timeout_min` or `time`). `[executor]` holds the
-arguments of the executor itself: `max_num_timeout`, `python`. An empty string unsets a value.
+arguments of the executor itself: `max_num_timeout`, `python`. An empty string unsets a value. As on sbatch's command line,
+names may have hyphens, times Slurm's formats, and counts of GPUs a type.
 """
 
 from __future__ import annotations
 
 import copy
+import datetime
 import difflib
 import json
 import math
@@ -27,6 +29,8 @@ STAGES: tuple[Stage, ...] = ("training", "evaluation")
 TABLES = ("slurm", *STAGES, "executor")
 # Slurm accepts one of these; in a stage's table any of them replaces the shared one.
 MEMORY = frozenset({"mem", "mem_gb", "mem_per_cpu", "mem_per_gpu"})
+TIMES = frozenset({"time", "timeout_min"})
+GPU_COUNTS = frozenset({"gpus_per_node", "gpus_per_task", "num_gpus"})
 MAY_BE_ZERO = frozenset({"gpus_per_node", "gpus_per_task", "num_gpus", "signal_delay_s", "max_num_timeout"})
 
 
@@ -52,16 +56,32 @@ class Cluster:
             raise ClusterError(f"a stage is {' or '.join(STAGES)}, not {stage!r}")
         return copy.deepcopy(dict(self.training if stage == "training" else self.evaluation))
 
+    def jobs_at_once(self, stage: Stage) -> int | None:
+        """The most jobs of that kind that may run at once; None where the profile does not say."""
+        limit: int | None = self.parameters(stage).get("slurm_array_parallelism")
+        return limit
+
+    def has_gpus(self, stage: Stage) -> bool:
+        """Whether jobs of that kind get GPUs."""
+        parameters = self.parameters(stage)
+        more = parameters.get("slurm_additional_parameters", {})
+        values = {name.removeprefix("slurm_"): value for name, value in parameters.items()}
+        values |= {name.replace("-", "_"): value for name, value in more.items()}
+        counts = (str(values.get(name, 0)) for name in (*GPU_COUNTS, "gpus", "gpus_per_socket"))
+        given = any(re.search(r"[1-9]", part.rpartition(":")[2]) for count in counts for part in count.split(","))
+        return given or "gpu" in str(values.get("gres", ""))
+
 
 def load(path: str | Path) -> Cluster:
     """Read a profile. Raises ClusterError if it cannot be read, or something in it is unknown or invalid."""
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            tables = tomllib.load(file)
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors begin a file with a mark
     except OSError as error:
         raise ClusterError(f"{path}: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise ClusterError(f"{path}: not a TOML file: it is not text in UTF-8; save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
         raise ClusterError(f"{path}: not a TOML file: {error}") from None
     for name, table in tables.items():
         if name not in TABLES:
@@ -85,19 +105,28 @@ def load(path: str | Path) -> Cluster:
 def _arguments(values: Mapping[str, Any], general: Container[str]) -> Mapping[str, Any]:
     """The values that are set, as arguments of `AutoExecutor`, which prefixes all that are not `general`."""
     given = {key: value for key, value in values.items() if value != ""}
-    return MappingProxyType({key if key in general else f"slurm_{key}": value for key, value in given.items()})
+
+    def is_general(key: str) -> bool:
+        return key in general and not (key in GPU_COUNTS and isinstance(given[key], str))  # a type is Slurm's alone
+
+    return MappingProxyType({key if is_general(key) else f"slurm_{key}": value for key, value in given.items()})
 
 
 def _checked(path: Path, table: str, tables: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
     """The values of one table under submitit's general names, validated."""
     found: dict[str, Any] = {}
     given: dict[str, str] = {}
-    for key, value in tables.get(table, {}).items():
+    for written, value in tables.get(table, {}).items():
+        key = written.replace("-", "_")
         if key not in known:
-            raise ClusterError(f"{path}: [{table}] has no parameter {_unknown(key, known)}")
+            elsewhere = (
+                f"; [{table}.additional_parameters] takes other options of sbatch" if table != "executor" else ""
+            )
+            raise ClusterError(f"{path}: [{table}] has no parameter {_unknown(key, known)}{elsewhere}")
         wrong = "" if value == "" else _wrong(key, value, known[key])
         if wrong:
-            raise ClusterError(f"{path}: [{table}] {key} = {_shown(value)}: {wrong}")
+            raise ClusterError(f"{path}: [{table}] {written} = {_shown(value)}: {wrong}")
+        value = _converted(key, value)
         if key == "exclusive" and value is False:  # submitit would write --exclusive=False
             value = ""
         name = _general_names().get(key, key)
@@ -147,9 +176,48 @@ def _wrong(key: str, value: Any, kind: Any) -> str:
     return "" if "" in reasons else reasons[0]
 
 
+def _converted(key: str, value: Any) -> Any:
+    """A valid value as submitit takes it."""
+    if key in TIMES and value != "":
+        return slurm_minutes(value)
+    if key in GPU_COUNTS and isinstance(value, str):
+        return int(value) if value.isdecimal() else re.sub(r"(^|,)gpu:", r"\1", value)
+    return value
+
+
+def slurm_minutes(time: Any) -> int | None:
+    """The minutes of a time in one of sbatch's formats or TOML's own of a time of day, seconds rounded up; else None."""
+    if isinstance(time, int) and not isinstance(time, bool):
+        return time
+    if isinstance(time, datetime.time):  # 12:00:00 without quotes
+        time = time.isoformat("seconds")
+    if not isinstance(time, str):
+        return None
+    days, dash, clock = time.strip().rpartition("-")
+    parts = clock.split(":")
+    if not all(re.fullmatch(r"[0-9]{1,9}", part) for part in (*parts, *([days] if dash else []))):
+        return None
+    numbers = list(map(int, parts))
+    if dash:  # days-hours[:minutes[:seconds]]
+        hours, minutes, seconds = (*numbers, 0, 0)[:3]
+    elif len(numbers) == 3:
+        hours, minutes, seconds = numbers
+    else:  # minutes[:seconds]
+        hours, minutes, seconds = 0, *(*numbers, 0)[:2]
+    return None if len(parts) > 3 else (int(days or 0) * 24 + hours) * 60 + minutes + math.ceil(seconds / 60)
+
+
 def _wrong_for(key: str, value: Any, kind: Any) -> str:
+    if key in TIMES:
+        minutes = slurm_minutes(value)
+        right = 'minutes, such as 1440, or a time of sbatch, such as "24:00:00" or "1-00:00:00"'
+        return f"it is {right}" if minutes is None else f"it is more than 0: {right}" if minutes <= 0 else ""
+    if key in GPU_COUNTS and isinstance(value, str):
+        typed = r"(gpu:)?([A-Za-z][\w.-]*:)?[0-9]+"
+        right = 'a number of GPUs, such as 1, or a type and a number, such as "a100:1"'
+        return "" if re.fullmatch(f"{typed}(,{typed})*", value, re.ASCII) else f"it is {right}"
     if kind is bool:
-        return "" if isinstance(value, bool) else "it is true or false"
+        return "" if isinstance(value, bool) else "it is true or false, without quotes"
     if kind is int or kind is float:
         return _wrong_number(key, value, kind)
     if kind is str:
@@ -163,7 +231,7 @@ def _wrong_for(key: str, value: Any, kind: Any) -> str:
 def _wrong_number(key: str, value: Any, kind: type) -> str:
     numbers = int if kind is int else (int, float)
     if isinstance(value, bool) or not isinstance(value, numbers) or not math.isfinite(value):
-        return "it is a whole number" if kind is int else "it is a number"
+        return f"it is a whole number, such as {key} = 4" if kind is int else f"it is a number, such as {key} = 16"
     if value < 0 or (value == 0 and key not in MAY_BE_ZERO):
         return "it is 0 or more" if key in MAY_BE_ZERO else "it is more than 0"
     return ""
@@ -171,10 +239,10 @@ def _wrong_number(key: str, value: Any, kind: type) -> str:
 
 def _wrong_text(key: str, value: Any) -> str:
     if not isinstance(value, str):
-        return "it is a string"
+        return f'it is a string, such as {key} = "{"16GB" if key in MEMORY else "name"}"'
     if not value.isprintable():
         return "it is one line of text"
-    if key in MEMORY and re.fullmatch(r"[0-9]+([KMGT]B?)?", value) is None:
+    if key in MEMORY and re.fullmatch(r"[0-9]+([KMGT]B?)?", value, re.IGNORECASE) is None:
         return 'it is a number and a unit, such as "16GB"'
     return ""
 

@@ -21,6 +21,7 @@ FINAL = frozenset(
 )
 TIMEOUT = 120.0  # seconds; without a controller, squeue itself gives up after about ten
 IDS_PER_COMMAND = 500
+DEFAULT_ARRAY = 1001  # Slurm's own MaxArraySize
 # The reason comes last because it can be any text.
 SQUEUE_FIELDS = "JobArrayID:|,State:|,RestartCnt:|,NodeList:|,Reason:|"
 SACCT_FIELDS = "JobID,State,NodeList"
@@ -46,6 +47,18 @@ class JobState:
     def finished(self) -> bool:
         """Whether it has ended and Slurm will not start it again."""
         return self.state in FINAL
+
+
+def largest_array() -> int:
+    """Return how many tasks one job array may have here: 1 where the cluster has no arrays.
+
+    Slurm's default where the cluster does not say. Raises SlurmError where Slurm is not installed or does not return.
+    """
+    shown = _run(["scontrol", "show", "config"]).stdout
+    size = re.search(r"^MaxArraySize\s*=\s*(\d+)", shown, re.MULTILINE)  # one more than the largest index
+    tasks = re.search(r"^SchedulerParameters\s*=.*\bmax_array_tasks=(\d+)", shown, re.MULTILINE)
+    limits = [int(found[1]) for found in (size, tasks) if found]
+    return max(1, min(limits, default=DEFAULT_ARRAY))
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def scaffold_method(file: Path) -> str:
 
     Raises ScaffoldError if the file cannot be written or its name cannot be used.
     """
-    template = (TEMPLATES / "my_method.py").read_text()
+    template = (TEMPLATES / "my_method.py").read_text(encoding="utf-8")
     class_name, row = _names_for(file, template, "method", tuple(registry.entries()))
     _write(file, template.replace("MyMethod", class_name).replace("my-method", row))
     reference = shlex.quote(f"{file}:{class_name}")
@@ -71,7 +71,7 @@ def scaffold_suite(file: Path) -> str:
     """Write a suite that runs as it is to `file`, as `scaffold_method` does a method."""
     from pudnet_bench.suites.catalog import SUITES
 
-    template = (TEMPLATES / "my_suite.py").read_text()
+    template = (TEMPLATES / "my_suite.py").read_text(encoding="utf-8")
     _, name = _names_for(file, template, "suite", ("all", *SUITES))
     _write(file, template.replace("my-suite", name))
     path = shlex.quote(str(file))
@@ -137,7 +137,7 @@ def _classes(names: tuple[str, ...], indices: tuple[int, ...]) -> str:
 
 def _write(file: Path, text: str) -> None:
     try:
-        with file.open("x") as new:
+        with file.open("x", encoding="utf-8") as new:
             new.write(text)
     except FileExistsError:
         raise ScaffoldError(f"'{file}' exists already and is left as it is; give another name") from None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Annotated
@@ -16,12 +16,11 @@ import typer
 
 from pudnet_bench.errors import BenchError
 from pudnet_bench.harness.cli import author, data, run, show
-from pudnet_bench.harness.console.terminal import printable
+from pudnet_bench.harness.cli.options import with_home
+from pudnet_bench.harness.console.failures import unusable
+from pudnet_bench.harness.console.terminal import plain_where_needed, printable
 
 INTERRUPTED = 130
-UNWRITABLE = (
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG,
-)  # fmt: skip
 
 # A shell completes a program by its name, and `python -m harness` has none of its own; pudnet-bench has.
 completes = Path(sys.argv[0]).name != "__main__.py"
@@ -32,6 +31,7 @@ new_app = typer.Typer(help="Start a method, suite or family of your own.", no_ar
 
 def main() -> None:
     """Run the command line."""
+    plain_where_needed(sys.stdout, sys.stderr)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {printable(str(message))}\n"
     app()
 
@@ -59,28 +59,31 @@ def explained(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def explaining(**arguments: object) -> None:
         try:
-            command(**arguments)
+            command(**{name: with_home(value) for name, value in arguments.items()})
+            sys.stdout.flush()  # a full disk behind it is noticed here, not after the end
         except KeyboardInterrupt:
             print("interrupted; finished groups are saved: repeat the command to resume", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
         except (BenchError, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in UNWRITABLE:
+            sentence = unusable(error) if isinstance(error, OSError) else str(error)
+            if not sentence:
                 raise
             if arguments.get("debug"):
                 traceback.print_exc()
-            print(f"error: {printable(_sentence(error))}", file=sys.stderr)
+            print(f"error: {printable(sentence)}", file=sys.stderr)
+            _drop_output()
             raise typer.Exit(getattr(error, "exit_code", BenchError.exit_code)) from None
 
     return explaining
 
 
-def _sentence(error: BenchError | OSError) -> str:
-    if isinstance(error, BenchError):
-        return str(error)
-    where = f"'{error.filename}'" if error.filename else "the output folder"
-    reason, folders = os.strerror(error.errno or 0).lower(), "--out (runs) or --cache (artifacts and images)"
-    way_out = f"free space, or choose another folder with {folders}; finished groups are saved"
-    return f"cannot write {where}: {reason}; {way_out}"
+def _drop_output() -> None:
+    """Discard what standard output still holds if it cannot be written, which Python would report at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 COMMANDS: tuple[tuple[typer.Typer, dict[str, Callable[..., None]]], ...] = (

@@ -39,7 +39,7 @@ def new_family(
     """Describe the family in an image folder, and how to run it."""
     from pudnet_bench.harness.authoring.scaffold import describe_family
 
-    print(printable(describe_family(folder.expanduser(), name, cache_folder(cache))))
+    print(printable(describe_family(folder, name, cache_folder(cache))))
 
 
 def check(

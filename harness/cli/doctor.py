@@ -15,9 +15,19 @@ import torch
 import torch.nn.functional as F
 
 from pudnet_bench.harness.console.progress import span
-from pudnet_bench.harness.measuring.device import Compute, choose_device, core_count, native_bf16, processor_name
+from pudnet_bench.harness.measuring.device import (
+    Compute,
+    choose_device,
+    core_count,
+    native_bf16,
+    processor_name,
+    quota_text,
+    thread_limit,
+)
 from pudnet_bench.harness.measuring.energy import EnergyMeter
 from pudnet_bench.harness.measuring.provenance import driver, git_commit, package_versions
+from pudnet_bench.harness.measuring.provenance import load as average_load
+from pudnet_bench.harness.measuring.quota import cpu_quota
 from pudnet_bench.harness.planning.estimate import PROBE_SECONDS, Estimate, durations, estimate, training_estimate
 from pudnet_bench.harness.planning.plan import make_plan, with_bases
 from pudnet_bench.harness.planning.request import RunRequest
@@ -113,15 +123,22 @@ def _processor() -> Finding:
 
 
 def _threads() -> Finding:
-    threads, cores, load = torch.get_num_threads(), core_count(), os.getloadavg()[0]
-    if threads < cores:
+    threads, cores, load, quota = torch.get_num_threads(), core_count(), next(iter(average_load()), 0.0), cpu_quota()
+    found = f"torch uses {threads} of {cores} cores{quota_text()}"
+    if quota_text():
+        implies = (
+            "times are those of the quota, not of the processor: raise the container's or job's quota to use it all"
+        )
+        if threads > thread_limit():
+            implies += f"; more threads than the quota has cores for are stopped together: set OMP_NUM_THREADS={thread_limit()}"
+    elif threads < cores:
         implies = f"times are those of {threads} of {cores} cores; unset OMP_NUM_THREADS to use them all"
     else:
         implies = "a run uses every core: let nothing else run while times are taken"
     if load > cores / 2:
         implies += f"; other work is running (load {load:.1f}), so the speeds and times below are too slow"
-    values = {"threads": threads, "cores": cores, "load": load}
-    return Finding("threads", f"torch uses {threads} of {cores} cores", implies, values)
+    values = {"threads": threads, "cores": cores, "load": load, "quota": quota}
+    return Finding("threads", found, implies, values)
 
 
 def _rates(device: torch.device) -> dict[str, float]:

@@ -14,7 +14,7 @@ from pudnet_bench.errors import BenchError
 from pudnet_bench.harness.cli import completion
 from pudnet_bench.harness.measuring.device import DeviceKind, Precision
 from pudnet_bench.harness.planning.request import ClockRule, Episodes
-from pudnet_bench.results.store.folders import find_folder
+from pudnet_bench.results.store.folders import expanded, find_folder
 
 if TYPE_CHECKING:
     from pudnet_bench.results.store.run import Run
@@ -130,7 +130,19 @@ def source_folders(texts: list[str] | None) -> dict[str, Path]:
 
 def absolute(path: str | Path) -> Path:
     """The path as it is meant in any folder."""
-    return Path(path).expanduser().absolute()
+    return expanded(Path(path)).absolute()
+
+
+def with_home(value: object) -> object:
+    """An argument of a command with `~` expanded: a shell leaves it alone in `--out=~/x`, and so do variables.
+
+    Every path option and argument passes through here; a name that is no path does not begin with `~`.
+    """
+    if isinstance(value, Path):
+        return expanded(value)
+    if isinstance(value, str):
+        return str(expanded(Path(value))) if value.startswith("~") else value
+    return [with_home(each) for each in value] if isinstance(value, list) else value
 
 
 def find_run(reference: str) -> Run:

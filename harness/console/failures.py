@@ -2,8 +2,40 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import traceback
 from pathlib import Path
+
+ELSEWHERE = "choose another folder with --out (runs) or --cache (artifacts and images)"
+AGAIN = "finished groups are saved: repeat the command to resume"
+# Errors of a folder or machine that a user can put right, with the way out. Not every system knows them all.
+WAYS_OUT = {
+    getattr(errno, name): way_out
+    for names, way_out in {
+        ("ENOSPC", "EDQUOT", "EFBIG"): f"free space (or raise the quota or limit), or {ELSEWHERE}",
+        ("EACCES", "EPERM", "EROFS"): f"make it writable, or {ELSEWHERE}",
+        ("ENOTDIR", "EEXIST", "EISDIR", "ELOOP", "EXDEV"): f"remove what is in the way, or {ELSEWHERE}",
+        ("ENAMETOOLONG", "EINVAL", "EILSEQ"): f"give a shorter or plainer name, or {ELSEWHERE}",
+        ("EMFILE", "ENFILE"): "raise the limit of open files (`ulimit -n`)",
+        ("ENOMEM",): "free memory",
+        (
+            "ESTALE", "EIO", "ETIMEDOUT", "ENOTCONN", "ESHUTDOWN", "EHOSTDOWN", "EHOSTUNREACH", "EREMOTEIO", "ENODEV", "ENXIO",
+            "ENOLCK", "EBUSY", "ETXTBSY", "ECONNRESET", "ECONNABORTED",
+        ): f"check that its disk or network share is there and sound, or {ELSEWHERE}",
+    }.items()
+    for name in names
+    if hasattr(errno, name)
+}  # fmt: skip
+
+
+def unusable(error: OSError) -> str:
+    """One sentence about a file or folder that cannot be read or written, with the way out; "" for any other error."""
+    if error.errno is None or error.errno not in WAYS_OUT:
+        return ""
+    where = f"'{error.filename}'" if error.filename else "the output"
+    reason = os.strerror(error.errno).lower()
+    return f"cannot write {where}: {reason}; {WAYS_OUT[error.errno]}; {AGAIN}"
 
 
 def described(error: BaseException, file: str = "") -> str:

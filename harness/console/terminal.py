@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
+REPLACE = "pudnet-bench.replace"  # the name of an error handler
+PLAIN = {
+    "—": "-", "–": "-", "−": "-", "±": "+-", "×": "x", "…": "...", "·": "*", "≤": "<=", "≥": ">=", "→": "->", "µ": "u",
+    "†": "+", "‡": "++", "“": '"', "”": '"', "‘": "'", "’": "'", "•": "*", "\u00a0": " ", "\u202f": " ",
+}  # fmt: skip
 PIPE_WIDTH = 10_000  # columns: a program that reads a line wants all of it
+
+
+def plain_where_needed(*streams: TextIO) -> None:
+    """Let `streams` replace what their encoding lacks, such as that of a terminal for ASCII or Latin-1."""
+    codecs.register_error(REPLACE, _replaced)
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=REPLACE)
+
+
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(PLAIN.get(character, "?") for character in error.object[error.start : error.end]), error.end
 
 
 def printable(text: str) -> str:

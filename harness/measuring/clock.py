@@ -6,7 +6,7 @@ CUDA: two events on the current stream, with a synchronisation before either hos
 from __future__ import annotations
 
 import os
-import resource
+import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -80,8 +80,8 @@ def accumulated(
 class PeakMemory:
     """Peak memory since `reset`, in bytes: of CUDA's allocator, or of this process's resident set on a CPU.
 
-    Where the kernel does not let a process reset its own high-water mark, a CPU's figure is the process's peak so far.
-    psutil has no such reset: `/proc/self/clear_refs` is the only one.
+    Where the kernel does not let a process reset its own high-water mark, as on macOS, a CPU's figure is the process's peak
+    so far. psutil has no such reset: `/proc/self/clear_refs` is the only one.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -92,24 +92,47 @@ class PeakMemory:
             with suppress(OSError):
                 self._status = _open_for_life(self, Path("/proc/self/status"), os.O_RDONLY)
                 self._clear = _open_for_life(self, Path("/proc/self/clear_refs"), os.O_WRONLY)
+        self._level: int | None = None  # at the last reset, if that had an effect
 
     def reset(self) -> None:
         """Start a new measurement."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         elif self._clear is not None:
-            with suppress(OSError):
+            try:
                 os.write(self._clear, b"5")
+                self._level = self._high_water()
+            except OSError:
+                self._level = None
+
+    def added(self) -> int:
+        """Return how much a CPU's resident set has grown since `reset`, at its peak; -1 where that is unknown."""
+        peak = self._high_water()
+        return -1 if peak is None or self._level is None else max(0, peak - self._level)
 
     def read(self) -> int:
         """Return the peak since `reset`, in bytes."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
+        peak = self._high_water()
+        return _peak_so_far() if peak is None else peak
+
+    def _high_water(self) -> int | None:
+        """The high-water mark of the resident set; None where the kernel does not say."""
         try:
             status = os.pread(self._status, 8192, 0) if self._status is not None else b""
             return int(status.partition(b"VmHWM:")[2].split(None, 1)[0]) * 1024
         except (OSError, IndexError, ValueError):
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            return None
+
+
+def _peak_so_far() -> int:
+    """The most memory that this process has had, in bytes; 0 on a system that does not count it."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _open_for_life(owner: object, path: Path, flags: int) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from pudnet_bench.harness.measuring.device import Compute
+from pudnet_bench.harness.measuring.device import Compute, quota_text
 from pudnet_bench.methods.feature_learner import prototype_classifier_name
 from pudnet_bench.results.store.run_record import Invocation
 
@@ -81,7 +81,10 @@ def driver() -> str:
 
 def load() -> tuple[float, ...]:
     """Return the machine's load averages over 1, 5 and 15 minutes; empty where they are unknown."""
-    return os.getloadavg() if hasattr(os, "getloadavg") else ()
+    try:
+        return os.getloadavg()
+    except (AttributeError, OSError):
+        return ()
 
 
 def begin_invocation(command: str, compute: Compute) -> Invocation:
@@ -95,7 +98,7 @@ def begin_invocation(command: str, compute: Compute) -> Invocation:
         versions=versions,
         device=compute.name,
         driver=driver() if compute.device.type == "cuda" else "",
-        platform=platform.platform(),
+        platform=f"{platform.platform()}{quota_text()}",
         precision=str(compute.precision),
         threads=torch.get_num_threads(),
         load_start=load(),

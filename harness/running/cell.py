@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 
 from pudnet_bench.harness.console.progress import Display
-from pudnet_bench.harness.measuring.clock import Clock, PeakMemory, timed
+from pudnet_bench.harness.measuring.clock import Clock, timed
 from pudnet_bench.harness.measuring.contract import (
     fitting,
     not_a_snapshot,
@@ -24,6 +25,7 @@ from pudnet_bench.harness.measuring.contract import (
 )
 from pudnet_bench.harness.measuring.device import Compute
 from pudnet_bench.harness.measuring.energy import EnergyMeter, metered
+from pudnet_bench.harness.measuring.fit_memory import FitMemory
 from pudnet_bench.harness.measuring.flops import UNKNOWN, FlopCount, count
 from pudnet_bench.harness.planning.plan import Cell
 from pudnet_bench.harness.training.artifacts import Artifact, ArtifactSpec, ArtifactStore, Trained
@@ -70,6 +72,7 @@ class ReadyCell:
     compute: Compute
     flops: FlopCount = UNKNOWN
     mixed: MixedImages | None = None
+    fit_memory: FitMemory | None = None
 
     def other(self, group: UnseenGroup) -> UnseenGroup:
         """The group that a control is shown beside `group`. Raises MethodError for another source where there is none."""
@@ -80,9 +83,9 @@ class ReadyCell:
         return other_source_group(self.mixed, self.cell.family.name, self.cell.seed, group)
 
     @cached_property
-    def gauges(self) -> tuple[Clock, PeakMemory, EnergyMeter]:
+    def gauges(self) -> tuple[Clock, FitMemory, EnergyMeter]:
         device = self.compute.device
-        return Clock(device), PeakMemory(device), EnergyMeter(device)
+        return Clock(device), self.fit_memory or FitMemory(device), EnergyMeter(device)
 
     @cached_property
     def parameters(self) -> int:
@@ -104,12 +107,13 @@ def run_cell(cell: Cell, run: Run, context: RunContext, groups: range | None = N
     images = context.images_of(cell.family.name, cell.split)
     if artifact is not None:
         run.save_curve(cell.key, artifact.curve)
-    flops = UNKNOWN
+    flops, memory = UNKNOWN, FitMemory(context.compute.device)
     if missing:
-        flops = warm_up(method, images, cell.seed, lambda text: context.display.log(f"{cell.title}: {text}"))
+        log = context.display.log
+        flops = warm_up(method, images, cell.seed, lambda text: log(f"{cell.title}: {text}"), memory)
     trained_on = context.images_of(cell.trained_on.name, cell.split) if isinstance(method, Control) else None
     mixed = trained_on if isinstance(trained_on, MixedImages) else None
-    ready = ReadyCell(cell, method, artifact, images, context.compute, flops, mixed)
+    ready = ReadyCell(cell, method, artifact, images, context.compute, flops, mixed, memory)
     measure_groups(ready, run, context, missing, cell.groups - len(all_missing))
 
 
@@ -180,12 +184,12 @@ def measure_group(ready: ReadyCell, index: int) -> tuple[list[dict[str, Any]], d
     torch.default_generator.manual_seed(seed)
     if compute.device.type == "cuda":
         torch.cuda.manual_seed(seed)
-    memory.reset()
+    memory.begin()
     rows: list[dict[str, Any]] = []
     where = f"method '{cell.variant.name}', group {index}"
     # The energy meter is read outside the timed region.
     for (snapshot, elapsed), joules in metered(timed(fitting(ready.method, group.fit), clock), meter):
-        peak = memory.read()
+        peak = memory.until(len(rows))
         _refuse(where, not_a_snapshot(snapshot))
         clock.start()
         accuracy = test_accuracy(snapshot.classifier, group.test, where)
@@ -250,10 +254,13 @@ def _share_correct(classifier: Classifier, test: Dataset, at_once: int, where: s
     return int(correct) / len(test)
 
 
-def warm_up(method: Method, images: SplitImages, seed: int, log: Callable[[str], None]) -> FlopCount:
+def warm_up(
+    method: Method, images: SplitImages, seed: int, log: Callable[[str], None], memory: FitMemory | None = None
+) -> FlopCount:
     """Let caches, kernels and allocators settle on an unmeasured group of the same shape; count FLOPs in the first fit.
 
-    Where the count fails, the reason is logged, the method is warmed up without it and the FLOPs are unknown.
+    Where the count fails, the reason is logged, the method is warmed up without it and the FLOPs are unknown. `memory`
+    measures the last fit, of an iterative method one more.
     """
     # A training group has the size of an unseen one only where the family fixes it.
     same_size = images.split.training and images.family.images
@@ -267,9 +274,11 @@ def warm_up(method: Method, images: SplitImages, seed: int, log: Callable[[str],
         fits -= 1
     except Exception as error:  # a fault of the method itself shows in the plain fits that follow
         flops, failure = UNKNOWN, f"{type(error).__name__}: {error}"
-    for _ in range(fits):
-        snapshots = fitting(method, group.fit)
-        first = next(snapshots, None)
+    gauge = memory if memory is not None and memory.can_measure() else None
+    for left in reversed(range(max(fits, 1) if gauge else fits)):
+        snapshots, first = fitting(method, group.fit), None
+        for snapshot in gauge.measure(snapshots, method.iterative) if gauge and left == 0 else islice(snapshots, 1):
+            first = first or snapshot
         if isinstance(first, Snapshot):  # a method that yields none is refused when it is measured
             evaluate(first.classifier, group.test)
         del snapshots

@@ -15,7 +15,7 @@ import torch
 
 from pudnet_bench.errors import BenchError
 from pudnet_bench.harness.console.progress import Display
-from pudnet_bench.harness.measuring.device import core_count
+from pudnet_bench.harness.measuring.device import thread_limit
 from pudnet_bench.harness.planning.request import RunRequest
 from pudnet_bench.harness.running.job import Job
 from pudnet_bench.harness.running.worker import Worker
@@ -64,7 +64,7 @@ class LocalProcesses(Executor):
         failures = JobFailures(worker)
         waiting, running = list(jobs), dict[Future[None], Job]()
         trainings = {job.training for job in jobs if job.training}
-        threads = max(1, core_count() // self.processes)
+        threads = max(1, thread_limit() // self.processes)
         spawn, arguments = multiprocessing.get_context("spawn"), (worker.request, worker.run.folder, threads)
         with ProcessPoolExecutor(self.processes, spawn, _start, arguments) as pool:
             while waiting or running:

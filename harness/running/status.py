@@ -32,20 +32,34 @@ class Submitted:
 
 def submitted(run: Run) -> list[Submitted]:
     """Every job submitted for the run, in order; empty, with a warning, where the file is damaged."""
+    return _read_jobs(run)[0]
+
+
+def first_shard(run: Run) -> int | None:
+    """The groups per job of the run's first submission; None before it."""
+    return _read_jobs(run)[1]
+
+
+def _read_jobs(run: Run) -> tuple[list[Submitted], int | None]:
     path = run.folder / JOBS
     if not path.exists():
-        return []
+        return [], None
     try:
-        jobs = read_checksummed_json(path.read_bytes())["jobs"]
-        return [Submitted(e["job_id"], Job(**{**e["job"], "needs": tuple(e["job"]["needs"])})) for e in jobs]
+        content = read_checksummed_json(path.read_bytes())
+        entries = [
+            Submitted(e["job_id"], Job(**{**e["job"], "needs": tuple(e["job"]["needs"])})) for e in content["jobs"]
+        ]
+        largest = max((entry.job.end - entry.job.first for entry in entries), default=0)
+        return entries, content.get("shard") or largest or None  # 0.2.0 did not write it
     except (ValueError, KeyError, TypeError) as error:
         quarantine(path, str(error))
-        return []
+        return [], None
 
 
-def save_submitted(run: Run, entries: Sequence[Submitted]) -> None:
-    """Write the file that `submitted` reads."""
-    write_atomically(run.folder / JOBS, checksummed_json({"jobs": [asdict(entry) for entry in entries]}))
+def save_submitted(run: Run, entries: Sequence[Submitted], shard: int = 0) -> None:
+    """Write the file that `submitted` and `first_shard` read."""
+    content = {"shard": shard, "jobs": [asdict(entry) for entry in entries]}
+    write_atomically(run.folder / JOBS, checksummed_json(content))
 
 
 def outcome_path(folder: Path, title: str) -> Path:
@@ -160,11 +174,19 @@ def live_jobs(entries: Sequence[Submitted]) -> set[str]:
 
 
 def _latest(entries: Sequence[Submitted]) -> dict[str, Submitted]:
-    return {entry.job.title: entry for entry in entries}
+    """The last submission of each job by title, without those of which a later one measures groups."""
+    latest, taken = dict[str, Submitted](), dict[str, set[int]]()
+    for entry in reversed(entries):
+        job = entry.job
+        groups, later = range(job.first, job.end), taken.setdefault(job.cell, set())
+        if job.title not in latest and later.isdisjoint(groups):
+            latest[job.title] = entry
+            later.update(groups)
+    return dict(reversed(latest.items()))
 
 
 def _outcome(run: Run, title: str) -> str | None:
     """The error with which the job ended, "" for none; None while it has not ended."""
     with contextlib.suppress(OSError, ValueError, KeyError):
-        return str(json.loads(outcome_path(run.folder, title).read_text())["failed"])
+        return str(json.loads(outcome_path(run.folder, title).read_bytes())["failed"])
     return None

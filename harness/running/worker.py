@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
@@ -34,12 +34,24 @@ from pudnet_bench.suites.mixed_images import JoinedSource, MixedImages
 from pudnet_bench.suites.mixtures import MixedFamily
 
 
-def missing_jobs(plan: Plan, run: Run, store: ArtifactStore, shard: int | None = None) -> list[Job]:
-    """The jobs left of `plan`, each training before its first cell. A job measures up to `shard` groups; None: a cell."""
-    jobs, planned = list[Job](), set[str]()
+def missing_jobs(
+    plan: Plan, run: Run, store: ArtifactStore, shard: int | None = None, live: Sequence[Job] = ()
+) -> list[Job]:
+    """The jobs left of `plan` beside the `live` ones, each training before its first cell.
+
+    A job measures up to `shard` groups; None: a cell.
+    """
+    jobs, planned = list[Job](), {job.training for job in live}
+    claimed: dict[str, list[range]] = {}
+    for job in (job for job in live if not job.training):
+        claimed.setdefault(job.cell, []).append(range(job.first, job.end))
     for cell in plan.cells:
         missing = missing_groups(cell, run)
         if not missing and is_complete(cell, run):
+            continue
+        size = shard or max(1, cell.groups)
+        parts = _shards(missing or [0], size, cell.groups, claimed.get(cell.key, ()))
+        if not parts:
             continue
         needs: tuple[str, ...] = ()
         for needing in with_bases(cell):
@@ -49,10 +61,18 @@ def missing_jobs(plan: Plan, run: Run, store: ArtifactStore, shard: int | None =
                 jobs.append(Job(needing.key, needing.training_key, needs=needs))
                 planned.add(needing.training_key)
             needs = (*needs, needing.training_key)
-        size = shard or max(1, cell.groups)
-        starts = sorted({index // size * size for index in missing}) or [0]
-        jobs += [Job(cell.key, "", first, min(first + size, cell.groups), needs) for first in starts]
+        jobs += [Job(cell.key, "", part.start, part.stop, needs) for part in parts]
     return jobs
+
+
+def _shards(missing: Sequence[int], size: int, groups: int, claimed: Sequence[range]) -> list[range]:
+    """Ranges of up to `size` of a cell's `groups` that together hold those `missing`, and none of those `claimed`."""
+    starts = sorted({index // size * size for index in missing})
+    parts = [range(first, min(first + size, groups)) for first in starts]
+    for taken in claimed:
+        pieces = ((range(p.start, min(p.stop, taken.start)), range(max(p.start, taken.stop), p.stop)) for p in parts)
+        parts = [piece for pair in pieces for piece in pair if piece]
+    return [part for part in parts if any(index in part for index in missing)] if claimed else parts
 
 
 class Worker:

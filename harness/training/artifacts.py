@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import tempfile
@@ -19,7 +20,7 @@ import safetensors.torch
 from torch import Tensor
 
 from pudnet_bench.harness.training.checkpoint import CheckpointFolder
-from pudnet_bench.results.store.files import checksummed_json, quarantine, read_checksummed_json
+from pudnet_bench.results.store.files import checksummed_json, naming, quarantine, read_checksummed_json
 
 WEIGHTS, META, CURVE = "weights.safetensors", "meta.json", "curve.parquet"
 
@@ -124,7 +125,16 @@ class ArtifactStore:
             curve = pd.read_parquet(io.BytesIO(files.pop(CURVE)))
             state, *search = (safetensors.torch.load(weights) for weights in files.values())
             return Artifact(spec.key, state, tuple(search), curve, meta)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except OSError as error:
+            if error.errno not in (
+                None,
+                errno.ENOENT,
+                errno.ENOTDIR,
+            ):  # the disk or network may be back, a training is dear
+                raise
+            quarantine(folder, str(error), "it is trained again")
+            return None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             quarantine(folder, str(error), "it is trained again")
             return None
 
@@ -144,7 +154,7 @@ class ArtifactStore:
         files[META] = checksummed_json(meta)
         folder = self.folder(spec)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as temporary:
+        with naming(folder), tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as temporary:
             complete = Path(temporary) / "artifact"
             complete.mkdir()
             for name, content in files.items():

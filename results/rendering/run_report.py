@@ -29,7 +29,7 @@ def write_report(runs: Sequence[Run], out: Path | None) -> Path:
         raise StoreError(f"'{path}' is a folder; give the name of a file, such as --out {path / 'report.html'}")
     text = page([reported(run) for run in runs])
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text.encode())
+    write_atomically(path, text.encode(errors="replace"))
     return path
 
 

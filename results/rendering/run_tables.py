@@ -123,5 +123,5 @@ def write_tables(run: Run, with_paper: bool) -> dict[str, str]:
             texts[f"{suite}-{name}.md"] = cost_tables.markdown_text(table)
     (run.folder / "tables").mkdir(exist_ok=True)
     for name, text in texts.items():
-        write_atomically(run.folder / "tables" / name, text.encode())
+        write_atomically(run.folder / "tables" / name, text.encode(errors="replace"))
     return texts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -25,8 +26,33 @@ class StoreError(BenchError):
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to `path` so that the name refers to the old file or the complete new one, even after a power cut.
 
-    Raises OSError if the folder is read-only or the disk full, leaving nothing behind.
+    What is no regular file, such as a pipe, is written to as it is. Raises OSError with `path` if the folder is read-only or
+    the disk full, leaving nothing behind.
     """
+    with naming(path):
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)
+            return
+        try:
+            _replace(path, data)
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            _replace(path, data)  # the server has restarted, and its new name for the folder is found by looking again
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an OSError of the block name `path`: that of a write names no file, and that of a temporary file not the user's."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def _replace(path: Path, data: bytes) -> None:
     # Not tempfile: its files are readable by their owner only, and a run is often shared.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -86,7 +112,8 @@ def checksummed_json(value: Mapping[str, Any]) -> bytes:
     """Encode `value` as indented JSON with a `checksum` beside its own fields."""
     plain = json.loads(json.dumps(value, default=str))
     text = json.dumps({**plain, "checksum": _json_checksum(plain)}, indent=2, ensure_ascii=False)
-    return (text + "\n").encode()
+    # Names of files may hold bytes that are no UTF-8, which Python has as lone surrogates: JSON has an escape for them.
+    return (text + "\n").encode(errors="backslashreplace")
 
 
 def read_checksummed_json(data: bytes) -> dict[str, Any]:

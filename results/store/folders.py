@@ -12,9 +12,21 @@ from pudnet_bench.results.store.run_record import MANIFEST, RECORD
 RUNS = Path("runs")
 
 
+def expanded(path: Path) -> Path:
+    """The path with a leading `~` or `~user` replaced by that home folder, as a shell does. Raises StoreError without one."""
+    if not path.parts or not path.parts[0].startswith("~"):
+        return path
+    full = Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises RuntimeError instead
+    if full == path:
+        raise StoreError(
+            f"'{path}': there is no home folder '{path.parts[0]}'; for a folder of that name, give './{path}'"
+        )
+    return full
+
+
 def cache_folder(given: Path | None) -> Path:
     """The folder for decoded images and artifacts: `given`, or the user's cache."""
-    return given or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pudnet-bench"
+    return given or expanded(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "pudnet-bench"
 
 
 def run_folder(given: Path | None, suite: str, profile: str, device: str, several: bool) -> Path:

@@ -32,7 +32,7 @@ _COLUMNS = {
     "wall_seconds": pa.float64(),
     "evaluation_seconds": pa.float64(),
     "data_seconds": pa.float64(),
-    "peak_memory_bytes": pa.int64(),
+    "peak_memory_bytes": pa.int64(),  # of a fit; -1 if unknown
     "n_fit": pa.int64(),  # images
     "n_test": pa.int64(),  # images
     "n_classes": pa.int64(),

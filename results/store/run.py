@@ -166,7 +166,7 @@ class Run:
         """All rows measured so far (of the cells `keys`, or of all): the columns of `ROW_SCHEMA` and `finished`, bool.
 
         Ordered by cell key, group and the order in which the snapshots were yielded, however often the run was
-        interrupted. Cells that are still being measured are included.
+        interrupted. Cells that are still being measured are included. An unknown memory is NaN.
         """
         known = self.cell_keys()
         tables = []
@@ -176,6 +176,9 @@ class Run:
             tables.append(rows.append_column("finished", done))
         empty = ROW_SCHEMA.append(pa.field("finished", pa.bool_())).empty_table()
         frame: pd.DataFrame = pa.concat_tables(tables or [empty]).to_pandas()
+        unknown = frame["peak_memory_bytes"] < 0
+        if unknown.any():
+            frame["peak_memory_bytes"] = frame["peak_memory_bytes"].astype(float).mask(unknown)
         return frame
 
     def save_curve(self, key: str, curve: pd.DataFrame) -> None:
@@ -228,9 +231,10 @@ class Run:
                 raise StoreError(
                     f"{self.folder} is in use by {holder}: wait for it, or give another folder with --out."
                 )
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
+            with files.naming(self.folder / ".lock"):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+                file.flush()
             yield
 
     @contextmanager

@@ -204,7 +204,7 @@ def _from_format_4(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _from_format_2(values: Mapping[str, Any]) -> dict[str, Any]:
-    constants = dict(csv.reader((Path(__file__).parent / "format_2.csv").read_text().splitlines()))
+    constants = dict(csv.reader((Path(__file__).parent / "format_2.csv").read_text(encoding="utf-8").splitlines()))
     plan = values["plan"]
     variants = [
         {

@@ -144,7 +144,22 @@ def test_an_unknown_table_is_named(profile: Path) -> None:
     [
         ("time = -5", "[slurm] time = -5: it is more than 0"),
         ("timeout_min = 0", "it is more than 0"),
-        ('timeout_min = "1:00:00"', '[slurm] timeout_min = "1:00:00": it is a whole number'),
+        (
+            'timeout_min = "1:00:00:00"',
+            '[slurm] timeout_min = "1:00:00:00": it is minutes, such as 1440, or a time of sbatch',
+        ),
+        ('time = "UNLIMITED"', 'such as "24:00:00" or "1-00:00:00"'),
+        ('time = "0:00"', "it is more than 0"),
+        ("time = 1.5", "it is minutes, such as 1440"),
+        ("time = true", "it is minutes, such as 1440"),
+        ('time = "-5"', "it is minutes, such as 1440"),
+        (
+            'gpus-per-node = "a100"',
+            '[slurm] gpus-per-node = "a100": it is a number of GPUs, such as 1, or a type and a number',
+        ),
+        ('gpus_per_node = "1:a100"', 'such as "a100:1"'),
+        ("mem = 16", 'it is a string, such as mem = "16GB"'),
+        ('cpus-per-task = "4"', "it is a whole number, such as cpus_per_task = 4"),
         ("nodes = 1.5", "it is a whole number"),
         ("nodes = true", "[slurm] nodes = true: it is a whole number"),
         ("gpus_per_node = -1", "it is 0 or more"),
@@ -170,12 +185,68 @@ def test_a_wrong_value_is_refused(profile: Path, line: str, why: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("time", "minutes"),
+    [
+        ("90", 90), ('"90"', 90), ('"90:30"', 91), ('"24:00:00"', 1440), ('"0:00:01"', 1), ('"1-0"', 1440), ('"1-12"', 2160),
+        ('"1-12:30"', 2190), ('"2-00:00:00"', 2880), ('"7-23:59:59"', 11520), ("12:00:00", 720), ('"72:00:00"', 4320),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["time", "timeout_min", "timeout-min"])
+def test_times_are_those_of_sbatch(profile: Path, name: str, time: str, minutes: int) -> None:
+    profile.write_text(f"[slurm]\n{name} = {time}\n")
+    assert load(profile).parameters("evaluation") == {"timeout_min": minutes}
+
+
+@pytest.mark.parametrize(
+    ("line", "written", "gpus"),
+    [
+        ('gpus-per-node = "a100:1"', "--gpus-per-node=a100:1", True),
+        ('gpus_per_node = "a100:1,v100:2"', "--gpus-per-node=a100:1,v100:2", True),
+        ('gpus-per-node = "gpu:h100_80gb.1g:2"', "--gpus-per-node=h100_80gb.1g:2", True),
+        ('gpus_per_node = "2"', "--gpus-per-node=2", True),
+        ('gpus-per-task = "a100:1"', "--gpus-per-task=a100:1", True),
+        ('gres = "gpu:a100:1"', "--gres=gpu:a100:1", True),
+        ('gres = "tmpdisk:100"', "--gres=tmpdisk:100", False),
+        ("gpus-per-node = 0", "--gpus-per-node=0", False),
+        ('additional_parameters = {gpus = "a100:1"}', "--gpus=a100:1", True),
+    ],
+)
+def test_gpus_may_have_a_type(
+    profile: Path, tmp_path: Path, fake_command: FakeCommand, line: str, written: str, gpus: bool
+) -> None:
+    fake_command("srun")
+    profile.write_text(TIME + line + "\n")
+    loaded = load(profile)
+    assert f"#SBATCH {written}\n" in script(loaded.parameters("training"), tmp_path)
+    assert loaded.has_gpus("evaluation") is gpus
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_file_of_a_windows_editor(profile: Path, newline: str) -> None:
+    profile.write_text("\ufeff[slurm]\ntime = 5\n", encoding="utf-8", newline=newline)
+    assert profile.read_bytes().startswith(b"\xef\xbb\xbf[slurm]")
+    assert load(profile).parameters("training") == {"timeout_min": 5}
+    profile.write_text("[slurm]\ntime = 5\n", encoding="utf-16")
+    with pytest.raises(ClusterError, match="save it as UTF-8"):
+        load(profile)
+
+
+def test_an_option_that_submitit_lacks_is_pointed_to_its_place(profile: Path) -> None:
+    assert "[slurm.additional_parameters] takes other options" in refusal(profile, '[slurm]\nlicenses = "a"\n')
+
+
+@pytest.mark.parametrize(
     ("first", "second"),
-    [("time = 5", "timeout_min = 5"), ("mem_gb = 1", 'mem = "1GB"'), ("mem_gb = 1", 'mem_per_cpu = "1GB"')],
+    [
+        ("time = 5", "timeout_min = 5"),
+        ("time = 5", "timeout-min = 5"),
+        ("mem_gb = 1", 'mem = "1GB"'),
+        ("mem_gb = 1", 'mem_per_cpu = "1GB"'),
+    ],
 )
 def test_two_names_of_one_thing_are_refused(profile: Path, first: str, second: str) -> None:
     names = [line.split()[0] for line in (first, second)]
-    assert f"has both {names[0]} and {names[1]}" in refusal(profile, f"[slurm]\n{first}\n{second}\n")
+    assert f"has both {names[0]} and {names[1]}".replace("-", "_") in refusal(profile, f"[slurm]\n{first}\n{second}\n")
 
 
 def test_the_time_must_be_said(profile: Path) -> None:

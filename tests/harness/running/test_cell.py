@@ -426,7 +426,7 @@ yield Snapshot(evaluate, "2 epochs", 2)
     assert (late >= early + 0.3).all()  # fitting is, from the start of the fit
     assert (late < 0.4).all()
     assert (found["data_seconds"] > 0).all()
-    assert (found["peak_memory_bytes"] > 10e6).all()
+    assert found["peak_memory_bytes"].between(0, 20e6).all()  # no torch, no images
     assert set(zip(found["n_fit"], found["n_test"], found["n_classes"], strict=True)) == {(100, 100, 2)}
     assert set(found["device"]) == {compute.name}
     assert set(found["artifact"]) == {""}

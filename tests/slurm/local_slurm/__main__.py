@@ -25,21 +25,28 @@ def main() -> int:
     for verb in (start, supervise):
         verb.add_argument("nodes", metavar="NODES", type=int, nargs="?", default=2, help="default: 2")
         verb.add_argument("--cpus", type=int, help="CPUs of every node; default: the machine's")
+        verb.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="a line of slurm.conf")
     supervise.add_argument("--lifeline", action="store_true")
     given = parser.parse_args()
     if given.verb == "supervise":
-        return Supervisor(given.folder, given.nodes, given.cpus or os.cpu_count() or 1).run(given.lifeline)
+        cpus = given.cpus or os.cpu_count() or 1
+        return Supervisor(given.folder, given.nodes, cpus, settings(given.set)).run(given.lifeline)
     try:
         if given.verb == "stop":
             LocalSlurm(given.folder).stop()
             return 0
-        slurm = LocalSlurm(given.folder, given.nodes, given.cpus)
+        slurm = LocalSlurm(given.folder, given.nodes, given.cpus, settings(given.set))
         slurm.start()
     except LocalSlurmError as error:
         print(error, file=sys.stderr)
         return 1
     print(f"export SLURM_CONF={slurm.conf}")
     return 0
+
+
+def settings(lines: list[str]) -> dict[str, str]:
+    """The NAME=VALUE of `lines` by name."""
+    return {name: value for name, _, value in (line.partition("=") for line in lines)}
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 # Outside Linux's range for outgoing connections, which could take a port before its daemon does.
@@ -14,6 +14,7 @@ PORTS = range(20000, 32000)
 REQUEUE_SECONDS = 5
 # Seconds between SIGTERM and SIGKILL. submitit ignores SIGTERM, so every cancelled job takes this long to end.
 KILL_SECONDS = 2
+NONE: Mapping[str, str] = {}
 
 
 def free_ports(count: int) -> list[int]:
@@ -37,10 +38,13 @@ def memory_mb() -> int:
     return int(int(total.split()[1]) / 1024 * 0.9)
 
 
-def slurm_conf(folder: Path, user: str, ports: Sequence[int], cpus: int, memory: int) -> str:
+def slurm_conf(
+    folder: Path, user: str, ports: Sequence[int], cpus: int, memory: int, settings: Mapping[str, str] = NONE
+) -> str:
     """The text of slurm.conf: `ports` of the controller and of each node, `cpus` and `memory` (MB) of every node.
 
-    Partition `main` is the default; `urgent`, on the same nodes, preempts its jobs, which are then requeued.
+    Partition `main` is the default; `urgent`, on the same nodes, preempts its jobs, which are then requeued. `settings`
+    replace those of the same name.
     """
     controller, *nodes = ports
     names = f"n[1-{len(nodes)}]" if len(nodes) > 1 else "n1"
@@ -80,6 +84,8 @@ DefMemPerCPU=64
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 """.strip().splitlines()
+    lines = [line for line in lines if line.partition("=")[0] not in settings]
+    lines += [f"{name}={value}" for name, value in settings.items()]
     for number, port in enumerate(nodes, 1):
         lines.append(
             f"NodeName=n{number} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} "

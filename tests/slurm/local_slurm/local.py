@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -47,15 +48,19 @@ class LocalSlurm:
     """A Slurm in `folder` with `nodes` nodes of `cpus` CPUs each (default: as many as the machine has).
 
     As a context manager it runs inside `with`, and ends if this process ends, by whatever signal. Partition `main` is the
-    default and `urgent` preempts its jobs. There is no accounting. Jobs run as the current user.
+    default and `urgent` preempts its jobs. There is no accounting. Jobs run as the current user. `settings` replace lines of
+    its slurm.conf, such as {"MaxArraySize": "6"}.
 
     Raises:
         LocalSlurmError: The folder's name or the number of nodes does not work.
     """
 
-    def __init__(self, folder: str | Path, nodes: int = 2, cpus: int | None = None) -> None:
+    def __init__(
+        self, folder: str | Path, nodes: int = 2, cpus: int | None = None, settings: Mapping[str, str] | None = None
+    ) -> None:
         self.folder = Path(folder).resolve()
         self.nodes, self.cpus = nodes, cpus or os.cpu_count() or 1
+        self.settings = dict(settings or {})
         self.process: subprocess.Popen[str] | None = None
         if not 1 <= nodes <= 64:
             raise LocalSlurmError(f"a local Slurm has 1 to 64 nodes, not {nodes}")
@@ -95,6 +100,7 @@ class LocalSlurm:
         environment = {**os.environ, "PATH": _search_path(), "PYTHONPATH": root}
         command = [sys.executable, "-m", "tests.slurm.local_slurm", "supervise", str(self.folder), str(self.nodes)]
         command += ["--cpus", str(self.cpus), *(["--lifeline"] if lifeline else [])]
+        command += [word for name, value in self.settings.items() for word in ("--set", f"{name}={value}")]
         with (self.folder / "supervisor.log").open("w") as log:
             self.process = subprocess.Popen(
                 command,

@@ -16,10 +16,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tests.slurm.local_slurm.configuration import free_ports, memory_mb, slurm_conf
+from tests.slurm.local_slurm.configuration import NONE, free_ports, memory_mb, slurm_conf
 from tests.slurm.local_slurm.processes import MARK, descendants, end, reap
 
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
@@ -41,10 +41,10 @@ class StoppedError(Exception):
 
 
 class Supervisor:
-    """munged, slurmctld and one slurmd per node in `folder`, each node with `cpus` CPUs."""
+    """munged, slurmctld and one slurmd per node in `folder`, each node with `cpus` CPUs; `settings` of slurm.conf."""
 
-    def __init__(self, folder: Path, nodes: int, cpus: int) -> None:
-        self.folder, self.nodes, self.cpus = folder, nodes, cpus
+    def __init__(self, folder: Path, nodes: int, cpus: int, settings: Mapping[str, str] = NONE) -> None:
+        self.folder, self.nodes, self.cpus, self.settings = folder, nodes, cpus, settings
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
         self.stop_requested = False
         self.boots = BOOTS
@@ -95,7 +95,7 @@ class Supervisor:
             (self.folder / name).mkdir()
         user = pwd.getpwuid(os.geteuid()).pw_name
         conf = self.folder / "slurm.conf"
-        conf.write_text(slurm_conf(self.folder, user, ports, self.cpus, memory_mb()))
+        conf.write_text(slurm_conf(self.folder, user, ports, self.cpus, memory_mb(), self.settings))
         if slurm_version() >= (23, 11):  # its slurmd needs systemd for cgroups; older ones do not know this setting
             (self.folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
         key = self.folder / "munge.key"
