@@ -7,16 +7,17 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 
 from pudnet_bench.harness.running.job import Job
 from pudnet_bench.results.store.files import checksummed_json, quarantine, read_checksummed_json, write_atomically
-from pudnet_bench.results.store.run import Run
+from pudnet_bench.results.store.run import NOTHING, Run
 from pudnet_bench.slurm import queue
 
-JOBS, OUTCOMES = "jobs.json", "outcomes"
+JOBS, OUTCOMES, JOB_FILES = "jobs.json", "outcomes", "jobs"
 POLL_SECONDS = 2.0
 # Slurm kills what ignores its SIGTERM, as submitit does, after KillWait: 30 seconds unless configured.
 CANCEL_SECONDS = 60.0
@@ -94,43 +95,57 @@ class CellState(StrEnum):
 
 @dataclass(frozen=True)
 class CellStatus:
-    """A cell's state, its reason, and the logs with details."""
+    """A cell's state, its reason, the logs with details, and how many groups are `done`."""
 
     state: CellState
     reason: str = ""
     logs: tuple[Path, ...] = ()
+    done: int = 0
 
 
 def cell_statuses(run: Run) -> dict[str, CellStatus]:
     """The status of each cell of the run's plan, by key. Raises SlurmError where Slurm is needed and is silent."""
-    entries = submitted(run)
-    ids = [entry.job_id for entry in _latest(entries).values() if _outcome(run, entry.job.title) is None]
-    return _cell_statuses(run, entries, queue.states(ids))
+    latest = _latest(submitted(run))
+    outcomes = {title: _outcome(run, title) for title in latest}
+    ids = [entry.job_id for title, entry in latest.items() if outcomes[title] is None]
+    return _cell_statuses(run, latest, queue.states(ids), outcomes)
 
 
 def _cell_statuses(
-    run: Run, entries: Sequence[Submitted], states: Mapping[str, queue.JobState]
+    run: Run,
+    latest: Mapping[str, Submitted],
+    states: Mapping[str, queue.JobState],
+    known: Mapping[str, str | None] = MappingProxyType({}),
 ) -> dict[str, CellStatus]:
-    latest = _latest(entries)
-    outcomes = {title: _outcome(run, title) for title in latest}
-    found = {}
-    for cell in run.record.plan.cells:
-        if run.is_done(cell):
-            found[cell.key] = CellStatus(CellState.DONE)
-            continue
-        idle = CellStatus(CellState.PARTIAL if run.groups_done(cell.key) else CellState.PENDING)
-        own = [entry for entry in latest.values() if entry.job.cell == cell.key and not entry.job.training]
-        trainings = {key for entry in own for key in entry.job.needs}
-        behind = [entry for entry in latest.values() if entry.job.training in trainings]
-        found[cell.key] = _cell_status(run, [*behind, *own], outcomes, states) if own else idle
-    return found
+    """The statuses, given what Slurm said before; `known` are outcomes that have been read.
+
+    A job writes its rows, then its outcome, then it ends: looking in the opposite order never takes it for lost.
+    """
+    outcomes = {title: known.get(title) if known.get(title) is not None else _outcome(run, title) for title in latest}
+    on_disk = run.progress(verified=False)
+    own, training = dict[str, list[Submitted]](), dict[str, list[Submitted]]()
+    for entry in latest.values():
+        key, by_key = (entry.job.training, training) if entry.job.training else (entry.job.cell, own)
+        by_key.setdefault(key, []).append(entry)
+    open_cells = [cell.key for cell in run.record.plan.cells if not on_disk.get(cell.key, NOTHING).covers(cell)]
+    logs = _logs(run) if any(key in own for key in open_cells) else {}
+    found = {cell.key: CellStatus(CellState.DONE) for cell in run.record.plan.cells}
+    for key in open_cells:
+        needs = dict.fromkeys(need for entry in own.get(key, ()) for need in entry.job.needs)
+        entries = [*(entry for need in needs for entry in training.get(need, ())), *own.get(key, ())]
+        idle = CellStatus(CellState.PARTIAL if len(on_disk.get(key, NOTHING).groups) else CellState.PENDING)
+        found[key] = _cell_status(entries, outcomes, states, logs) if key in own else idle
+    return {key: replace(status, done=len(on_disk.get(key, NOTHING).groups)) for key, status in found.items()}
 
 
 def _cell_status(
-    run: Run, entries: Sequence[Submitted], outcomes: Mapping[str, str | None], states: Mapping[str, queue.JobState]
+    entries: Sequence[Submitted],
+    outcomes: Mapping[str, str | None],
+    states: Mapping[str, queue.JobState],
+    all_logs: Mapping[str, Sequence[Path]],
 ) -> CellStatus:
     def logs(of: Submitted) -> tuple[Path, ...]:
-        return tuple(sorted((run.folder / "jobs").glob(f"{of.job_id}_*_log.*")))
+        return tuple(all_logs.get(of.job_id, ()))
 
     lost: CellStatus | None = None
     pending: CellStatus | None = None
@@ -157,7 +172,7 @@ def follow(run: Run, log: Callable[[str], None]) -> None:
     while True:
         entries = submitted(run)
         states = queue.states([entry.job_id for entry in entries])
-        counts = Counter(status.state for status in _cell_statuses(run, entries, states).values())
+        counts = Counter(status.state for status in _cell_statuses(run, _latest(entries), states).values())
         now = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
         if now != logged:
             log(f"cells: {now}")
@@ -183,6 +198,14 @@ def _latest(entries: Sequence[Submitted]) -> dict[str, Submitted]:
             latest[job.title] = entry
             later.update(groups)
     return dict(reversed(latest.items()))
+
+
+def _logs(run: Run) -> dict[str, list[Path]]:
+    """submitit's logs, "<job id>_<task>_log.out", by job id."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted((run.folder / JOB_FILES).glob("*_log.*")):
+        found.setdefault(path.name.rsplit("_", 2)[0], []).append(path)
+    return found
 
 
 def _outcome(run: Run, title: str) -> str | None:

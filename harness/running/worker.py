@@ -5,8 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+
+import numpy as np
+import torch
 
 from pudnet_bench.harness.console.failures import described
 from pudnet_bench.harness.console.progress import Display
@@ -27,7 +31,7 @@ from pudnet_bench.harness.training.artifacts import ArtifactStore
 from pudnet_bench.harness.training.distributed import gpu_count, rank_count, spawn_ranks
 from pudnet_bench.harness.training.stop_signal import StopSignal
 from pudnet_bench.methods.base import MethodError, Ranks
-from pudnet_bench.results.store.run import Run
+from pudnet_bench.results.store.run import NOTHING, Run
 from pudnet_bench.suites.class_splits import SplitImages
 from pudnet_bench.suites.held_out_images import split_images
 from pudnet_bench.suites.mixed_images import JoinedSource, MixedImages
@@ -45,9 +49,11 @@ def missing_jobs(
     claimed: dict[str, list[range]] = {}
     for job in (job for job in live if not job.training):
         claimed.setdefault(job.cell, []).append(range(job.first, job.end))
+    on_disk = run.progress(verified=True)
     for cell in plan.cells:
-        missing = missing_groups(cell, run)
-        if not missing and is_complete(cell, run):
+        progress = on_disk.get(cell.key, NOTHING)
+        missing = missing_groups(cell, run, progress)
+        if not missing and is_complete(cell, run, progress):
             continue
         size = shard or max(1, cell.groups)
         parts = _shards(missing or [0], size, cell.groups, claimed.get(cell.key, ()))
@@ -158,3 +164,13 @@ def family_images(plan: Plan, compute: Compute) -> Callable[[str, int], SplitIma
         return images.of_split(split, source, trained_on)
 
     return images_of
+
+
+def refuse_families_that_do_not_fit(plan: Plan) -> None:
+    """Raise FamilyError for a family that its source has too few classes or images for, without reading a pixel."""
+    families = {cell.family: cell.source for cell in plan.cells}
+    families |= {cell.trained_on: cell.training_source for cell in plan.cells}
+    for family, source in families.items():
+        if not isinstance(family, MixedFamily):  # whose parts are measured, and so among these
+            blank = replace(source, images=np.zeros((len(source.labels), 1, 1, 1), np.uint8))
+            split_images(family, blank, torch.device("cpu"))
