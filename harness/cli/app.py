@@ -16,6 +16,7 @@ import typer
 
 from pudnet_bench.errors import BenchError
 from pudnet_bench.harness.cli import author, data, run, show
+from pudnet_bench.harness.console.ending import leave_despite_threads
 from pudnet_bench.harness.console.terminal import printable
 
 INTERRUPTED = 130
@@ -33,7 +34,11 @@ new_app = typer.Typer(help="Start a method, suite or family of your own.", no_ar
 def main() -> None:
     """Run the command line."""
     warnings.formatwarning = lambda message, *_, **__: f"warning: {printable(str(message))}\n"
-    app()
+    try:
+        app()
+    except SystemExit as ended:
+        leave_despite_threads(ended.code if isinstance(ended.code, int) else bool(ended.code))
+        raise
 
 
 def _print_version(wanted: bool) -> None:

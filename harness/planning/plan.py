@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pudnet_bench.harness.measuring.device import Compute
+from pudnet_bench.harness.measuring.isolation import imported
 from pudnet_bench.harness.planning.code_digest import (
     HELD_OUT_IMAGES,
     MIXED_IMAGES,
@@ -189,7 +190,8 @@ def make_plan(request: RunRequest, compute: Compute, load_source: LoadSource | N
         if not path.is_file():
             raise MethodError(f"the weights file '{path}' does not exist; give another with --weights")
         weights = {"weights": str(path), "weights_sha256": sha256(path.read_bytes()).hexdigest()}
-    draft = _Draft(suite, profile, request, compute, rows, classes, weights)
+    codes = {method: code_digest(method) for method in set(classes.values())}
+    draft = _Draft(suite, profile, request, compute, rows, classes, codes, weights)
     names = request.families or (suite.embedded if profile.embedded else suite.families)
     families = [pair for name in names for pair in _families(name, request.sources, load_source)]
     cells = [cell for pair in families for cell in draft.cells(*pair, target_names, load_source)]
@@ -215,6 +217,7 @@ class _Draft:
     compute: Compute
     rows: Sequence[Variant]
     classes: Mapping[str, type[Method]]
+    codes: Mapping[type[Method], str]
     weights: Mapping[str, str]
 
     def cells(
@@ -240,7 +243,7 @@ class _Draft:
                 if OTHER_SOURCE in variant.options and not isinstance(trained_on, MixedFamily):
                     continue
                 cell = Cell(
-                    suite=self.suite.name, variant=variant, method=method, code=code_digest(method),
+                    suite=self.suite.name, variant=variant, method=method, code=self.codes[method],
                     options=self.options(variant, method, trained_on, target), family=fam, source=source,
                     trained_on=trained_on, training_source=training_source,
                     target=TargetSpec(target, tuple(source.images.shape[1:])),
@@ -336,7 +339,7 @@ def _with_base(cell: Cell) -> Cell:
     if built_on is None:
         return cell
     name, own = built_on
-    method = registry.find(name)
+    method = imported(partial(registry.find, name))
     last = max(cell.training.milestones, default=0) if method.meta_trains() else 0
     base = replace(
         cell, variant=Variant(name, name, name), method=method, code=code_digest(method),
@@ -352,7 +355,7 @@ def _variants(suite: Suite, request: RunRequest) -> tuple[list[Variant], dict[st
     own = {variant.name: variant for variant in suite.variants if not (request.paper_rows and variant.section)}
     files: dict[str, type[Method]] = {}
     for reference in request.method_files:
-        method = registry.find_in_file(reference)
+        method = imported(partial(registry.find_in_file, reference))
         taken = method.name in known and known[method.name].method != method.name
         if taken or method.name in files or method.name in registry.entries():
             why = f"'{reference}' is named '{method.name}', as another method"
@@ -367,7 +370,7 @@ def _variants(suite: Suite, request: RunRequest) -> tuple[list[Variant], dict[st
         if name not in known and name not in files:
             registry.check_name(name)
     variants = [known.get(name, Variant(name, name, name)) for name in dict.fromkeys(names)]
-    return variants, {v.name: files.get(v.method) or registry.find(v.method) for v in variants}
+    return variants, {v.name: files.get(v.method) or imported(partial(registry.find, v.method)) for v in variants}
 
 
 def _families(name: str, folders: Collection[str], load_source: LoadSource) -> list[tuple[Family, Family]]:

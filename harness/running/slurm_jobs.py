@@ -6,33 +6,44 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pudnet_bench.harness.console.ending import leave_despite_threads
 from pudnet_bench.harness.console.failures import described
 from pudnet_bench.harness.console.progress import Display
 from pudnet_bench.harness.measuring.device import Compute, DeviceKind, Precision, native_bf16
 from pudnet_bench.harness.planning.plan import Plan
 from pudnet_bench.harness.planning.request import RunRequest
 from pudnet_bench.harness.running.job import Job
-from pudnet_bench.harness.running.status import OUTCOMES, Submitted, live_jobs, outcome_path, save_submitted, submitted
+from pudnet_bench.harness.running.status import (
+    Submitted,
+    live_jobs,
+    outcome_path,
+    save_outcome,
+    save_submitted,
+    submitted,
+)
 from pudnet_bench.harness.running.worker import Worker, missing_jobs
 from pudnet_bench.harness.training.artifacts import ArtifactStore
 from pudnet_bench.harness.training.stop_signal import StopSignal
-from pudnet_bench.results.store.files import write_atomically
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.slurm import launcher
 from pudnet_bench.slurm.cluster import Cluster, Stage, load
 
 CLUSTER = "cluster.toml"
 GROUPS_PER_JOB = 50
+
+
+class JobError(Exception):
+    """A job failed, as its outcome says."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +61,20 @@ class ClusterJob:
         cores = os.environ.get("SLURM_CPUS_PER_TASK", "")
         if cores.isdecimal():
             torch.set_num_threads(int(cores))
-        outcome = outcome_path(Path(self.folder), self.job.title)
+        folder = Path(self.folder)
         try:
             stop_signal = StopSignal(signal.SIGUSR2)  # submitit's warning
             with Display() as display:
-                Worker.of(self.request, Path(self.folder), display, stop_signal).perform(self.job)
+                failure = Worker.of(self.request, folder, display, stop_signal).perform(self.job)
         except Exception as error:
-            write_atomically(outcome, json.dumps({"failed": described(error)}).encode())
+            save_outcome(folder, self.job.title, described(error))
             raise
-        write_atomically(outcome, json.dumps({"failed": ""}).encode())
+        save_outcome(folder, self.job.title, failure.line if failure else "")
+        if failure:
+            print(failure.traceback, file=sys.stderr)
+        leave_despite_threads(bool(failure))
+        if failure:
+            raise JobError(failure.line)
 
     def checkpoint(self) -> Any:
         """Called by submitit when the job is requeued: the same job, which resumes."""
@@ -80,7 +96,8 @@ def submit(plan: Plan, run: Run, request: RunRequest, cluster: Cluster, shard: i
     ids = {entry.job.training: entry.job_id for entry in live if entry.job.training}
     jobs = missing_jobs(plan, run, ArtifactStore(request.cache), shard or GROUPS_PER_JOB)
     jobs = [job for job in jobs if job.title not in titles]
-    (run.folder / OUTCOMES).mkdir(exist_ok=True)
+    for cell in {job.cell for job in jobs}:
+        outcome_path(run.folder, cell).unlink(missing_ok=True)  # of a run of this machine
     new, arrays = list[Submitted](), dict[tuple[Stage, tuple[str, ...]], list[Job]]()
     for job in sorted(jobs, key=lambda job: not job.training):  # a training comes after those that it needs
         arrays.setdefault(("training" if job.training else "evaluation", job.needs), []).append(job)

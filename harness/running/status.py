@@ -49,8 +49,18 @@ def save_submitted(run: Run, entries: Sequence[Submitted]) -> None:
 
 
 def outcome_path(folder: Path, title: str) -> Path:
-    """The JSON file in which a job says how it ended: `failed` is its error, "" for none."""
+    """The JSON file in which a job says how it ended: `failed` is its error, "" for none.
+
+    A run of this machine has one for each cell that failed, under the cell's key in place of a job's title.
+    """
     return folder / OUTCOMES / f"{title}.json"
+
+
+def save_outcome(folder: Path, title: str, failed: str) -> None:
+    """Write the file of `outcome_path`."""
+    path = outcome_path(folder, title)
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, json.dumps({"failed": failed}).encode())
 
 
 def cancel(run: Run) -> list[str]:
@@ -103,6 +113,9 @@ def _cell_statuses(
     for cell in run.record.plan.cells:
         if run.is_done(cell):
             found[cell.key] = CellStatus(CellState.DONE)
+            continue
+        if here := _outcome(run, cell.key):
+            found[cell.key] = CellStatus(CellState.FAILED, here)
             continue
         idle = CellStatus(CellState.PARTIAL if run.groups_done(cell.key) else CellState.PENDING)
         own = [entry for entry in latest.values() if entry.job.cell == cell.key and not entry.job.training]
