@@ -150,17 +150,19 @@ def modules_of(code: OwnCode | None, start: Mapping[str, Path]) -> dict[str, Pat
     """
     activate(code)
     found: dict[str, Path] = {}
+    known = dict(start)
     pending = [*start, *(code.at_import if code else ())]
     while pending:
         name = pending.pop()
-        path = start.get(name) or _file(name)
+        path = known.get(name) or _file(name)
         if name in found or path is None or not is_own(path):
             continue
         found[name] = path
         names, dynamic = imports(path.read_bytes(), name if path.name == "__init__.py" else name.rpartition(".")[0])
         pending += names
         if dynamic and code is not None:
-            pending += [module for folder in code.folders for module in _all_modules(folder)]
+            known |= {module: file for folder in code.folders for module, file in _all_modules(folder)}
+            pending += known
     return found
 
 
@@ -168,8 +170,8 @@ def package_of(module: str) -> dict[str, Path]:
     """Files of all of the user's own modules in the package, at the top, that holds `module`, by module name."""
     top = module.partition(".")[0]
     folders = map(Path, getattr(sys.modules.get(top), "__path__", ()))
-    names = [f"{top}.{name}".rstrip(".") for folder in folders if is_own(folder) for name in _all_modules(folder)]
-    return {name: file for name in names if (file := _file(name)) is not None}
+    modules = [module for folder in folders if is_own(folder) for module in _all_modules(folder)]
+    return {f"{top}.{name}".rstrip("."): file for name, file in modules}
 
 
 @cache
@@ -349,12 +351,12 @@ def _file(name: str) -> Path | None:
     return file if file.is_file() else None
 
 
-def _all_modules(folder: Path) -> Iterator[str]:
-    """Names of all modules in a folder and the folders in it, hidden and installed ones excepted."""
+def _all_modules(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Names and files of all modules in a folder and the folders in it, hidden and installed ones excepted."""
     for path in folder.rglob("*.py"):
         parts = path.relative_to(folder).parts
         if not INSTALLED_FOLDERS.intersection(parts) and not any(part.startswith(".") for part in parts):
-            yield ".".join(parts[:-1] if path.name == "__init__.py" else (*parts[:-1], path.stem))
+            yield ".".join(parts[:-1] if path.name == "__init__.py" else (*parts[:-1], path.stem)), path
 
 
 def _own_names() -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points
@@ -66,12 +66,30 @@ def entries() -> dict[str, MethodEntry]:
     return {p.name: MethodEntry(p.name, p.value, f"from {p.value}") for p in installed} | BUILT_IN
 
 
-def check_name(name: str) -> None:
-    """Raise UnknownMethodError, with the nearest name, unless a method is called `name`."""
-    if name not in BUILT_IN and name not in (known := entries()):
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+def check_name(name: str, others: Iterable[str] = ()) -> None:
+    """Raise UnknownMethodError, with the nearest name, unless a method is called `name`; `others` may be meant as well."""
+    if name not in BUILT_IN and name not in (installed := entries()):
+        known = {_spelt_alike(each): each for each in (*installed, *others)}
+        near = difflib.get_close_matches(_spelt_alike(name), known, 1)
+        hint = f"did you mean '{known[near[0]]}'?" if near else f"known: {', '.join(known.values())}"
         raise UnknownMethodError(f"unknown method '{name}'; {hint}")
+
+
+def _spelt_alike(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+def label_of(method: type[Method]) -> str:
+    """Return the heading of a method's rows: its class's `label`, by default its name.
+
+    A subclass with a name of its own does not inherit the label: two rows could not be told apart.
+    """
+    for base in method.__mro__:
+        if label := vars(base).get("label"):
+            return str(label)
+        if "name" in vars(base):
+            break
+    return method.name
 
 
 def find(name: str) -> type[Method]:
@@ -183,4 +201,6 @@ def _checked(found: Any, reference: str) -> type[Method]:
         raise UnknownMethodError(
             f"'{reference}' needs a class attribute name of letters, digits and . _ + - only; it is {name!r}"
         )
+    if not isinstance(label := getattr(found, "label", ""), str) or (label and not label.strip()):
+        raise UnknownMethodError(f"'{reference}' has the label {label!r}; it must be text, as a heading of rows")
     return found

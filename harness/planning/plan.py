@@ -368,9 +368,19 @@ def _variants(suite: Suite, request: RunRequest) -> tuple[list[Variant], dict[st
     names += [name for name in files if name not in names and name not in shown]
     for name in names:
         if name not in known and name not in files:
-            registry.check_name(name)
-    variants = [known.get(name, Variant(name, name, name)) for name in dict.fromkeys(names)]
-    return variants, {v.name: files.get(v.method) or imported(partial(registry.find, v.method)) for v in variants}
+            registry.check_name(name, (*known, *files))
+    methods = {name: known[name].method if name in known else name for name in names}
+    found = {name: files.get(method) or imported(partial(registry.find, method)) for name, method in methods.items()}
+    variants = [known.get(name) or Variant(name, name, registry.label_of(method)) for name, method in found.items()]
+    _refuse_equal_labels(variants, [variant for variant in variants if variant.name not in known])
+    return variants, found
+
+
+def _refuse_equal_labels(variants: Sequence[Variant], own: Sequence[Variant]) -> None:
+    for one, other in product(own, variants):
+        if one.name != other.name and one.label.split() == other.label.split():
+            why = f"the rows '{one.name}' and '{other.name}' both have the label '{one.label}'"
+            raise registry.UnknownMethodError(f"{why}; give the method's class another label")
 
 
 def _families(name: str, folders: Collection[str], load_source: LoadSource) -> list[tuple[Family, Family]]:

@@ -50,10 +50,10 @@ def run_plan(
 
 
 def _way_out(plan: Plan, failed: Collection[str]) -> str:
-    methods = {cell.method for cell in plan.cells if cell.key in failed and cell.method.name not in registry.BUILT_IN}
-    checks = sorted(f"`pudnet-bench check {own_code.reference_of(method) or method.name}`" for method in methods)
-    try_check = f"; to find out why, try {' and '.join(checks)}, or --debug" if checks else ""
-    return f"repeat the command to retry them{try_check}"
+    """What to do about cells that failed; where a method of the user's own did, `check` it."""
+    methods = [cell.method for cell in plan.cells if cell.key in failed and cell.method.name not in registry.BUILT_IN]
+    check = f"; or try `pudnet-bench check {own_code.reference_of(methods[0]) or methods[0].name}`" if methods else ""
+    return f"repeat the command to retry them{check}"
 
 
 def open_run(plan: Plan, folder: Path, command: str, compute: Compute) -> Run:

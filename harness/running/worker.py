@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from pudnet_bench.harness.training.artifacts import ArtifactStore
 from pudnet_bench.harness.training.distributed import gpu_count, rank_count, spawn_ranks
 from pudnet_bench.harness.training.stop_signal import StopSignal
 from pudnet_bench.methods.base import MethodError, Ranks
+from pudnet_bench.methods.own_code import place_of
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.suites.class_splits import SplitImages
 from pudnet_bench.suites.family import FamilyError
@@ -86,7 +87,8 @@ class Worker:
         display: Display,
         stop: StopSignal | None = None,
     ) -> None:
-        self.request, self.run = request, run
+        self.request = request
+        self.run = replace(run, folder=run.folder.absolute())  # a method may change the working folder
         self.cells = {each.key: each for cell in plan.cells for each in with_bases(cell)}
 
         def others(cell: Cell) -> AbstractContextManager[Ranks]:
@@ -116,8 +118,11 @@ class Worker:
         except SystemExit as error:
             if self.context.stop_signal.requested:
                 raise
-            said = f"method '{self._method_of(job)}' ended with sys.exit({error.code!r}); raise an exception"
-            return Failure.of(error, f"MethodError: {said}")
+            place = place_of(error)
+            said = (
+                f"method '{self._method_of(job)}' ended with sys.exit({error.code!r}){f' ({place})' if place else ''}"
+            )
+            return Failure.of(error, f"MethodError: {said}; raise an exception")
         except (OSError, FamilyError) as error:
             if not is_a_methods(error):
                 raise
