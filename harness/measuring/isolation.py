@@ -88,13 +88,15 @@ def _default_device() -> torch.device | None:
 
 
 def _modes() -> tuple[int, int]:
-    return torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()
+    """Numbers of the modes that are entered, but for that of the default device, which is always the outermost."""
+    functions = torch._C._len_torch_function_stack() - (_default_device() is not None)
+    return functions, torch._C._len_torch_dispatch_stack()
 
 
 def _leave_modes(before: tuple[int, int]) -> None:
-    while torch._C._len_torch_function_stack() > before[0]:
+    while _modes()[0] > before[0]:
         torch._C._pop_torch_function_stack()
-    while torch._C._len_torch_dispatch_stack() > before[1]:
+    while _modes()[1] > before[1]:
         torch._C._pop_torch_dispatch_stack(None)
 
 
@@ -184,10 +186,10 @@ _MODULE_HOOKS = {
 }
 _OPTIMIZER_HOOKS = {name: hooks for name, hooks in vars(torch_optimizers).items() if name.startswith("_global")}
 
-# In this order: modes and the default device change what the other calls do.
+# In this order: modes hide the default device, and both change what the other calls do.
 SETTINGS: tuple[Setting, ...] = (
+    Setting("the number of modes of torch", _modes, _leave_modes, of_fit=True, imports=False),
     Setting("torch.get_default_device()", _default_device, torch.set_default_device, of_fit=True),
-    Setting("modes of torch", _modes, _leave_modes, of_fit=True, imports=False),
     Setting("torch.is_grad_enabled()", torch.is_grad_enabled, torch.set_grad_enabled, of_fit=True),
     Setting("torch.get_default_dtype()", torch.get_default_dtype, torch.set_default_dtype, of_fit=True),
     Setting("torch.get_num_threads()", torch.get_num_threads, torch.set_num_threads, of_fit=True),
