@@ -44,6 +44,33 @@ def test_an_unknown_name_gets_the_nearest_one() -> None:
         find("xyzzy")
 
 
+@pytest.mark.parametrize(
+    ("label", "shown"), [("", "mine-1.0"), ("label = 'L2, ours'", "L2, ours"), ("label = ''", "mine-1.0")]
+)
+def test_the_label_is_the_heading_of_its_rows(tmp_path: Path, label: str, shown: str) -> None:
+    found = find_in_file(
+        f"{write(tmp_path, GOOD.replace('name =', f'{label}' + chr(10) + '    name =') if label else GOOD)}:Mine"
+    )
+    assert registry.label_of(found) == shown
+
+
+def test_a_label_is_not_inherited_by_another_name(tmp_path: Path) -> None:
+    text = GOOD.replace("name =", "label = 'Ours'\n    name =")
+    path = write(tmp_path, f"{text}\nclass Named(Mine):\n    name = 'named'\nclass Alike(Mine):\n    scale = 2\n")
+    assert [registry.label_of(find_in_file(f"{path}:{c}")) for c in ("Mine", "Named", "Alike")] == [
+        "Ours",
+        "named",
+        "Ours",
+    ]
+
+
+@pytest.mark.parametrize("label", ["7", "' '", "['a']"])
+def test_a_label_is_text(tmp_path: Path, label: str) -> None:
+    path = write(tmp_path, GOOD.replace("name =", f"label = {label}\n    name ="))
+    with pytest.raises(UnknownMethodError, match="it must be text, as a heading of rows"):
+        find_in_file(f"{path}:Mine")
+
+
 def test_a_method_in_a_file_is_found(tmp_path: Path) -> None:
     found = find_in_file(f"{write(tmp_path, GOOD)}:Mine")
     assert issubclass(found, Method)

@@ -97,13 +97,12 @@ def outcomes(folder: Path, *methods: str) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("executor", ["local", pytest.param("local-processes:1", marks=pytest.mark.slow)])
-def test_harm_ends_with_the_cell(tmp_path: Path, executor: str) -> None:
+def test_harm_ends_with_the_cell(command_line: CommandLine, tmp_path: Path, executor: str) -> None:
     (tmp_path / "harmful.py").write_text(HARMFUL)
     files = [word for name in NAMES for word in ("--method", f"harmful.py:{name.replace('-', '_')}")]
     call = ("run", "table1", "--groups", 2, "--training-groups", 2, "--precision", "fp32", "--executor", executor)
     rows = ",".join([*NAMES, "protonet", "untrained"])
-    cache = tmp_path / "cache"
-    done = bench(tmp_path, *call, *files, "--methods", rows, "--out", "with", cache=cache)
+    done = bench(tmp_path, *call, *files, "--methods", rows, "--out", "with", cache=tmp_path / "cache")
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     failed = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
@@ -113,12 +112,12 @@ def test_harm_ends_with_the_cell(tmp_path: Path, executor: str) -> None:
     assert said.keys() <= {*FAIL, "closes-files", "device", "warnings"}  # which may harm themselves
     assert "it left threads running, which slow what follows: Thread-" in done.stderr
     assert "| ProtoNet | " in done.stdout  # the table, in spite of a closed stream
-    alone = bench(tmp_path, *call, "--methods", "protonet,untrained", "--out", "alone", cache=tmp_path / "other")
-    assert alone.returncode == 0, alone.stderr
+    alone = command_line(*call, "--methods", "protonet,untrained", "--out", "alone", "--cache", tmp_path / "other")
+    assert alone.exit_code == 0, alone.output
     both = [outcomes(tmp_path / name, "protonet", "untrained") for name in ("with", "alone")]
     assert len(both[0]) == 4
     pd.testing.assert_frame_equal(*both)
-    shown = json.loads(bench(tmp_path, "status", "with", "--json", cache=cache).stdout)
+    shown = json.loads(command_line("status", "with", "--json").stdout)
     states = {cell["method"]: (cell["state"], cell["reason"]) for cell in shown["cells"]}
     for name in NAMES:
         assert states[name][0] == ("failed" if name in said else "done")
