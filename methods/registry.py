@@ -118,10 +118,12 @@ def find_in_file(reference: str, asked: str = "--method") -> type[Method]:
         )
     if _is_module(place):
         folder, name = _folder_and_module(place)
-        code, what = _loaded(partial(own_code.load_module, folder, name), f"module '{name}'"), f"module '{name}'"
+        what = f"module '{place}'"
+        code = _loaded(partial(own_code.load_module, folder, name), what)
     else:
         path = Path(place).expanduser().resolve()
-        code, what = _loaded_file(path, "method file"), f"method file '{path}'"
+        what = f"method file '{path}'"
+        code = _loaded_file(path, "method file")
     if (found := getattr(code.module, attribute, None)) is None:
         raise UnknownMethodError(f"{what} has no class '{attribute}'")
     method = _checked(found, reference)
