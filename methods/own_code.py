@@ -277,8 +277,16 @@ def _refuse_taken_names(code: OwnCode, path: Path | None) -> None:
                 continue
             for folder in code.folders:
                 spec = PathFinder.find_spec(imported, [str(folder)])
-                if spec is not None and spec.origin is not None and _taken(imported) != spec.origin:
-                    raise NameTakenError(f"{file.name} imports '{imported}', and {_conflict(imported, folder)}")
+                a_checkout_of_ours = (
+                    imported == OURS and spec is not None and spec.submodule_search_locations is not None
+                )
+                if spec is None or spec.origin is None or a_checkout_of_ours or _same(spec.origin, _taken(imported)):
+                    continue
+                raise NameTakenError(f"{file.name} imports '{imported}', and {_conflict(imported, folder)}")
+
+
+def _same(file: str, other: str | None) -> bool:
+    return other is not None and Path(file).resolve() == Path(other).resolve()
 
 
 def _conflict(name: str, folder: Path) -> str:

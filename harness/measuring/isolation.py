@@ -108,6 +108,15 @@ def _flushes_denormals() -> bool:
     return float(torch.full((), 1e-40, dtype=torch.float32, device="cpu") * 1) == 0
 
 
+def _cuda_device() -> int | None:
+    return torch.cuda.current_device() if torch.cuda.is_initialized() else None
+
+
+def _set_cuda_device(before: int | None) -> None:
+    if before is not None:
+        torch.cuda.set_device(before)
+
+
 def _torch_random_state() -> bytes:
     return bytes(torch.get_rng_state().numpy().tobytes())
 
@@ -188,6 +197,7 @@ _OPTIMIZER_HOOKS = {name: hooks for name, hooks in vars(torch_optimizers).items(
 
 # In this order: modes hide the default device, and both change what the other calls do.
 SETTINGS: tuple[Setting, ...] = (
+    Setting("torch.cuda.current_device()", _cuda_device, _set_cuda_device),
     Setting("the number of modes of torch", _modes, _leave_modes, of_fit=True, imports=False),
     Setting("torch.get_default_device()", _default_device, torch.set_default_device, of_fit=True),
     Setting("torch.is_grad_enabled()", torch.is_grad_enabled, torch.set_grad_enabled, of_fit=True),
