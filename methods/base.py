@@ -242,6 +242,8 @@ class Method(ABC):
 
     Attributes:
         name: of the method's rows, and for `--methods`; letters, digits and `._+-`.
+        label: optional heading of its rows in tables and figures, any text; by default the name. Not declared here, as it
+            shapes no number and this module's code is part of the key of every artifact.
         iterative: `fit` trains for minutes rather than predicts; profiles then measure fewer groups.
         paper_clock: options under which the method takes the time of a plain script (`run --clock paper`).
         takes_weights: `run --weights FILE` sets this method's options `weights` and `weights_sha256`.

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.util
 import re
-import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from hashlib import sha256
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pudnet_bench.errors import BenchError
+from pudnet_bench.methods import own_code
+from pudnet_bench.methods.own_code import OwnCode
 
 if TYPE_CHECKING:
     from pudnet_bench.methods.base import Method
@@ -65,12 +66,30 @@ def entries() -> dict[str, MethodEntry]:
     return {p.name: MethodEntry(p.name, p.value, f"from {p.value}") for p in installed} | BUILT_IN
 
 
-def check_name(name: str) -> None:
-    """Raise UnknownMethodError, with the nearest name, unless a method is called `name`."""
-    if name not in BUILT_IN and name not in (known := entries()):
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+def check_name(name: str, others: Iterable[str] = ()) -> None:
+    """Raise UnknownMethodError, with the nearest name, unless a method is called `name`; `others` may be meant as well."""
+    if name not in BUILT_IN and name not in (installed := entries()):
+        known = {_spelt_alike(each): each for each in (*installed, *others)}
+        near = difflib.get_close_matches(_spelt_alike(name), known, 1)
+        hint = f"did you mean '{known[near[0]]}'?" if near else f"known: {', '.join(known.values())}"
         raise UnknownMethodError(f"unknown method '{name}'; {hint}")
+
+
+def _spelt_alike(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+def label_of(method: type[Method]) -> str:
+    """Return the heading of a method's rows: its class's `label`, by default its name.
+
+    A subclass with a name of its own does not inherit the label: two rows could not be told apart.
+    """
+    for base in method.__mro__:
+        if label := vars(base).get("label"):
+            return str(label)
+        if "name" in vars(base):
+            break
+    return method.name
 
 
 def find(name: str) -> type[Method]:
@@ -86,7 +105,8 @@ def find(name: str) -> type[Method]:
 def find_in_file(reference: str, asked: str = "--method") -> type[Method]:
     """Return the class named by `path/to/file.py:MyMethod` or `package.module:MyMethod`, by running or importing it.
 
-    A module may also lie in the working folder. Errors name `asked`, the option or command that was given `reference`.
+    A module may be installed, or lie in the working folder or in that of `folder/package.module:MyMethod`. Errors name
+    `asked`, the option or command that was given `reference`.
 
     Raises:
         UnknownMethodError: for a class that does not exist, fails to import or does not fulfil the contract.
@@ -97,74 +117,75 @@ def find_in_file(reference: str, asked: str = "--method") -> type[Method]:
             f"{asked} takes FILE.py:Class or package.module:Class, and '{reference}' names no class"
         )
     if _is_module(place):
-        module, what = _import_module(place), f"module '{place}'"
+        folder, name = _folder_and_module(place)
+        what = f"module '{place}'"
+        code = _loaded(partial(own_code.load_module, folder, name), what)
     else:
         path = Path(place).expanduser().resolve()
-        module, what = import_file(path, "method file"), f"method file '{path}'"
-    if (found := getattr(module, attribute, None)) is None:
+        what = f"method file '{path}'"
+        code = _loaded_file(path, "method file")
+    if (found := getattr(code.module, attribute, None)) is None:
         raise UnknownMethodError(f"{what} has no class '{attribute}'")
-    return _checked(found, reference)
+    method = _checked(found, reference)
+    own_code.remember(method, code, reference)
+    return method
 
 
 def absolute_reference(reference: str) -> str:
-    """Return `reference` with an absolute path in place of a relative one, for use in another working folder."""
+    """Return `reference` as it is meant here, for use in another working folder: with the absolute path of a file or folder."""
     place, _, attribute = reference.rpartition(":")
-    is_file = place and not _is_module(place)
-    return f"{Path(place).expanduser().absolute()}:{attribute}" if is_file else reference
+    if _is_module(place):
+        folder, name = _folder_and_module(place)
+        top = folder / name.partition(".")[0]
+        return f"{folder}/{name}:{attribute}" if top.is_dir() or top.with_suffix(".py").is_file() else reference
+    return f"{Path(place).expanduser().absolute()}:{attribute}" if place else reference
 
 
 def _is_module(place: str) -> bool:
-    """Whether `place` names a module, such as package.module, and not a file."""
-    parts = place.split(".")
-    return parts[-1] != "py" and all(part.isidentifier() for part in parts) and not Path(place).is_file()
+    """Whether `place` names a module, such as package.module or folder/package.module, and not a file."""
+    parts = place.rpartition("/")[2].split(".")
+    return parts[-1] != "py" and all(part.isidentifier() for part in parts) and not Path(place).expanduser().is_file()
 
 
-def _import_module(name: str) -> ModuleType:
-    _make_importable(Path.cwd())
-    try:
-        return importlib.import_module(name)
-    except (Exception, SystemExit) as error:  # a user's module can fail in any way; the cause is named
-        raise UnknownMethodError(_import_failure(f"module '{name}'", error)) from error
-
-
-def _make_importable(folder: Path) -> None:
-    """Let modules in `folder` be imported, last in the search order: they cannot shadow anything."""
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
-
-
-def _import_failure(what: str, error: BaseException) -> str:
-    sentence = f"{what} fails to import: {type(error).__name__}: {error}"
-    room = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-    return f"{sentence}; pudnet-bench's own is pudnet_bench.{room}" if room in ROOMS else sentence
+def _folder_and_module(place: str) -> tuple[Path, str]:
+    """The folder in which a module is looked for, by default the working folder, and its name."""
+    path = Path(place).expanduser().absolute()
+    return path.parent, path.name
 
 
 def import_file(path: Path, kind: str) -> ModuleType:
-    """Run a user's Python file, once for the same content, and return its module.
+    """Run a user's Python file, once for the same content, and return its module (`own_code`).
 
-    Like a script, it can import the modules beside it. Errors call it a `kind`, such as "method file".
+    Errors call it a `kind`, such as "suite file".
 
     Raises:
         UnknownMethodError: for a file that does not exist or fails to import.
     """
+    return _loaded_file(path, kind).module
+
+
+def _loaded_file(path: Path, kind: str) -> OwnCode:
     if not path.is_file():
         raise UnknownMethodError(f"{kind} '{path}' does not exist")
-    source = path.read_bytes()
-    name = f"pudnet_bench_file_{sha256(bytes(path) + source).hexdigest()[:16]}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        if spec is None:
-            raise UnknownMethodError(f"{kind} '{path}' is not a Python file (.py)")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        _make_importable(path.parent)
-        try:
-            # Not by its loader, which may run stale bytecode: of other content with the same size and modification second.
-            exec(compile(source, path, "exec"), vars(module))
-        except (Exception, SystemExit) as error:  # a user's file can fail in any way; the cause is named
-            del sys.modules[name]
-            raise UnknownMethodError(_import_failure(f"{kind} '{path}'", error)) from error
-    return sys.modules[name]
+    if path.suffix != ".py":
+        raise UnknownMethodError(f"{kind} '{path}' is not a Python file (.py)")
+    return _loaded(partial(own_code.load_file, path), f"{kind} '{path}'")
+
+
+def _loaded(load: Callable[[], OwnCode], what: str) -> OwnCode:
+    try:
+        return load()
+    except own_code.NameTakenError as error:
+        raise UnknownMethodError(f"{what}: {error}") from error
+    except (Exception, SystemExit) as error:  # a user's file can fail in any way; the cause is named
+        raise UnknownMethodError(_import_failure(what, error)) from error
+
+
+def _import_failure(what: str, error: BaseException) -> str:
+    place = own_code.place_of(error)
+    sentence = f"{what} fails to import: {type(error).__name__}: {error}{f' ({place})' if place else ''}"
+    room = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    return f"{sentence}; pudnet-bench's own is pudnet_bench.{room}" if room in ROOMS else sentence
 
 
 def _checked(found: Any, reference: str) -> type[Method]:
@@ -182,4 +203,6 @@ def _checked(found: Any, reference: str) -> type[Method]:
         raise UnknownMethodError(
             f"'{reference}' needs a class attribute name of letters, digits and . _ + - only; it is {name!r}"
         )
+    if not isinstance(label := getattr(found, "label", ""), str) or (label and not label.strip()):
+        raise UnknownMethodError(f"'{reference}' has the label {label!r}; it must be text, as a heading of rows")
     return found

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pudnet_bench.methods import own_code
 from tests.slurm.local_slurm.fixtures import local_slurm, many_nodes, slurm_daemons
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def cuda() -> Iterator[torch.device]:
 
 @pytest.fixture(autouse=True)
 def unchanged_path() -> Iterator[None]:
-    """Take back the folders that a method file of a test appends to `sys.path`, where a later test would find its modules."""
+    """Take back what a method file of a test has loaded and put on `sys.path`, where a later test would find its modules."""
     before = list(sys.path)
     yield
+    own_code.activate(None)
     sys.path[:] = before

@@ -20,15 +20,14 @@ from pudnet_bench.harness.authoring.subject import GROUPS, SEED, VALIDATION_GROU
 from pudnet_bench.harness.measuring.clock import Clock, timed
 from pudnet_bench.harness.measuring.contract import (
     fitting,
-    not_a_snapshot,
     repeated_name,
-    restored_settings,
     unstorable,
     value_counts,
     wrong_shape,
     wrong_values,
 )
 from pudnet_bench.harness.measuring.device import Precision
+from pudnet_bench.harness.measuring.isolation import described_changes, restored_settings
 from pudnet_bench.methods import targets
 from pudnet_bench.methods.base import Checkpoint, Classifier, Dataset, MethodError, TargetSpec
 
@@ -95,7 +94,9 @@ def _require_meta_training(subject: Subject) -> None:
 
 def constructs(subject: Subject) -> str:
     """`Method(target, n_training_classes, **options)` and `to(device)` work."""
-    method = subject.make()
+    with restored_settings() as changed:
+        method = subject.make()
+        fail_if(described_changes(changed()), " after __init__; restore it")
     if not isinstance(getattr(method, "n_training_classes", None), int):
         raise CheckFailure("__init__ must call super().__init__(target, n_training_classes)")
     return f"its rows are named '{method.name}'"
@@ -110,7 +111,7 @@ def learns_a_state(subject: Subject) -> str:
     if not state:
         raise CheckFailure("meta_train learned, but state_dict is empty: implement state_dict and load_state_dict")
     for name, value in state.items():
-        if not torch.isfinite(value.float()).all():
+        if not torch.isfinite(value).all():
             raise CheckFailure(f"after {GROUPS} groups '{name}' of state_dict is not finite; train with smaller steps")
     _ = subject.stored_state  # it can be written, too
     return f"{len(state)} tensors after {GROUPS} groups"
@@ -223,7 +224,7 @@ def images_are_independent(subject: Subject) -> None:
     """An image's logits depend neither on the other test images, nor on their order, nor on earlier calls."""
     fit, test = subject.datasets
     torch.manual_seed(SEED)
-    for snapshot in subject.ready().fit(fit):
+    for snapshot in fitting(subject.ready(), fit):
         _require_independence(snapshot.classifier, test.images)
 
 
@@ -258,13 +259,13 @@ def fit_is_reproducible(subject: Subject) -> None:
 def fit_has_no_side_effects(subject: Subject) -> None:
     """`fit` and its classifiers change neither images nor labels nor torch's global settings."""
     fit, test = subject.datasets
-    with restored_settings() as changes:
+    with restored_settings() as changed:
         torch.manual_seed(SEED)
-        for snapshot in subject.ready().fit(fit):
-            fail_if(changes(), " when fit yields a snapshot; restore it before the yield")
+        for snapshot in fitting(subject.ready(), fit):
+            fail_if(described_changes(changed()), " when fit yields a snapshot; restore it before the yield")
             snapshot.classifier(test.images)
-            fail_if(changes(), " when the classifier returns; restore it before")
-        fail_if(changes(), " when fit ends; restore it")
+            fail_if(described_changes(changed()), " when the classifier returns; restore it before")
+        fail_if(described_changes(changed()), " when fit ends; restore it")
     for name, now, then in zip(("fit", "test"), (fit, test), subject.datasets, strict=True):
         for what in ("images", "labels"):
             if not torch.equal(getattr(now, what), getattr(then, what)):
@@ -276,8 +277,7 @@ def snapshots_are_stable(subject: Subject) -> str:
     fit, test = subject.datasets
     names: list[str] = []
     torch.manual_seed(SEED)
-    for snapshot in subject.ready().fit(fit):
-        fail_if(not_a_snapshot(snapshot))
+    for snapshot in fitting(subject.ready(), fit):
         names.append(snapshot.name)
         with torch.no_grad():
             first = snapshot.classifier(test.images).clone()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from typing import Literal
 from pudnet_bench.harness.authoring.checks import CHECKS, Check, CheckFailure, CheckSkipped, constructs, learns_a_state
 from pudnet_bench.harness.authoring.subject import Subject
 from pudnet_bench.harness.console.failures import described
-from pudnet_bench.harness.measuring.contract import restored_settings
+from pudnet_bench.harness.measuring.isolation import isolated
 
 State = Literal["ok", "failed", "skipped"]
 PREREQUISITES: dict[Check, str] = {constructs: "it cannot be constructed", learns_a_state: "its meta-training failed"}
@@ -30,14 +29,14 @@ class CheckResult:
 def run_check(check: Check, subject: Subject) -> CheckResult:
     """Run one check; an exception of the method is a failure that says where it was raised."""
     try:
-        with restored_settings():
+        with isolated(subject.method):
             return CheckResult("ok", check(subject) or "")
     except CheckFailure as failure:
         return CheckResult("failed", str(failure))
     except CheckSkipped as skipped:
         return CheckResult("skipped", str(skipped))
     except (Exception, SystemExit) as error:  # a method can fail in any way; the report continues with the next check
-        return CheckResult("failed", described(error, inspect.getfile(subject.method)), error)
+        return CheckResult("failed", described(error), error)
 
 
 def run_checks(subject: Subject) -> Iterator[tuple[str, CheckResult]]:

@@ -57,7 +57,8 @@ def scaffold_method(file: Path) -> str:
     """
     template = (TEMPLATES / "my_method.py").read_text(encoding="utf-8")
     class_name, row = _names_for(file, template, "method", tuple(registry.entries()))
-    _write(file, template.replace("MyMethod", class_name).replace("my-method", row))
+    label = row.replace("-", " ").capitalize()
+    _write(file, template.replace("MyMethod", class_name).replace("my-method", row).replace("My method", label))
     reference = shlex.quote(f"{file}:{class_name}")
     run = f"python -m harness run table1 --method {reference} --methods {row},protonet"
     return _with_commands(

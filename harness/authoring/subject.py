@@ -13,7 +13,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from pudnet_bench.harness.measuring.contract import fitting, wrong_shape
 from pudnet_bench.harness.measuring.device import Precision
+from pudnet_bench.harness.measuring.isolation import isolated
 from pudnet_bench.methods import registry, targets
 from pudnet_bench.methods.base import Budget, Dataset, Method, MethodError, Session, TargetSpec
 from pudnet_bench.methods.control import Control
@@ -122,9 +124,18 @@ def short_session(**fields: Any) -> Session:
 
 
 def logits_of(method: Method, fit: Dataset, test: Dataset) -> list[Tensor]:
-    """Return each snapshot's logits [n, n_classes] on all of `test`, taken while the snapshot is valid."""
+    """Return each snapshot's logits [n, n_classes] on all of `test`, taken while the snapshot is valid.
+
+    Raises MethodError for what is no snapshot and for logits that are no tensor.
+    """
     torch.manual_seed(SEED)
-    return [snapshot.classifier(test.images).detach().clone() for snapshot in method.fit(fit)]
+    found = []
+    for snapshot in fitting(method, fit):
+        logits: object = snapshot.classifier(test.images)
+        if not isinstance(logits, Tensor):
+            raise MethodError(wrong_shape(logits, len(test), test.n_classes))
+        found.append(logits.detach().clone())
+    return found
 
 
 def subject_of(method: type[Method], target: str, options: Mapping[str, Any], cache_dir: Path) -> Subject:
@@ -137,10 +148,11 @@ def subject_of(method: type[Method], target: str, options: Mapping[str, Any], ca
     source = load(family.source, data_dir=None, cache_dir=cache_dir)
     subject = Subject(method, target, FamilyImages(family, source, torch.device("cpu")), options)
     try:
-        subject.make()
+        with isolated(method):
+            subject.make()
     except MethodError:
         raise
-    except Exception as error:  # any other is reported by the first check
+    except (Exception, SystemExit) as error:  # any other is reported by the first check
         if isinstance(error, TypeError) and options:
             raise MethodError(f"method '{method.name}' does not take the options {dict(options)}: {error}") from error
     return subject

@@ -17,6 +17,7 @@ import typer
 from pudnet_bench.errors import BenchError
 from pudnet_bench.harness.cli import author, data, run, show
 from pudnet_bench.harness.cli.options import with_home
+from pudnet_bench.harness.console.ending import leave_despite_threads
 from pudnet_bench.harness.console.failures import unusable
 from pudnet_bench.harness.console.terminal import plain_where_needed, printable
 
@@ -33,7 +34,11 @@ def main() -> None:
     """Run the command line."""
     plain_where_needed(sys.stdout, sys.stderr)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {printable(str(message))}\n"
-    app()
+    try:
+        app()
+    except SystemExit as ended:
+        leave_despite_threads(ended.code if isinstance(ended.code, int) else bool(ended.code))
+        raise
 
 
 def _print_version(wanted: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -57,11 +58,12 @@ def check(
     keywords = options.keywords(option)
     if method.endswith(".py"):
         raise options.UsageError(f"check takes FILE.py:Class, and '{method}' names no class")
-    found = registry.find_in_file(method, "check") if ":" in method else registry.find(method)
+    find = partial(registry.find_in_file, method, "check") if ":" in method else partial(registry.find, method)
 
     from pudnet_bench.harness.authoring.conformance import report
     from pudnet_bench.harness.authoring.subject import subject_of
+    from pudnet_bench.harness.measuring.isolation import imported
 
-    subject = subject_of(found, target, keywords, cache_folder(cache))
+    subject = subject_of(imported(find), target, keywords, cache_folder(cache))
     if report(subject, lambda line: print(printable(line), flush=True), debug):
         raise typer.Exit(CHECK_FAILED)

@@ -119,7 +119,7 @@ def _chosen(suites: list[str], request: RunRequest) -> list[str]:
     variants = {variant.name for name in chosen if name in SUITES for variant in (*SUITES[name].variants, *CONTROLS)}
     in_files = request.method_files or any(name.endswith(".py") for name in chosen)  # whose names are not known yet
     for name in {*(request.methods or ())} - variants if not in_files else ():
-        check_name(name)
+        check_name(name, variants)
     for name in {*(request.families or ())} - {*request.sources}:
         parts, left_out = members(name) if names_mixture(name) else ((name,), ())
         for each in {*parts, *left_out} - {*request.sources}:

@@ -7,6 +7,8 @@ import os
 import traceback
 from pathlib import Path
 
+from pudnet_bench.methods import own_code
+
 ELSEWHERE = "choose another folder with --out (runs) or --cache (artifacts and images)"
 AGAIN = "finished groups are saved: repeat the command to resume"
 # Errors of a folder or machine that a user can put right, with the way out. Not every system knows them all.
@@ -38,10 +40,23 @@ def unusable(error: OSError) -> str:
     return f"cannot write {where}: {reason}; {WAYS_OUT[error.errno]}; {AGAIN}"
 
 
-def described(error: BaseException, file: str = "") -> str:
-    """Return the type and message of an exception, and the last line that it passed in `file`, its author's own."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+PACKAGE = Path(own_code.__file__).parents[1]
+
+
+def described(error: BaseException) -> str:
+    """Return the type and message of an exception, and the last line that it passed in its author's own code."""
     message = " ".join(str(error).split()) or "no message"
     notes = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
-    where = f" ({Path(file).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {message}{notes}{where}"
+    place = own_code.place_of(error)
+    return f"{type(error).__name__}: {message}{notes}{f' ({place})' if place else ''}"
+
+
+def is_a_methods(error: BaseException) -> bool:
+    """Whether a method raised `error`, itself or through a library, rather than the harness."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if own_code.is_own_file(frame.filename) or path.is_relative_to(PACKAGE / "methods"):
+            return True
+        if path.is_relative_to(PACKAGE):
+            return False
+    return False

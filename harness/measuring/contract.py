@@ -5,50 +5,40 @@ Each rule returns the fault and its remedy as the end of a sentence about the me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pudnet_bench.methods.base import Dataset, Method, Snapshot
-
-
-def _matmul_precision() -> str:
-    try:
-        return torch.get_float32_matmul_precision()
-    except RuntimeError:
-        return "mixed"  # one backend's differs from the others'
-
-
-_GLOBAL_SETTINGS: tuple[tuple[str, Callable[[], Any], Callable[[Any], Any]], ...] = (
-    ("is_grad_enabled", torch.is_grad_enabled, torch.set_grad_enabled),
-    ("get_default_dtype", torch.get_default_dtype, torch.set_default_dtype),
-    ("get_num_threads", torch.get_num_threads, torch.set_num_threads),
-    ("get_float32_matmul_precision", _matmul_precision, torch.set_float32_matmul_precision),
-    (
-        "are_deterministic_algorithms_enabled",
-        torch.are_deterministic_algorithms_enabled,
-        torch.use_deterministic_algorithms,
-    ),
-)
+from pudnet_bench.methods.base import Dataset, Method, MethodError, Snapshot
 
 
 def fitting(method: Method, dataset: Dataset) -> Iterator[Snapshot]:
     """Yield the snapshots of one fit, which begins with the first `next`.
 
-    Also that of a `fit` that is no generator, and works before it returns its iterator.
+    Also that of a `fit` that is no generator, and works before it returns its iterator. Raises MethodError where that is
+    none, or has something else than snapshots.
     """
-    yield from method.fit(dataset)
+    found: object = method.fit(dataset)
+    if not isinstance(found, Iterable):
+        raise MethodError(f"method '{method.name}': {_not_iterable(found)}")
+    for snapshot in found:
+        if not isinstance(snapshot, Snapshot):
+            raise MethodError(f"method '{method.name}': {_not_a_snapshot(snapshot)}")
+        yield snapshot
 
 
-def not_a_snapshot(found: object) -> str:
+def _not_iterable(found: object) -> str:
+    """What `fit` returns that has no snapshots in it."""
+    what = "nothing" if found is None else f"a {type(found).__name__}"
+    return f"fit returned {what}; it must yield each snapshot, as in `yield Snapshot(classifier)`"
+
+
+def _not_a_snapshot(found: object) -> str:
     """Whatever else `fit` yields."""
-    return (
-        "" if isinstance(found, Snapshot) else f"fit yields {type(found).__name__}; it must yield methods.base.Snapshot"
-    )
+    return f"fit yields {type(found).__name__}; it must yield methods.base.Snapshot"
 
 
 def repeated_name(names: Sequence[str]) -> str:
@@ -102,20 +92,3 @@ def unstorable(state: Mapping[Any, Any], source: str = "state_dict holds") -> st
         if device == other_device and other_start < start + size:
             return f"{source} tensors that share memory, '{name}' and '{other}'; leave one out, or clone it"
     return ""
-
-
-@contextmanager
-def restored_settings() -> Iterator[Callable[[], str]]:
-    """Restore torch's global settings after the block, which gets a function that describes their changes so far."""
-    before = [get() for _, get, _ in _GLOBAL_SETTINGS]
-
-    def changes() -> str:
-        settings = [(name, get(), old) for (name, get, _), old in zip(_GLOBAL_SETTINGS, before, strict=True)]
-        return ", ".join(f"torch.{name}() is {now}, not {old}" for name, now, old in settings if now != old)
-
-    try:
-        yield changes
-    finally:
-        for (_, get, restore), old in zip(_GLOBAL_SETTINGS, before, strict=True):
-            if get() != old:
-                restore(old)

@@ -12,11 +12,13 @@ import torch
 
 from pudnet_bench.harness.measuring.clock import Clock
 from pudnet_bench.harness.measuring.device import Compute
+from pudnet_bench.harness.measuring.isolation import isolated
 from pudnet_bench.harness.planning.plan import Cell
 from pudnet_bench.methods import targets
-from pudnet_bench.methods.base import Method, TargetSpec
+from pudnet_bench.methods.base import Method, MethodError, TargetSpec
 from pudnet_bench.methods.meta_training import LEARNING_RATE
 from pudnet_bench.methods.metric import SUPPORT_PER_CLASS
+from pudnet_bench.methods.own_code import place_of
 from pudnet_bench.suites.family import Family
 from pudnet_bench.suites.groups import QUERY_IMAGES
 
@@ -102,12 +104,24 @@ def durations(work: Callable[[], object], device: torch.device, seconds: float) 
 def estimate(cell: Cell, compute: Compute) -> Estimate:
     """Estimate the time and disk of measuring `cell`, once its method is meta-trained."""
     training, predicting = image_seconds(cell.target, compute)
-    method, snapshots = _outline(cell), len(cell.variant.snapshots)
-    images = cell.family.images or len(cell.source.labels) // 2
+    snapshots, images = len(cell.variant.snapshots), cell.family.images or len(cell.source.labels) // 2
     tested = cell.family.test_images or images
-    fit = method.fit_passes(images, _support(cell.family))
+    with isolated(cell.method):
+        fit = _outline(cell).fit_passes(images, _support(cell.family))
     per_group = fit.trained * training + (fit.predicted + snapshots * tested) * predicting
     return Estimate(cell.groups * per_group, cell.groups * snapshots * ROW_BYTES, cell.groups * per_group)
+
+
+def _constructed(cell: Cell) -> Method:
+    """The cell's method. Raises MethodError where its class fails, as `run` would say of the cell."""
+    try:
+        return cell.make_method()
+    except MethodError:
+        raise
+    except (Exception, SystemExit) as error:  # a method can fail in any way
+        place = place_of(error)
+        what = f"{type(error).__name__}: {error}{f' ({place})' if place else ''}"
+        raise MethodError(f"method '{cell.variant.name}' cannot be constructed: {what}") from error
 
 
 def training_estimate(cell: Cell, compute: Compute) -> Estimate:
@@ -117,11 +131,13 @@ def training_estimate(cell: Cell, compute: Compute) -> Estimate:
     meta-training that this one builds on is not included.
     """
     training, predicting = image_seconds(cell.target, compute)
-    plan, family, method = cell.training, cell.trained_on, _outline(cell)
+    plan, family = cell.training, cell.trained_on
     folds, budget = family.validation_folds if plan.validation_groups else 0, plan.budget
     support = _support(family)
-    step = method.meta_training_images(support, min(support + QUERY_IMAGES, family.images)) * training
-    fit = method.fit_passes(family.images, support)
+    with isolated(cell.method):
+        method = _outline(cell)
+        step = method.meta_training_images(support, min(support + QUERY_IMAGES, family.images)) * training
+        fit = method.fit_passes(family.images, support)
     check = plan.validation_groups * (fit.trained * training + (fit.predicted + family.images) * predicting)
 
     def search(groups: int) -> float:
@@ -158,8 +174,8 @@ def _outline(cell: Cell) -> Method:
         try:
             with torch.device("meta"):
                 _OUTLINES[alike] = cell.make_method()
-        except Exception:  # it computes with values, or is at fault itself, which shows again
-            return cell.make_method()
+        except (Exception, SystemExit):  # it computes with values, or is at fault itself, which shows again
+            return _constructed(cell)
     return _OUTLINES[alike]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pudnet_bench.harness.measuring.device import Compute
+from pudnet_bench.harness.measuring.isolation import imported
 from pudnet_bench.harness.planning.code_digest import (
     HELD_OUT_IMAGES,
     MIXED_IMAGES,
@@ -268,7 +269,7 @@ class _Draft:
         if built_on is None:
             return cell
         name, own = built_on
-        method = registry.find(name)
+        method = imported(partial(registry.find, name))
         last = max(cell.training.milestones, default=0) if method.meta_trains() else 0
         base = replace(
             cell, variant=Variant(name, name, name), method=method, code=self.code(method),
@@ -362,7 +363,7 @@ def _variants(suite: Suite, request: RunRequest) -> tuple[list[Variant], dict[st
     own = {variant.name: variant for variant in suite.variants if not (request.paper_rows and variant.section)}
     files: dict[str, type[Method]] = {}
     for reference in request.method_files:
-        method = registry.find_in_file(reference)
+        method = imported(partial(registry.find_in_file, reference))
         taken = method.name in known and known[method.name].method != method.name
         if taken or method.name in files or method.name in registry.entries():
             why = f"'{reference}' is named '{method.name}', as another method"
@@ -375,9 +376,19 @@ def _variants(suite: Suite, request: RunRequest) -> tuple[list[Variant], dict[st
     names += [name for name in files if name not in names and name not in shown]
     for name in names:
         if name not in known and name not in files:
-            registry.check_name(name)
-    variants = [known.get(name, Variant(name, name, name)) for name in dict.fromkeys(names)]
-    return variants, {v.name: files.get(v.method) or registry.find(v.method) for v in variants}
+            registry.check_name(name, (*known, *files))
+    methods = {name: known[name].method if name in known else name for name in names}
+    found = {name: files.get(method) or imported(partial(registry.find, method)) for name, method in methods.items()}
+    variants = [known.get(name) or Variant(name, name, registry.label_of(method)) for name, method in found.items()]
+    _refuse_equal_labels(variants, [variant for variant in variants if variant.name not in known])
+    return variants, found
+
+
+def _refuse_equal_labels(variants: Sequence[Variant], own: Sequence[Variant]) -> None:
+    for one, other in product(own, variants):
+        if one.name != other.name and one.label.split() == other.label.split():
+            why = f"the rows '{one.name}' and '{other.name}' both have the label '{one.label}'"
+            raise registry.UnknownMethodError(f"{why}; give the method's class another label")
 
 
 def _families(name: str, folders: Collection[str], load_source: LoadSource) -> list[tuple[Family, Family]]:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import multiprocessing
-import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import torch
 
 from pudnet_bench.errors import BenchError
+from pudnet_bench.harness.console.ending import leave_despite_threads
 from pudnet_bench.harness.console.progress import Display
 from pudnet_bench.harness.measuring.device import thread_limit
 from pudnet_bench.harness.planning.request import RunRequest
 from pudnet_bench.harness.running.job import Job
-from pudnet_bench.harness.running.worker import Worker
-from pudnet_bench.suites.family import FamilyError
+from pudnet_bench.harness.running.status import outcome_path, save_outcome
+from pudnet_bench.harness.running.worker import Failure, Worker
 
 
 class ExecutorError(BenchError):
@@ -38,16 +39,10 @@ class Local(Executor):
     """One job after the other, in this process."""
 
     def perform(self, jobs: Sequence[Job], worker: Worker) -> set[str]:
-        failures = JobFailures(worker)
+        failures = JobFailures(jobs, worker)
         for job in jobs:
-            if not failures.may_start(job):
-                continue
-            try:
-                worker.perform(job)
-            except (OSError, FamilyError):  # the output folder or the images are at fault, not a method
-                raise
-            except Exception as error:
-                failures.add(job, error)
+            if failures.may_start(job):
+                failures.add(job, worker.perform(job))
         return failures.cells
 
 
@@ -61,8 +56,8 @@ class LocalProcesses(Executor):
     processes: int
 
     def perform(self, jobs: Sequence[Job], worker: Worker) -> set[str]:
-        failures = JobFailures(worker)
-        waiting, running = list(jobs), dict[Future[None], Job]()
+        failures = JobFailures(jobs, worker)
+        waiting, running = list(jobs), dict[Future[Failure | None], Job]()
         trainings = {job.training for job in jobs if job.training}
         threads = max(1, thread_limit() // self.processes)
         spawn, arguments = multiprocessing.get_context("spawn"), (worker.request, worker.run.folder, threads)
@@ -80,39 +75,47 @@ class LocalProcesses(Executor):
                     if isinstance(error, BrokenProcessPool):
                         died = f"a process died during {job.title}, perhaps out of memory; finished groups are saved"
                         raise ExecutorError(f"{died}: repeat the command with fewer processes") from error
-                    if isinstance(error, OSError | FamilyError):
-                        raise error
-                    if error is not None:
-                        failures.add(job, error)
+                    failures.add(job, future.result())
         return failures.cells
 
 
 class JobFailures:
-    """The cells and trainings that failed so far; logs each failure, with its traceback where the display shows them."""
+    """The cells and trainings that failed so far; logs each, with its traceback where the display shows them.
 
-    def __init__(self, worker: Worker) -> None:
-        self.worker, self.display = worker, worker.context.display
-        self.cells, self.trainings = set[str](), set[str]()
+    `status` reads why a cell failed from its outcome (`status.outcome_path`). Those of `jobs` from before are removed.
+    """
+
+    def __init__(self, jobs: Sequence[Job], worker: Worker) -> None:
+        self.display, self.folder = worker.context.display, worker.run.folder
+        self.cells, self.trainings = set[str](), dict[str, str]()
+        for cell in {job.cell for job in jobs}:
+            outcome_path(self.folder, cell).unlink(missing_ok=True)
 
     def may_start(self, job: Job) -> bool:
         """Whether no training that the job needs has failed; the job counts as failed otherwise."""
-        failed = [key for key in job.needs if key in self.trainings]
-        if failed and job.training:
-            self.trainings.add(job.training)
-        elif failed:
-            self.cells.add(job.cell)
-            self.display.log(f"failed: {job.cell}: its meta-training failed ({failed[0]})")
-        return not failed
+        failed = next((key for key in job.needs if key in self.trainings), None)
+        if failed is not None and job.training:
+            self.trainings[job.training] = self.trainings[failed]
+        elif failed is not None:
+            self._add_cell(job.cell, f"its meta-training failed: {self.trainings[failed]}")
+            self.display.log(f"failed: {job.cell}: its meta-training failed ({failed})")
+        return failed is None
 
-    def add(self, job: Job, error: BaseException) -> None:
-        """Record that `job` raised `error`."""
+    def add(self, job: Job, failure: Failure | None) -> None:
+        """Record how `job` failed, if it did."""
+        if failure is None:
+            return
         if job.training:
-            self.trainings.add(job.training)
+            self.trainings[job.training] = failure.line
         else:
-            self.cells.add(job.cell)
-        self.display.log(f"failed: {job.title}: {self.worker.described(job, error)}")
+            self._add_cell(job.cell, failure.line)
+        self.display.log(f"failed: {job.title}: {failure.line}")
         if self.display.tracebacks:
-            self.display.log("".join(traceback.format_exception(error)).rstrip())
+            self.display.log(failure.traceback)
+
+    def _add_cell(self, cell: str, why: str) -> None:
+        self.cells.add(cell)
+        save_outcome(self.folder, cell, why)
 
 
 _worker: list[Worker] = []  # of this process of the pool
@@ -120,11 +123,12 @@ _worker: list[Worker] = []  # of this process of the pool
 
 def _start(request: RunRequest, folder: Path, threads: int) -> None:
     torch.set_num_threads(threads)
+    Finalize(None, leave_despite_threads, args=(0,), exitpriority=-1)  # last, after the pool's own
     _worker.append(Worker.of(request, folder, Display()))
 
 
-def _perform(job: Job) -> None:
-    _worker[0].perform(job)
+def _perform(job: Job) -> Failure | None:
+    return _worker[0].perform(job)
 
 
 def executor_named(name: str) -> Executor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from pudnet_bench.harness.console.progress import Display, span
@@ -16,6 +16,7 @@ from pudnet_bench.harness.planning.request import RunRequest, save_request
 from pudnet_bench.harness.running.executors import Executor, Local
 from pudnet_bench.harness.running.worker import Worker, missing_jobs, refuse_families_that_do_not_fit
 from pudnet_bench.harness.training.artifacts import ArtifactStore
+from pudnet_bench.methods import own_code, registry
 from pudnet_bench.results.rendering.render import show
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.results.store.run_record import PlannedCell, PlannedVariant, PlanRecord, RunRecord
@@ -44,8 +45,15 @@ def run_plan(
         run.end_invocation(invocation, provenance.now(), provenance.load())
         show(run, with_paper)
     if failed:
-        print(f"{len(failed)} of {len(plan.cells)} cells failed; repeat the command to retry them", file=sys.stderr)
+        print(f"{len(failed)} of {len(plan.cells)} cells failed; {_way_out(plan, failed)}", file=sys.stderr)
     return len(failed)
+
+
+def _way_out(plan: Plan, failed: Collection[str]) -> str:
+    """What to do about cells that failed; where a method of the user's own did, `check` it."""
+    methods = [cell.method for cell in plan.cells if cell.key in failed and cell.method.name not in registry.BUILT_IN]
+    check = f"; or try `pudnet-bench check {own_code.reference_of(methods[0]) or methods[0].name}`" if methods else ""
+    return f"repeat the command to retry them{check}"
 
 
 def open_run(plan: Plan, folder: Path, command: str, compute: Compute) -> Run:

@@ -6,18 +6,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
+import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pudnet_bench.harness.console.ending import leave_despite_threads
 from pudnet_bench.harness.console.failures import described
 from pudnet_bench.harness.console.progress import Display
 from pudnet_bench.harness.measuring.device import Compute, DeviceKind, Precision, native_bf16
@@ -31,6 +32,7 @@ from pudnet_bench.harness.running.status import (
     first_shard,
     live_jobs,
     outcome_path,
+    save_outcome,
     save_submitted,
     submitted,
 )
@@ -49,6 +51,10 @@ GROUPS_PER_JOB = 50
 MANY_JOBS = 2_000  # of a run: from here on its jobs measure more groups each, as each takes some seconds to start
 
 
+class JobError(Exception):
+    """A job failed, as its outcome says."""
+
+
 @dataclass(frozen=True)
 class ClusterJob:
     """The function of no arguments that submitit pickles for a node; performs one task of a run, all its jobs in turn.
@@ -64,38 +70,31 @@ class ClusterJob:
         cores = os.environ.get("SLURM_CPUS_PER_TASK", "")
         if cores.isdecimal():
             torch.set_num_threads(int(cores))
-        failures = list[Exception]()
-        with Display() as display, _reported(self, self.task, failures):
+        folder, left, failed = Path(self.folder), list(self.task), ""
+        try:
             stop_signal = StopSignal(signal.SIGUSR2)  # submitit's warning
-            worker = Worker.of(self.request, Path(self.folder), display, stop_signal)
-            for job in self.task:
-                with _reported(self, [job], failures):
-                    worker.perform(job)
-                    _write_outcome(self, job, "")
-        if failures:
-            raise failures[0]
+            with Display() as display:
+                worker = Worker.of(self.request, folder, display, stop_signal)
+                while left:
+                    failure = worker.perform(left[0])
+                    save_outcome(folder, left.pop(0).title, failure.line if failure else "")
+                    if failure:
+                        print(failure.traceback, file=sys.stderr)
+                        failed = failed or failure.line
+        except Exception as error:
+            for job in left:
+                with suppress(OSError):  # of a full disk, where the log says more
+                    save_outcome(folder, job.title, described(error))
+            raise
+        leave_despite_threads(bool(failed))
+        if failed:
+            raise JobError(failed)
 
     def checkpoint(self) -> Any:
         """Called by submitit when the job is requeued: the same job, which resumes."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
-
-
-@contextmanager
-def _reported(of: ClusterJob, jobs: Sequence[Job], failures: list[Exception]) -> Iterator[None]:
-    """Add what ends the block to `failures`, and say in the outcomes of `jobs` that it ended them."""
-    try:
-        yield
-    except Exception as error:
-        failures.append(error)
-        for job in jobs:
-            with suppress(OSError):  # of a full disk, where the log says more
-                _write_outcome(of, job, described(error))
-
-
-def _write_outcome(of: ClusterJob, job: Job, failed: str) -> None:
-    write_atomically(outcome_path(Path(of.folder), job.title), json.dumps({"failed": failed}).encode())
 
 
 def submit(plan: Plan, run: Run, request: RunRequest, cluster: Cluster, shard: int | None) -> list[Submitted]:
@@ -111,6 +110,8 @@ def submit(plan: Plan, run: Run, request: RunRequest, cluster: Cluster, shard: i
     jobs = missing_jobs(plan, run, ArtifactStore(request.cache), shard, [entry.job for entry in live])
     turns = {stage: Turns(cluster.jobs_at_once(stage), _ids(live, stage)) for stage in STAGES}
     (run.folder / OUTCOMES).mkdir(exist_ok=True)
+    for cell in {job.cell for job in jobs}:
+        outcome_path(run.folder, cell).unlink(missing_ok=True)  # of a run of this machine
     new = list[Submitted]()
     for array in arrays(tasks_of(jobs, shard if shard > GROUPS_PER_JOB else 0), largest_array() if jobs else 1):
         stage, size, needs = _stage(array.jobs[0]), len(array.tasks), array.jobs[0].needs

@@ -64,8 +64,18 @@ def save_submitted(run: Run, entries: Sequence[Submitted], shard: int = 0) -> No
 
 
 def outcome_path(folder: Path, title: str) -> Path:
-    """The JSON file in which a job says how it ended: `failed` is its error, "" for none."""
+    """The JSON file in which a job says how it ended: `failed` is its error, "" for none.
+
+    A run of this machine has one for each cell that failed, under the cell's key in place of a job's title.
+    """
     return folder / OUTCOMES / f"{title}.json"
+
+
+def save_outcome(folder: Path, title: str, failed: str) -> None:
+    """Write the file of `outcome_path`."""
+    path = outcome_path(folder, title)
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, json.dumps({"failed": failed}).encode())
 
 
 def cancel(run: Run) -> list[str]:
@@ -131,6 +141,9 @@ def _cell_statuses(
     logs = _logs(run) if any(key in own for key in open_cells) else {}
     found = {cell.key: CellStatus(CellState.DONE) for cell in run.record.plan.cells}
     for key in open_cells:
+        if here := _outcome(run, key):
+            found[key] = CellStatus(CellState.FAILED, here)
+            continue
         needs = dict.fromkeys(need for entry in own.get(key, ()) for need in entry.job.needs)
         entries = [*(entry for need in needs for entry in training.get(need, ())), *own.get(key, ())]
         idle = CellStatus(CellState.PARTIAL if len(on_disk.get(key, NOTHING).groups) else CellState.PENDING)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from pudnet_bench.harness.console.failures import described
+from pudnet_bench.harness.console.ending import abandoned_threads
+from pudnet_bench.harness.console.failures import described, is_a_methods
 from pudnet_bench.harness.console.progress import Display
-from pudnet_bench.harness.measuring.contract import restored_settings
 from pudnet_bench.harness.measuring.device import Compute, choose_device
+from pudnet_bench.harness.measuring.isolation import isolated
 from pudnet_bench.harness.planning.plan import Cell, Plan, make_plan, with_bases
 from pudnet_bench.harness.planning.request import RunRequest
 from pudnet_bench.harness.running.cell import (
@@ -31,8 +32,10 @@ from pudnet_bench.harness.training.artifacts import ArtifactStore
 from pudnet_bench.harness.training.distributed import gpu_count, rank_count, spawn_ranks
 from pudnet_bench.harness.training.stop_signal import StopSignal
 from pudnet_bench.methods.base import MethodError, Ranks
+from pudnet_bench.methods.own_code import place_of
 from pudnet_bench.results.store.run import NOTHING, Run
 from pudnet_bench.suites.class_splits import SplitImages
+from pudnet_bench.suites.family import FamilyError
 from pudnet_bench.suites.held_out_images import split_images
 from pudnet_bench.suites.mixed_images import JoinedSource, MixedImages
 from pudnet_bench.suites.mixtures import MixedFamily
@@ -81,6 +84,19 @@ def _shards(missing: Sequence[int], size: int, groups: int, claimed: Sequence[ra
     return [part for part in parts if any(index in part for index in missing)] if claimed else parts
 
 
+@dataclass(frozen=True)
+class Failure:
+    """How a job failed, in one line and in full. Unlike an exception it can be sent to another process whatever it is."""
+
+    line: str
+    traceback: str
+
+    @classmethod
+    def of(cls, error: BaseException, line: str = "") -> Failure:
+        """That of `error`, with its place in the method's own code."""
+        return cls(line or described(error), "".join(traceback.format_exception(error)).rstrip())
+
+
 class Worker:
     """Performs jobs of one plan in this process, loading images and artifacts once.
 
@@ -96,7 +112,8 @@ class Worker:
         display: Display,
         stop: StopSignal | None = None,
     ) -> None:
-        self.request, self.run = request, run
+        self.request = request
+        self.run = replace(run, folder=run.folder.absolute())  # a method may change the working folder
         self.cells = {each.key: each for cell in plan.cells for each in with_bases(cell)}
 
         def others(cell: Cell) -> AbstractContextManager[Ranks]:
@@ -113,34 +130,56 @@ class Worker:
         compute = choose_device(request.device, request.precision)
         return cls(make_plan(request, compute), request, Run.open(folder), compute, display, stop)
 
-    def perform(self, job: Job) -> None:
-        """Do what is left of the job, and restore torch's settings. Raises whatever the method or the images raise.
+    def perform(self, job: Job) -> Failure | None:
+        """Do what is left of the job, and keep what its method changes from all others; returns how the method failed.
 
-        Where a method calls `sys.exit`, that is a MethodError: the other jobs go on.
+        Raises whatever the output folder or the images raise, which no other job could do without.
         """
-        cell = self.cells[job.cell]
+        threads = set(abandoned_threads())
         try:
-            with restored_settings():
-                if job.training:
-                    obtain_artifact(cell, self.context)
-                else:
-                    run_cell(cell, self.run, self.context, range(job.first, job.end))
+            self._perform(job)
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
         except SystemExit as error:
             if self.context.stop_signal.requested:
                 raise
-            raise MethodError(
-                f"method '{cell.variant.name}' ended with sys.exit({error.code!r}); raise an exception"
-            ) from error
+            place = place_of(error)
+            said = (
+                f"method '{self._method_of(job)}' ended with sys.exit({error.code!r}){f' ({place})' if place else ''}"
+            )
+            return Failure.of(error, f"MethodError: {said}; raise an exception")
+        except (OSError, FamilyError) as error:
+            if not is_a_methods(error):
+                raise
+            return Failure.of(error)
+        except BaseException as error:  # a method can fail in any way
+            return Failure.of(error)
+        finally:
+            if left := set(abandoned_threads()) - threads:
+                names = ", ".join(sorted(thread.name for thread in left))
+                self.context.display.log(f"{job.title}: it left threads running, which slow what follows: {names}")
+        return None
 
-    def described(self, job: Job, error: BaseException) -> str:
-        """`error`, which ended the job, in one line with its place in the method's own file."""
-        return described(error, inspect.getfile(self.cells[job.cell].method))
+    def _perform(self, job: Job) -> None:
+        if job.cell not in self.cells:
+            now = "`resume` measures what there is now"
+            raise MethodError(f"the code or the images of {job.cell} have changed since it was planned; {now}")
+        cell = self.cells[job.cell]
+        with isolated(cell.method):
+            if job.training:
+                obtain_artifact(cell, self.context)
+            else:
+                run_cell(cell, self.run, self.context, range(job.first, job.end))
+
+    def _method_of(self, job: Job) -> str:
+        return self.cells[job.cell].variant.name
 
 
 def _accompany(request: RunRequest, folder: Path, cell: str, ranks: Ranks) -> None:
     """Share the meta-training of the cell of that key, in a process started for it."""
     worker = Worker.of(request, folder, Display())
-    accompany(worker.cells[cell], worker.context, ranks)
+    with isolated(worker.cells[cell].method):
+        accompany(worker.cells[cell], worker.context, ranks)
 
 
 def family_images(plan: Plan, compute: Compute) -> Callable[[str, int], SplitImages]:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pudnet_bench.errors import BenchError
 from pudnet_bench.methods.base import SINGLE_PROCESS, Ranks
+from pudnet_bench.methods.own_code import place_of
 
 LOOPBACK = "127.0.0.1"
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # the first step of a large network can be long
@@ -160,7 +161,8 @@ def _main(
         with _process_group(rank, count, store) as ranks:
             work(ranks)
     except BaseException as error:
-        sender.send(f"{type(error).__name__}: {error}")
+        place = place_of(error)
+        sender.send(f"{type(error).__name__}: {error}{f' ({place})' if place else ''}")
         sys.exit(1)
 
 

@@ -22,7 +22,7 @@ from pudnet_bench.results.analysis.intervals import Estimate, Unit
 from pudnet_bench.results.analysis.statistics import of_one_thread_count
 from pudnet_bench.results.rendering.captions import Basis, claim, counted, footnote, fullest, is_other, mark
 from pudnet_bench.results.rendering.effect_text import effect_sentences
-from pudnet_bench.results.rendering.escaping import Format, escape_latex, escape_markdown, markdown_table
+from pudnet_bench.results.rendering.escaping import Format, escape_latex, escape_markdown, markdown_table, one_line
 from pudnet_bench.results.rendering.latex import table_environment
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ MIXED_THREADS = "A time with a t is over the groups that were measured with t th
 CSV_COLUMNS = (
     "table", "row", "column", "target", "accuracy_mean", "accuracy_ci", "interval", "ci_splits", "ci_classes", "ci_groups",
     "n", "splits", "seeds", "seconds_mean", "seconds_median", "device", "threads", "paper_accuracy", "paper_ci",
-    "paper_seconds",
+    "paper_seconds", "label",
 )  # fmt: skip
 UNITS: tuple[Unit, ...] = ("splits", "classes", "groups")
 Record = dict[str, str | int | float | None]
@@ -201,6 +201,7 @@ def records(cells: Sequence[TableCell], layout: TableLayout, paper: pd.DataFrame
             *(cell.half_widths.get(unit) for unit in UNITS), cell.n, cell.splits, cell.seeds,
             cell.seconds_mean, cell.seconds_median, cell.device, cell.threads if cell.n else None,
             number.get("value"), number.get("ci"), number.get("seconds"),
+            one_line(", ".join(filter(None, (cell.row.group_label, cell.row.label)))),
         ]  # fmt: skip
         known = [None if isinstance(value, float) and math.isnan(value) else value for value in values]
         found.append(dict(zip(CSV_COLUMNS, known, strict=True)))

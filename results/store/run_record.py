@@ -145,7 +145,7 @@ class PlanRecord:
             class_names={**self.class_names, **newer.class_names},
             targets=tuple(dict.fromkeys((*self.targets, *newer.targets))),
             families=tuple(dict.fromkeys((*self.families, *newer.families))),
-            variants=tuple(dict.fromkeys((*self.variants, *newer.variants))),
+            variants=tuple({variant.name: variant for variant in (*self.variants, *newer.variants)}.values()),
             cells=tuple(cells.values()),
         )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pudnet_bench.methods import registry
+from pudnet_bench.methods import own_code, registry
 from pudnet_bench.methods.base import Method
 from pudnet_bench.methods.registry import UnknownMethodError, find, find_in_file
 
@@ -42,6 +42,33 @@ def test_an_unknown_name_gets_the_nearest_one() -> None:
         find("pudent")
     with pytest.raises(UnknownMethodError, match=r"unknown method 'xyzzy'; known: .*pudnet.*protonet"):
         find("xyzzy")
+
+
+@pytest.mark.parametrize(
+    ("label", "shown"), [("", "mine-1.0"), ("label = 'L2, ours'", "L2, ours"), ("label = ''", "mine-1.0")]
+)
+def test_the_label_is_the_heading_of_its_rows(tmp_path: Path, label: str, shown: str) -> None:
+    found = find_in_file(
+        f"{write(tmp_path, GOOD.replace('name =', f'{label}' + chr(10) + '    name =') if label else GOOD)}:Mine"
+    )
+    assert registry.label_of(found) == shown
+
+
+def test_a_label_is_not_inherited_by_another_name(tmp_path: Path) -> None:
+    text = GOOD.replace("name =", "label = 'Ours'\n    name =")
+    path = write(tmp_path, f"{text}\nclass Named(Mine):\n    name = 'named'\nclass Alike(Mine):\n    scale = 2\n")
+    assert [registry.label_of(find_in_file(f"{path}:{c}")) for c in ("Mine", "Named", "Alike")] == [
+        "Ours",
+        "named",
+        "Ours",
+    ]
+
+
+@pytest.mark.parametrize("label", ["7", "' '", "['a']"])
+def test_a_label_is_text(tmp_path: Path, label: str) -> None:
+    path = write(tmp_path, GOOD.replace("name =", f"label = {label}\n    name ="))
+    with pytest.raises(UnknownMethodError, match="it must be text, as a heading of rows"):
+        find_in_file(f"{path}:Mine")
 
 
 def test_a_method_in_a_file_is_found(tmp_path: Path) -> None:
@@ -131,18 +158,99 @@ def test_a_reference_with_an_absolute_path_means_the_same_elsewhere(
     monkeypatch.chdir(tmp_path)
     assert registry.absolute_reference("mine.py:Mine") == f"{tmp_path}/mine.py:Mine"
     assert registry.absolute_reference("package.module:Mine") == "package.module:Mine"
+    (tmp_path / "package").mkdir()
+    write(tmp_path / "package", GOOD, "module.py")
+    there = registry.absolute_reference("package.module:Mine")
+    assert there == f"{tmp_path}/package.module:Mine"
+    monkeypatch.chdir("/")
+    assert find_in_file(there).name == "mine-1.0"
 
 
-def test_a_method_file_imports_what_lies_beside_it_but_hides_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "path", list(sys.path))
+def test_a_method_file_imports_what_lies_beside_it(tmp_path: Path) -> None:
     (tmp_path / "beside_a_method_file.py").write_text("NAME = 'mine-beside'\n")
-    (tmp_path / "typer.py").write_text("raise ImportError('in the place of an installed package')\n")
-    text = GOOD.replace('"mine-1.0"', "NAME").replace(
-        "\nclass", "import typer\nfrom beside_a_method_file import NAME\nclass"
-    )
+    (tmp_path / "typer.py").write_text(
+        "raise ImportError('in the place of an installed package')\n"
+    )  # imported by nobody
+    text = GOOD.replace('"mine-1.0"', "NAME").replace("\nclass", "from beside_a_method_file import NAME\nclass")
     assert find_in_file(f"{write(tmp_path, text)}:Mine").name == "mine-beside"
+
+
+@pytest.mark.parametrize(
+    ("name", "whose"), [("typer", "the installed"), ("queue", "Python's"), ("pudnet_bench", "the inst")]
+)
+def test_a_module_beside_it_is_not_taken_for_an_installed_one_or_for_pythons(
+    tmp_path: Path, name: str, whose: str
+) -> None:
+    (tmp_path / f"{name}.py").write_text("raise ImportError('in the place of another')\n")
+    (tmp_path / "between.py").write_text(f"def late():\n    import {name}\n")
+    path = write(tmp_path, GOOD.replace("\nclass", "import between\nclass"))
+    with pytest.raises(
+        UnknownMethodError, match=rf"imports '{name}', and the module '{name}' in .* of {whose}.*; rename it"
+    ):
+        find_in_file(f"{path}:Mine")
+
+
+@pytest.mark.parametrize("stem", ["queue", "torch", "typer", "my-method", "v1.2", "3d"])
+def test_a_file_may_be_called_like_any_module_or_like_none(tmp_path: Path, stem: str) -> None:
+    before = sys.modules.get(stem)
+    found = find_in_file(f"{write(tmp_path, GOOD, f'{stem}.py')}:Mine")
+    assert found.name == "mine-1.0"
+    own_code.activate(None)
+    assert sys.modules.get(stem) is before
+
+
+@pytest.mark.parametrize("line", ["from .model import NAME", "from package.model import NAME", "from . import NAME"])
+def test_a_file_in_a_package_imports_the_packages_modules(tmp_path: Path, line: str) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").write_text("from .model import NAME\n")
+    (package / "model.py").write_text("NAME = 'mine-packaged'\n")
+    path = write(package, GOOD.replace('"mine-1.0"', "NAME").replace("\nclass", f"{line}\nclass"))
+    found = find_in_file(f"{path}:Mine")
+    assert (found.name, found.__module__) == ("mine-packaged", "package.mine")
+
+
+def test_modules_of_one_name_beside_two_files_stay_apart(tmp_path: Path) -> None:
+    text = GOOD.replace(
+        "    def fit",
+        "    @staticmethod\n    def late():\n        import late_model\n"
+        "        import importlib\n        return late_model.NAME, importlib.import_module('model').NAME\n\n    def fit",
+    )
+    found = []
+    for name in ("a", "b", "a"):
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        for module in ("model", "late_model"):
+            (folder / f"{module}.py").write_text(f"NAME = '{name}'\n")
+        found.append(
+            find_in_file(f"{write(folder, text.replace('from pud', 'import model' + chr(10) + 'from pud', 1))}:Mine")
+        )
+    a, b, again = found
+    assert again is a
+    for _ in range(2):
+        for method, name in ((a, "a"), (b, "b")):
+            own_code.activate(own_code.code_of(method))
+            assert method.late() == (name, name)
+    own_code.activate(None)
+    assert "model" not in sys.modules
+    assert not any(str(tmp_path) in place for place in sys.path)
+
+
+def test_a_changed_module_beside_it_is_run_anew(tmp_path: Path) -> None:
+    text = GOOD.replace('"mine-1.0"', "NAME").replace("\nclass", "from beside import NAME\nclass")
+    path = write(tmp_path, text)
+    for name in ("one", "two", "six"):  # of one size, within one second: stored bytecode would look current
+        (tmp_path / "beside.py").write_text(f"NAME = '{name}'\n")
+        assert find_in_file(f"{path}:Mine").name == name
+
+
+def test_a_failure_to_import_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "beside.py").write_text("x = 1\ny = x / 0\n")
+    path = write(tmp_path, "import beside\n" + GOOD)
+    with pytest.raises(UnknownMethodError, match=r"ZeroDivisionError: division by zero \(beside\.py, line 2\)$"):
+        find_in_file(f"{path}:Mine")
+    assert "beside" not in sys.modules
 
 
 def test_the_import_of_a_second_copy_of_the_contract_names_the_right_one(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pudnet_bench.methods.metric import euclidean_logits, prototypes
 
 class MyMethod(Method):
     name = "my-method"  # of its rows, and for --methods
+    # label = "My method"  # heading of its rows in tables and figures; by default the name
 
     def __init__(self, target, n_training_classes, scale=1.0):  # arguments from the third on are options
         super().__init__(target, n_training_classes)

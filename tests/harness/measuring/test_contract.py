@@ -12,7 +12,6 @@ from torch import Tensor
 from pudnet_bench.harness.measuring.contract import (
     fitting,
     repeated_name,
-    restored_settings,
     unstorable,
     value_counts,
     wrong_shape,
@@ -85,23 +84,6 @@ def test_what_safetensors_refuses_is_what_is_refused() -> None:
             safetensors.torch.save(state)
         assert unstorable(state)
     safetensors.torch.save({"a": flat[:3], "b": flat[3:]})
-
-
-def test_settings_are_restored_and_their_changes_described() -> None:
-    before = torch.get_num_threads(), torch.get_default_dtype()
-    with restored_settings() as changes:
-        assert changes() == ""
-        torch.set_default_dtype(torch.float64)
-        torch.use_deterministic_algorithms(True)
-        assert changes() == (
-            "torch.get_default_dtype() is torch.float64, not torch.float32, "
-            "torch.are_deterministic_algorithms_enabled() is True, not False"
-        )
-        torch.set_num_threads(before[0] + 1)
-        torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # type: ignore[attr-defined]
-    assert (torch.get_num_threads(), torch.get_default_dtype()) == before
-    assert not torch.are_deterministic_algorithms_enabled()
-    assert torch.get_float32_matmul_precision() == "highest"
 
 
 class Slow(Method):

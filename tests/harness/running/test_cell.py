@@ -232,13 +232,81 @@ def strip_tables(text: str) -> str:
     return "".join(line for line in text.splitlines(keepends=True) if "/tables: " not in line)
 
 
+NO_GENERATOR = {
+    "an iterator": "return iter([Snapshot(classifier)])",
+    "a list": "return [Snapshot(classifier)]",
+    "a tuple": "return (Snapshot(classifier), Snapshot(classifier, 'again'))",
+    "a generator of another function": "return (Snapshot(classifier) for _ in range(1))",
+    "an iterator of its own": """
+class Own:
+    def __iter__(self):
+        time.sleep(0.05)  # here too
+        return self
+    given = 0
+    def __next__(self):
+        self.given += 1
+        if self.given > 1:
+            raise StopIteration
+        return Snapshot(classifier)
+return Own()
+""",
+}
+
+
+@pytest.mark.parametrize("kind", NO_GENERATOR)
 def test_a_fit_that_is_no_generator_is_timed_from_its_call(
-    command_line: CommandLine, tmp_path: Path, method_file: MethodFile
+    command_line: CommandLine, tmp_path: Path, method_file: MethodFile, kind: str
 ) -> None:
-    path = Path(method_file("time.sleep(0.2)\nreturn iter([Snapshot(classifier)])").rpartition(":")[0])
-    call = ("run", "table1", "--methods", "own", "--method", f"{path}:Own", "--groups", "2", "--out", "out")
+    reference = method_file(f"time.sleep(0.1)\n{NO_GENERATOR[kind].strip()}")
+    call = ("run", "table1", "--methods", "own", "--method", reference, "--groups", "2", "--out", "out")
     assert command_line(*call).exit_code == 0
-    assert rows(tmp_path / "out")["seconds"].between(0.2, 0.4).all()
+    assert rows(tmp_path / "out")["seconds"].ge(0.15 if "own" in kind else 0.1).all()
+    checked = command_line("check", reference)
+    assert checked.exit_code == 0
+    milliseconds = re.search(r"speed: fit ([\d.]+) ms", checked.stdout)
+    assert milliseconds is not None
+    assert float(milliseconds[1]) >= 100
+
+
+def test_a_decorated_generator_is_timed_from_its_call(command_line: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "decorated.py").write_text(
+        "import functools, time\n"
+        "from pudnet_bench.methods.base import Method, Snapshot\n"
+        "def slowly(fit):\n"
+        "    @functools.wraps(fit)\n"
+        "    def slow(self, dataset):\n"
+        "        time.sleep(0.1)\n"
+        "        return fit(self, dataset)\n"
+        "    return slow\n"
+        "class Own(Method):\n"
+        "    name = 'own'\n"
+        "    @slowly\n"
+        "    def fit(self, dataset):\n"
+        "        time.sleep(0.05)\n"
+        "        yield Snapshot(lambda images: images.flatten(1)[:, 27:27 + dataset.n_classes])\n"
+    )
+    call = ("run", "table1", "--methods", "own", "--method", "decorated.py:Own", "--groups", "2", "--out", "out")
+    assert command_line(*call).exit_code == 0
+    assert rows(tmp_path / "out")["seconds"].ge(0.15).all()
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [("return Snapshot(classifier)", "a Snapshot"), ("pass", "nothing"), ("return classifier", "a function")],
+)
+def test_a_fit_that_returns_no_snapshots_is_told_to_yield(
+    command_line: CommandLine, method_file: MethodFile, body: str, what: str
+) -> None:
+    reference = method_file(body)
+    said = f"fit returned {what}; it must yield each snapshot, as in `yield Snapshot(classifier)`"
+    done = command_line("run", "table1", "--methods", "own", "--method", reference, "--groups", "1", "--out", "out")
+    assert done.exit_code == 1
+    (failed,) = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
+    assert failed.endswith(said)
+    checked = command_line("check", reference)
+    assert checked.exit_code == 1
+    assert said in checked.stdout
+    assert "TypeError" not in checked.stdout
 
 
 @pytest.mark.parametrize(
