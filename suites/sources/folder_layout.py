@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ LITTER = frozenset({
     "__macosx", "@eadir", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "#recycle", "@recycle",
     "system volume information", "lost+found", "__pycache__",
 })  # fmt: skip
-UNLABELLED = frozenset({"unknown", "unlabelled", "unlabeled", "unsorted"})  # folders of images without a class
+UNLABELLED = frozenset({"unknown", "unlabelled", "unlabeled", "unsorted"})  # words for images without a class
 # A split is named by words of the first kind, with or without ones of the second: train, Test, seg_train, training-set.
 ROLES = frozenset({
     "train", "training", "trn", "trainval", "metatrain", "base", "support", "background",
@@ -96,11 +97,12 @@ def recognise(root: Path) -> Layout:
     tops, passed, doubts = top.bearing, list[str](), list[str]()
     if not tops:
         raise _no_classes(root, whole, top)
+    tops = _labelled(root, tops, passed)
     splits = [folder for folder in tops if names_split(folder.name)]
     # One class may well be called train, which is a vehicle too.
     lone = len(splits) == 1 < len(tops) and bool(splits[0].images) and not CERTAIN & {*_words(splits[0].name)}
-    if len(tops) == 1 and names_no_class(tops[0].name, top.name) and not splits:
-        raise _unclear(root, top, f"all images are in {_relative(root, tops[0])}")
+    if not tops or (len(tops) == 1 and names_no_class(tops[0].name, top.name) and not splits):
+        raise _unclear(root, top, f"all images are in {_relative(root, top.bearing[0])}")
     if len(splits) == len(tops):
         classes, seen = _pooled(root, top, tops, passed, doubts)
     elif splits and not lone:
@@ -204,23 +206,33 @@ def _unwrapped(folder: Folder) -> Folder:
 def _classes(root: Path, top: Folder, folders: Sequence[Folder], passed: list[str]) -> dict[str, list[ImageFile]]:
     """Return the images of class folders; `top` is what they lie in. Raises SourceError if one holds several folders."""
     classes: dict[str, list[ImageFile]] = {}
-    for folder in folders:
-        images = folder.all_images()
-        if folder.name.lower() in UNLABELLED:
-            passed.append(f"{_count(len(images), 'image')} of {_relative(root, folder)}, which is no class")
-            continue
+    for folder in _labelled(root, folders, passed):
         if not _single(folder):
             raise _unclear(root, top, f"{_relative(root, folder)} holds folders of images and no images itself")
-        classes.setdefault(_class_name(folder.name), []).extend(images)
+        classes.setdefault(_class_name(folder.name), []).extend(folder.all_images())
     return classes
 
 
+def _labelled(root: Path, folders: Sequence[Folder], passed: list[str]) -> list[Folder]:
+    """Return the folders whose names do not say that their images have no class."""
+    kept = []
+    for folder in folders:
+        words = {*_words(folder.name)}
+        if UNLABELLED & words and words <= UNLABELLED | FILLERS | ROLES:
+            count = _count(len(folder.all_images()), "image")
+            passed.append(f"{count} of {_relative(root, folder)}, whose name says that they have no class")
+        else:
+            kept.append(folder)
+    return kept
+
+
 def _class_name(name: str) -> str:
-    """Return a folder's name as text; bytes that are no UTF-8 are taken for Latin-1, as in archives of old."""
+    """Return a folder's name as composed text; bytes that are no UTF-8 are taken for Latin-1, as in archives of old."""
     try:
-        return os.fsencode(name).decode()
+        text = os.fsencode(name).decode()
     except UnicodeDecodeError:
-        return os.fsencode(name).decode("latin-1")
+        text = os.fsencode(name).decode("latin-1")
+    return unicodedata.normalize("NFC", text)  # macOS decomposes: one class may have both forms in two splits
 
 
 def _single(folder: Folder) -> bool:
@@ -268,6 +280,12 @@ def names_no_class(name: str, split: str) -> bool:
 
 def _disagreements(names: dict[str, set[str]]) -> list[str]:
     """Say which splits have classes that no other has, where splits share classes; few-shot splits share none."""
+    spellings: dict[str, set[str]] = {}
+    for name in set().union(*names.values()):
+        spellings.setdefault(name.casefold(), set()).add(name)
+    for several in spellings.values():
+        if len(several) > 1 and not any(several <= found for found in names.values()):
+            return [f"{' and '.join(map(shown, sorted(several)))} are taken for two classes"]
     if sum(map(len, names.values())) == len(set().union(*names.values())):
         return []
     largest = max(names.values(), key=len)

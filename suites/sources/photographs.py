@@ -198,10 +198,31 @@ def _opened(path: str) -> Iterator[Image.Image]:
 def _orientation(image: Image.Image) -> int:
     """Return EXIF's orientation, 1 for upright, without decoding the image where that is not done yet."""
     try:
-        orientation = Image.Image.getexif(image).get(ORIENTATION, 1)  # that of a PNG would decode it
+        exif = Image.Image.getexif(image)  # the method of PNG would decode it
+        if image.format == "PNG" and not exif and (late := _exif_of_png(image)):
+            exif.load(late)
+        orientation = exif.get(ORIENTATION, 1)
     except Exception:  # damaged EXIF, which viewers pass over too
         return 1
     return orientation if orientation in UPRIGHT else 1
+
+
+def _exif_of_png(image: Image.Image) -> bytes:
+    """Return the EXIF of a PNG wherever it stands; ImageMagick writes it after the pixels, where no header is read from."""
+    file = getattr(image, "fp", None)
+    if file is None:  # it is decoded, and all of the file is read
+        return b""
+    position = file.tell()
+    file.seek(8)
+    try:
+        while len(head := file.read(8)) == 8:
+            length, kind = int.from_bytes(head[:4], "big"), head[4:]
+            if kind == b"eXIf":
+                return bytes(file.read(length))
+            file.seek(length + 4, 1)
+        return b""
+    finally:
+        file.seek(position)
 
 
 def _kind(image: Image.Image) -> str:
