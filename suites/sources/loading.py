@@ -234,7 +234,8 @@ def _check_variety(source: Source, path: Path) -> None:
         if end - start > 1 and all(np.array_equal(first, source.images[i]) for i in range(start + 1, end)):
             equal.append(source.class_names[source.labels[start]])
     if equal:
-        more = f", and those of {len(equal) - 1} other classes" if len(equal) > 1 else ""
+        others = len(equal) - 1
+        more = f", and those of {others} other class{'es' if others > 1 else ''}" if others else ""
         raise SourceError(
             f"all images of the class {equal[0]!r} in {path} are equal{more}: give it different images; if they differ in "
             "what is transparent, try the other --alpha-background"

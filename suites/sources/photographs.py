@@ -297,6 +297,8 @@ def _cropped(image: Image.Image, size: int) -> np.ndarray:
     """Return the pixels of the centre of `image`, its shorter side resized to `size`; torchvision's Resize and CenterCrop."""
     shorter = min(image.size)
     width, height = (max(size, int(size * side / shorter)) for side in image.size)
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"{image.width}x{image.height} pixels: too long and thin to resize")
     if (width, height) != image.size:
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = round((width - size) / 2), round((height - size) / 2)
