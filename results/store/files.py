@@ -86,7 +86,8 @@ def checksummed_json(value: Mapping[str, Any]) -> bytes:
     """Encode `value` as indented JSON with a `checksum` beside its own fields."""
     plain = json.loads(json.dumps(value, default=str))
     text = json.dumps({**plain, "checksum": _json_checksum(plain)}, indent=2, ensure_ascii=False)
-    return (text + "\n").encode()
+    # A path that is not UTF-8 has surrogates, which JSON can only escape.
+    return (text + "\n").encode(errors="backslashreplace")
 
 
 def read_checksummed_json(data: bytes) -> dict[str, Any]:

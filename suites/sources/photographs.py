@@ -21,7 +21,8 @@ from pudnet_bench.suites.sources.content import resized
 
 FORMATS = (
     "PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM",
-    "DDS", "DIB", "FITS", "ICNS", "ICO", "MSP", "PCX", "PSD", "QOI", "SGI", "SUN", "XBM", "XPM", "TGA",
+    "BLP", "CUR", "DCX", "DDS", "DIB", "FITS", "FLI", "ICNS", "ICO", "MSP", "PCX", "PIXAR", "PSD", "QOI", "SGI", "SUN",
+    "XBM", "XPM", "TGA",
 )  # fmt: skip
 MOST_PIXELS = 2 * 89_478_485  # where Pillow takes an image for a decompression bomb
 SIGNATURE = 16  # bytes that tell a format
@@ -125,12 +126,12 @@ def read_header(path: str, *, spans: bool = True) -> Header:
     """Read what a file says of its image; the values of a deep one too, with `spans`. Raises nearly any exception."""
     with _opened(path) as image:
         kind = _kind(image)
-        if image.format == "TIFF" and _orientation(image) != 1:
-            image.load()  # Pillow turns these itself
-            turned, size = True, image.size
-        else:
-            orientation = _orientation(image)
-            turned, size = orientation != 1, image.size[::-1] if orientation in SIDEWAYS else image.size
+        orientation = _orientation(image)
+        turned = orientation != 1
+        if turned and image.format == "TIFF":
+            image.load()
+            orientation = _orientation(image)  # upright now: Pillow turns these itself
+        size = image.size[::-1] if orientation in SIDEWAYS else image.size
         grey = image.mode in GREY or (image.mode in ("P", "PA") and _is_grey(image.palette))
         alpha = image.has_transparency_data
         span = _span(image, kind) if kind and spans else (0, 0)

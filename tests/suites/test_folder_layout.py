@@ -176,10 +176,10 @@ def test_a_class_that_may_be_a_split_is_named(tmp_path: Path, name: str) -> None
 def test_names_of_any_kind_are_classes(tmp_path: Path) -> None:
     names = ["Nelumbo nucifera (Gaertn.)", "花 🌸", "n02110063,malamute", "Cat", "cat", "cla\nss", "0", "-f"]
     root = tree(tmp_path / "in", *[f"{name}/{i}.png" for name in names for i in range(2)])
-    (root / "0").rename(root / os.fsdecode(b"caf\xe9"))
+    (root / "0").rename(root / os.fsdecode(b"ros\xe9"))
     source, said = read(root)
     assert said == ""
-    assert set(source.class_names) == {*names, "café"} - {"0"}
+    assert set(source.class_names) == {*names, "rosé"} - {"0"}
     assert read(root)[0].fingerprint == source.fingerprint  # from the cache
 
 

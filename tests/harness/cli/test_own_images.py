@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -146,6 +147,17 @@ def test_new_family_counts_what_it_found(command_line: CommandLine, tmp_path: Pa
     assert f"  images    {counts}\n" in done.stdout
     passed = "6 files of other kinds (6 .heic); 1 folder without images (annotations)"
     assert f"  skipped   {passed}\n" in done.stdout
+
+
+def test_a_folder_whose_name_is_not_utf8_is_measured_and_resumed(command_line: CommandLine, tmp_path: Path) -> None:
+    name = os.fsdecode(b"ros\xe9s")
+    photographs(tmp_path / name, odd=0)
+    source = ["--source", f"mine={name}", "--families", "mine"]
+    done = command_line("run", "table1", *source, "--out", "r", *SMALL)
+    assert done.exit_code == 0, done.output
+    (request,) = load_requests(tmp_path / "r")
+    assert request.sources["mine"].name == name
+    assert command_line("resume", "r").exit_code == 0
 
 
 def test_names_with_newlines_stay_on_their_line(command_line: CommandLine, tmp_path: Path) -> None:
