@@ -12,6 +12,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 
 from pudnet_bench.suites.family import Family, FamilyError
 
+IMAGE_SIZE = 32  # pixels: the side of its images
 JOIN, LEAVE_OUT = "+", "@"  # in the name of a mixture: "fashion+cifar100@animals10"
 
 
@@ -27,7 +28,7 @@ class MixedFamily(Family):
 
 
 def mixture(
-    name: str, label: str, parts: Sequence[Family], left_out: Sequence[Family], image_size: int = 32
+    name: str, label: str, parts: Sequence[Family], left_out: Sequence[Family], image_size: int = IMAGE_SIZE
 ) -> tuple[MixedFamily, tuple[Family, ...]]:
     """Return the mixture of `parts`, and the families that are measured: the parts, then the sources `left_out` of it.
 

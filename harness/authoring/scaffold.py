@@ -6,11 +6,18 @@ import importlib.util
 import keyword
 import re
 import shlex
+from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pudnet_bench.errors import BenchError
 from pudnet_bench.methods import registry
 from pudnet_bench.results.store.folders import RUNS
+from pudnet_bench.suites.sources.catalog import Background
+
+if TYPE_CHECKING:
+    from pudnet_bench.suites.sources.folder_layout import Layout
+    from pudnet_bench.suites.sources.image_folders import Survey
 
 TEMPLATES = Path(__file__).parent / "templates"
 SMALLEST_SIDE = 8  # pixels: every target halves an image three times
@@ -84,10 +91,17 @@ def scaffold_suite(file: Path) -> str:
     )
 
 
-def describe_family(folder: Path, name: str | None, cache_dir: Path) -> str:
+def describe_family(
+    folder: Path,
+    name: str | None,
+    cache_dir: Path,
+    image_size: int | None = None,
+    background: Background = Background.WHITE,
+) -> str:
     """Describe the family that a folder of images by class makes, and the command that measures table1 on it.
 
-    The family has the folder's name by default; decoded images go to `cache_dir`.
+    The family has the folder's name by default; decoded images go to `cache_dir`. `image_size` and `background` are those of
+    `suites.sources.loading.load`.
 
     Raises:
         ScaffoldError: The name cannot be used, or the images are too small.
@@ -99,6 +113,7 @@ def describe_family(folder: Path, name: str | None, cache_dir: Path) -> str:
     from pudnet_bench.suites.families import FAMILIES, family_of_folder
     from pudnet_bench.suites.groups import ClassSplit
     from pudnet_bench.suites.sources import SOURCES
+    from pudnet_bench.suites.sources.image_folders import survey_image_folder
     from pudnet_bench.suites.sources.loading import load
 
     name = name or re.sub(r"[^a-z0-9]+", "-", folder.absolute().name.lower()).strip("-")
@@ -106,7 +121,9 @@ def describe_family(folder: Path, name: str | None, cache_dir: Path) -> str:
         raise ScaffoldError(f"'{name}' is a built-in source or family; give this one another name with --name")
     if not registry.NAME.fullmatch(name):
         raise ScaffoldError(f"'{name}' cannot name a family; give it one of letters, digits and - with --name")
-    source = load(name, data_dir=None, cache_dir=cache_dir, folders={name: folder})
+    source = load(
+        name, data_dir=None, cache_dir=cache_dir, folders={name: folder}, size=image_size, background=background
+    )
     sizes = np.bincount(source.labels)
     family = family_of_folder(name, dict(zip(source.class_names, sizes.tolist(), strict=True)))
     n, channels, height, width = source.images.shape
@@ -126,14 +143,32 @@ def describe_family(folder: Path, name: str | None, cache_dir: Path) -> str:
         f"  groups    {family.ways} ways, {family.images} images to fit ({family.images_per_class} a class), "
         f"{family.test_images_per_class * family.ways} others to test",
     ]
-    options = f"--source {argument} --families {shlex.quote(name)} --out {shlex.quote(str(RUNS / name))}"
+    lines += _found(*survey_image_folder(folder), background)
+    reading = f" --image-size {image_size}" if image_size else ""
+    reading += f" --alpha-background {background}" if background != Background.WHITE else ""
+    options = f"--source {argument}{reading} --families {shlex.quote(name)} --out {shlex.quote(str(RUNS / name))}"
     run = f"python -m harness run table1 {options}"
     return _with_commands("\n".join(lines), (run, "table1 on it, in a run folder of its own"))
 
 
 def _classes(names: tuple[str, ...], indices: tuple[int, ...]) -> str:
-    shown = ", ".join(names[index] for index in indices[:6])
-    return f"{len(indices)} classes: {shown}{', ...' if len(indices) > 6 else ''}"
+    from pudnet_bench.suites.sources.folder_layout import shown
+
+    first = ", ".join(shown(names[index]) for index in indices[:6])
+    return f"{len(indices)} classes: {first}{', ...' if len(indices) > 6 else ''}"
+
+
+def _found(survey: Survey, layout: Layout, background: Background) -> list[str]:
+    """What a folder of images holds and what was passed over, a line each."""
+    alpha = f"{survey.alpha} with transparency" + (f" (now {background})" if survey.alpha else "")
+    counts = f"{survey.grey} grey, {alpha}, {survey.turned} turned by EXIF, {survey.deep} of more than 8 bits"
+    small, large = (f"{width}x{height}" for width, height in (choose(survey.sizes, key=prod) for choose in (min, max)))
+    sizes = f"stored as {small}" if len(survey.sizes) == 1 else f"{len(survey.sizes)} sizes from {small} to {large}"
+    return [
+        f"  layout    {layout.seen}",
+        f"  images    {counts}; {sizes}",
+        f"  skipped   {'; '.join(layout.passed_over) or 'nothing'}",
+    ]
 
 
 def _write(file: Path, text: str) -> None:

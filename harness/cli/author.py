@@ -11,6 +11,7 @@ import typer
 from pudnet_bench.harness.cli import completion, options
 from pudnet_bench.harness.console.terminal import printable
 from pudnet_bench.results.store.folders import cache_folder
+from pudnet_bench.suites.sources.catalog import Background
 
 CHECK_FAILED = 1
 
@@ -34,13 +35,15 @@ def new_suite(file: NewFile, debug: options.Debug = False) -> None:
 def new_family(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Images, one folder per class.")],
     name: Annotated[str | None, typer.Option(help="The family's name [the folder's].")] = None,
+    image_size: options.ImageSize = None,
+    alpha_background: options.AlphaBackground = Background.WHITE,
     cache: options.Cache = None,
     debug: options.Debug = False,
 ) -> None:
     """Describe the family in an image folder, and how to run it."""
     from pudnet_bench.harness.authoring.scaffold import describe_family
 
-    print(printable(describe_family(folder, name, cache_folder(cache))))
+    print(printable(describe_family(folder, name, cache_folder(cache), image_size, alpha_background)))
 
 
 def check(

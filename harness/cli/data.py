@@ -8,6 +8,7 @@ import typer
 
 from pudnet_bench.harness.cli import completion, options
 from pudnet_bench.results.store.folders import cache_folder
+from pudnet_bench.suites.sources.catalog import Background
 
 
 def list_sources(data: options.Data = None, source: options.Source = None, debug: options.Debug = False) -> None:
@@ -48,6 +49,8 @@ def verify(
     data: options.Data = None,
     cache: options.Cache = None,
     source: options.Source = None,
+    image_size: options.ImageSize = None,
+    alpha_background: options.AlphaBackground = Background.WHITE,
     debug: options.Debug = False,
 ) -> None:
     """Decode image sources again and compare them with the cache."""
@@ -56,6 +59,13 @@ def verify(
 
     folders = options.source_folders(source)
     for name in names or [n for n in {**SOURCES, **folders} if locate(n, data_dir=data, folders=folders)]:
-        found = verify(name, data_dir=data, cache_dir=cache_folder(cache), folders=folders)
+        found = verify(
+            name,
+            data_dir=data,
+            cache_dir=cache_folder(cache),
+            folders=folders,
+            size=image_size,
+            background=alpha_background,
+        )
         images = f"{found.images} images of {found.classes} classes, {found.size[0]}x{found.size[1]}"
         print(f"{found.name}: {images}, {found.channels} channels, content {found.fingerprint[:16]}, {found.path}")

@@ -15,6 +15,7 @@ from pudnet_bench.harness.cli import completion
 from pudnet_bench.harness.measuring.device import DeviceKind, Precision
 from pudnet_bench.harness.planning.request import ClockRule, Episodes
 from pudnet_bench.results.store.folders import expanded, find_folder
+from pudnet_bench.suites.sources.catalog import Background
 
 if TYPE_CHECKING:
     from pudnet_bench.results.store.run import Run
@@ -37,6 +38,11 @@ class TableFormat(StrEnum):
 Data = Annotated[Path | None, typer.Option("--data", help="Folder of the image sources.", envvar=DATA_VARIABLE)]
 Cache = Annotated[Path | None, typer.Option("--cache", help="Folder for images and artifacts.", envvar=CACHE_VARIABLE)]
 Source = Annotated[list[str] | None, typer.Option("--source", help="NAME=DIR, your own image folder; repeatable.")]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(help="Cut images to N x N: shorter side resized, then centre.", metavar="N", min=8, max=2048),
+]
+AlphaBackground = Annotated[Background, typer.Option(help="What transparent pixels of --source lie on.")]
 Paper = Annotated[bool, typer.Option("--paper", help="Show the paper's numbers too.")]
 Shard = Annotated[int | None, typer.Option("--shard", help="Slurm: groups per job.", min=1)]
 Wait = Annotated[bool, typer.Option("--wait", help="Slurm: wait for the jobs to end.")]

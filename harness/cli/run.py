@@ -16,6 +16,7 @@ from pudnet_bench.harness.measuring.device import Compute, DeviceKind, Precision
 from pudnet_bench.harness.planning.request import REQUESTS, ClockRule, Episodes, RunRequest, load_requests
 from pudnet_bench.methods.registry import absolute_reference
 from pudnet_bench.results.store.folders import cache_folder, run_folder
+from pudnet_bench.suites.sources.catalog import Background
 
 if TYPE_CHECKING:
     from pudnet_bench.harness.planning.plan import Plan
@@ -36,6 +37,7 @@ def run(
     executor: options.ExecutorName = "local",
     cluster: options.ClusterFile = None, shard: options.Shard = None, wait: options.Wait = False,
     data: options.Data = None, cache: options.Cache = None, source: options.Source = None,
+    image_size: options.ImageSize = None, alpha_background: options.AlphaBackground = Background.WHITE,
     out: options.RunFolder = None, paper: options.Paper = False, dry_run: options.DryRun = False,
     debug: options.Debug = False,
 ) -> None:  # fmt: skip
@@ -49,6 +51,7 @@ def run(
         clock=clock, controls=controls, paper_rows=paper_rows,
         device=device, precision=precision, cache=cache_folder(cache).absolute(),
         data=absolute(data) if data else None, sources=options.source_folders(source),
+        image_size=image_size, alpha_background=alpha_background,
         training_processes=training_processes or 0,
     )  # fmt: skip
     chosen = _chosen(suites, request)

@@ -37,7 +37,9 @@ from pudnet_bench.suites.groups import QUERY_IMAGES
 from pudnet_bench.suites.held_out_family import HeldOutFamily
 from pudnet_bench.suites.learn2learn_episodes import learn2learn_data
 from pudnet_bench.suites.mixed_images import JoinedSource, in_colour
+from pudnet_bench.suites.mixtures import IMAGE_SIZE as MIXTURE_SIZE
 from pudnet_bench.suites.mixtures import MixedFamily, members, mixture, names_mixture
+from pudnet_bench.suites.sources.catalog import Background
 from pudnet_bench.suites.sources.loading import Source, load
 
 OTHER_SOURCE = ("kernels", "other-source")  # the option of a control that only a family of several sources can have
@@ -186,7 +188,10 @@ def make_plan(request: RunRequest, compute: Compute, load_source: LoadSource | N
     )
     profile = pick("profile", request.profile, PROFILES)
     if load_source is None:
-        load_source = partial(_load_source, request.data, request.cache, tuple(request.sources.items()))
+        folders = tuple(request.sources.items())
+        load_source = partial(_load_source, request.data, request.cache, folders, request.alpha_background)
+    if request.image_size:
+        load_source = _at_size(load_source, request.image_size)
     target_names = request.targets or suite.targets
     for name in target_names:
         pick("target", name, targets.TARGETS)
@@ -352,9 +357,15 @@ def suite_in_file(path: Path) -> Suite:
 
 @cache
 def _load_source(
-    data: Path | None, cache_dir: Path, folders: tuple[tuple[str, Path], ...], name: str, size: int | None
-) -> Source:
-    return load(name, data_dir=data, cache_dir=cache_dir, folders=dict(folders), size=size)
+    data: Path | None, cache_dir: Path, folders: tuple[tuple[str, Path], ...], background: Background,
+    name: str, size: int | None,
+) -> Source:  # fmt: skip
+    return load(name, data_dir=data, cache_dir=cache_dir, folders=dict(folders), size=size, background=background)
+
+
+def _at_size(load_source: LoadSource, image_size: int) -> LoadSource:
+    """`load_source` for every family at one size, whatever its own."""
+    return lambda name, _: load_source(name, image_size)
 
 
 def _variants(suite: Suite, request: RunRequest) -> tuple[list[Variant], dict[str, type[Method]]]:
@@ -394,7 +405,9 @@ def _refuse_equal_labels(variants: Sequence[Variant], own: Sequence[Variant]) ->
 def _families(name: str, folders: Collection[str], load_source: LoadSource) -> list[tuple[Family, Family]]:
     """The families that are measured for a name, each with the one it is trained on."""
     if names_mixture(name) and name not in folders:
-        parts, left_out = ([_family(each, folders, load_source) for each in names] for names in members(name))
+        # At the size of a mixture: a part's images may be of several.
+        at_its_size = _at_size(load_source, MIXTURE_SIZE)
+        parts, left_out = ([_family(each, folders, at_its_size) for each in names] for names in members(name))
         mixed, measured = mixture(name, name, parts, left_out)
         return [(fam, mixed) for fam in measured]
     if name in folders and name not in FAMILIES:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pudnet_bench.harness.measuring.device import DeviceKind, Precision
 from pudnet_bench.results.store.files import checksummed_json, quarantine, read_checksummed_json, write_atomically
+from pudnet_bench.suites.sources.catalog import Background
 
 REQUESTS = "requests.json"
 
@@ -43,6 +44,8 @@ class RunRequest:
         paper_rows: Whether the suite's rows that the paper does not have are left out.
         training_processes: Processes that share a meta-training, 0 for one per GPU. Does not change what is measured.
         sources: Image folders of the user's own, by name.
+        image_size: Side in pixels to which the images of every family are brought; None: each family's own.
+        alpha_background: What transparent pixels of the user's own images are laid on.
     """
 
     suite: str
@@ -67,6 +70,8 @@ class RunRequest:
     data: Path | None = None
     sources: Mapping[str, Path] = field(default_factory=dict)
     training_processes: int = 0
+    image_size: int | None = None
+    alpha_background: Background = Background.WHITE
 
     def splits_and_seeds(self, splits: int) -> list[tuple[int, int]]:
         """Each class split with each of its seeds, for a profile of so many `splits`."""
@@ -86,6 +91,7 @@ class RunRequest:
             fields[name] = Path(fields[name]) if fields[name] else None
         enums = {"episodes": Episodes, "clock": ClockRule, "device": DeviceKind, "precision": Precision}
         fields |= {name: kind(fields[name]) for name, kind in enums.items()}
+        fields["alpha_background"] = Background(fields.get("alpha_background", Background.WHITE))
         fields["sources"] = {name: Path(folder) for name, folder in fields["sources"].items()}
         return cls(**fields)
 

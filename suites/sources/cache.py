@@ -25,7 +25,7 @@ from pudnet_bench.suites.sources.catalog import SourceError
 from pudnet_bench.suites.sources.content import BLOCK, Content, Listing, Source, fingerprint
 
 # Raise it when decoding or the files change: caches of other versions are then neither used nor taken for damaged ones.
-FORMAT = 2
+FORMAT = 3
 TEMPORARY = ".temporary-"
 REMEDY = "the source is decoded again"
 SWEEP_SECONDS = 86_400  # age at which files of killed processes, and damaged ones, are removed
@@ -38,7 +38,7 @@ class _DamagedError(Exception):
 def index_key(listing: Listing, name: str, size: int | None) -> str:
     """Return the key of a source's index entry: everything that decides what its files decode to, short of their bytes."""
     # With the resolved path: two folders may hold files of equal names, sizes and times.
-    parts = [name, size, str(listing.path.resolve()), listing.stamps]
+    parts = [name, size, listing.reading, str(listing.path.resolve()), listing.stamps]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 

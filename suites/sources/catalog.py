@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from pudnet_bench.errors import BenchError
 
 
 class SourceError(BenchError):
     """An image source that cannot be found, read or cached."""
+
+
+class Background(StrEnum):
+    """What transparent pixels are laid on."""
+
+    WHITE = "white"
+    BLACK = "black"
 
 
 @dataclass(frozen=True)

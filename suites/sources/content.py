@@ -56,11 +56,15 @@ class Listing:
     Attributes:
         stamps: (path relative to `path`, bytes, mtime_ns) of every file: enough to detect a change without reading any.
         decode: Reads them and resizes to the given side in pixels; None: the size as stored.
+        reading: What else than the size decides what they decode to.
+        warning: What was passed over, or may not be meant; "" for nothing.
     """
 
     path: Path
     stamps: list[tuple[str, int, int]]
     decode: Callable[[int | None], Content]
+    reading: str = ""
+    warning: str = ""
 
 
 Section = tuple[int, np.ndarray, np.ndarray]  # label, images uint8 [n, h, w] or [n, h, w, c], indices int64 [k] in them

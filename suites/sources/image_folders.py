@@ -3,134 +3,228 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image
 
-from pudnet_bench.suites.sources.catalog import SourceError
-from pudnet_bench.suites.sources.content import BLOCK, Content, Listing, resized
+from pudnet_bench.suites.sources import photographs
+from pudnet_bench.suites.sources.catalog import Background, SourceError
+from pudnet_bench.suites.sources.content import BLOCK, Content, Listing
+from pudnet_bench.suites.sources.folder_layout import Layout, recognise, shown
+from pudnet_bench.suites.sources.photographs import Reading, Span, Window, read_header, read_pixels, reason_of
 
-SPLITS = frozenset({"train", "val", "valid", "validation", "test"})
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-# Raster formats only: Pillow's EPS reader, for one, would run Ghostscript on untrusted files.
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-SIXTEEN_BIT = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
-GREY = SIXTEEN_BIT | {"1", "L"}
+NAMED = 10  # broken files in a message
+SIZES_NAMED = 5
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-def list_image_folder(root: Path, channels: int | None) -> Listing:
+@dataclass
+class Survey:
+    """What the headers of images say; the counts of `new family`.
+
+    Attributes:
+        grey, alpha, turned, deep: Images that are grey, have transparency, are turned by EXIF, have more than 8 bits.
+        sizes: Images by (width, height).
+        spans: The smallest and largest value over all deep images, by `Header.kind`.
+        broken: Why a file cannot be read, by its path.
+    """
+
+    grey: int = 0
+    alpha: int = 0
+    turned: int = 0
+    deep: int = 0
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    spans: dict[str, Span] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def images(self) -> int:
+        return self.sizes.total()
+
+    def __iadd__(self, other: Survey) -> Survey:
+        self.grey += other.grey
+        self.alpha += other.alpha
+        self.turned += other.turned
+        self.deep += other.deep
+        self.sizes += other.sizes
+        self.broken |= other.broken
+        for kind, span in other.spans.items():
+            self._widen(kind, span)
+        return self
+
+    def add(self, header: photographs.Header) -> None:
+        """Count one image."""
+        self.grey += header.grey
+        self.alpha += header.alpha
+        self.turned += header.turned
+        self.deep += bool(header.kind)
+        self.sizes[header.size] += 1
+        if header.kind:
+            self._widen(header.kind, header.span)
+
+    def _widen(self, kind: str, span: Span) -> None:
+        low, high = self.spans.get(kind, span)
+        self.spans[kind] = (min(low, span[0]), max(high, span[1]))
+
+
+def list_image_folder(
+    root: Path, channels: int | None, *, crop: bool = False, background: Background = Background.WHITE
+) -> Listing:
     """List the images under `root`: those of a class pooled over the splits, classes in the order of their names.
 
-    Images have 1 or 3 `channels`; None: 1 if every image is grey, else 3. Dotfiles, and files without an image's suffix, are
-    ignored. Raises SourceError if the folder has no class, a class has no image, or a file cannot be read.
+    Args:
+        channels: 1 or 3; None: 1 if every image is grey, else 3.
+        crop: Whether an image is resized by its shorter side and its centre cut out; otherwise its aspect ratio may change.
+        background: What transparent pixels are laid on.
+
+    Raises SourceError if the classes cannot be told or a folder cannot be read; a broken image only when it is decoded.
     """
-    tops = _folders(root)
-    if not tops:
-        raise SourceError(f"{root} has no class folders: put the images of each class into {root}/<class>/")
-    if {top.name for top in tops} <= SPLITS and not any(_images(top) for top in tops):
-        classes = [folder for split in tops for folder in _folders(Path(split.path))]
-        if not classes:
-            raise SourceError(f"{root} has no class folders: put the images of each class into {tops[0].path}/<class>/")
-    else:
-        classes = tops
+    layout = recognise(root)
+    stamps = [image.stamp for images in layout.classes.values() for image in images]
+    reading = f"{'crop' if crop else 'squash'} {background}"
+    decode = _Decoding(root, layout, channels, crop, background)
+    return Listing(root, stamps, decode, reading, _warning(root, layout))
 
-    files: dict[str, list[str]] = {}
-    stamps = []
-    for folder in classes:
-        images = _images(folder)
-        if not images:
-            raise SourceError(f"the class folder {folder.path} has no image: put its images there or remove the folder")
-        inside = os.path.relpath(folder.path, root)
-        for image in images:
+
+def survey_image_folder(root: Path) -> tuple[Survey, Layout]:
+    """Return what the headers of the images under `root` say, and the layout. Raises SourceError as `list_image_folder` does."""
+    layout = recognise(root)
+    paths = [image.path for images in layout.classes.values() for image in images]
+    return _surveyed(paths, spans=False), layout
+
+
+def _warning(root: Path, layout: Layout) -> str:
+    passed = [f"passed over {'; '.join(layout.passed_over)}"] if layout.passed_over else []
+    said = [*passed, *layout.doubts]
+    return f"{shown(str(root))}: {'; '.join(said)}" if said else ""
+
+
+@dataclass(frozen=True)
+class _Decoding:
+    """Reads the images of a layout at a size (None: as stored)."""
+
+    root: Path
+    layout: Layout
+    channels: int | None
+    crop: bool
+    background: Background
+
+    def __call__(self, size: int | None) -> Content:
+        names = tuple(self.layout.classes)
+        paths = [image.path for name in names for image in self.layout.classes[name]]
+        labels = np.repeat(np.arange(len(names), dtype=np.int64), [len(self.layout.classes[name]) for name in names])
+        survey = _surveyed(paths)
+        n_channels = self.channels or (1 if survey.grey == survey.images else 3)
+        windows = {kind: self._window(kind, span) for kind, span in survey.spans.items()}
+        reading = Reading(n_channels, size, self.crop, self.background, windows)
+        if survey.broken or (size is None and len(survey.sizes) > 1):
+            raise self._refused(paths, survey, reading)
+        width, height = (size, size) if size else next(iter(survey.sizes))
+        broken: dict[str, str] = {}
+
+        def block(batch: Sequence[str]) -> np.ndarray:
+            out = np.zeros((len(batch), n_channels, height, width), dtype=np.uint8)
+            for i, path in enumerate(batch):
+                pixels = _pixels(path, reading)
+                if isinstance(pixels, str):
+                    broken[path] = pixels
+                elif pixels.shape[:2] != (height, width):
+                    broken[path] = (
+                        f"{pixels.shape[1]}x{pixels.shape[0]} pixels and not {width}x{height}; see --image-size"
+                    )
+                else:
+                    out[i] = pixels if n_channels == 1 else pixels.transpose(2, 0, 1)
+            return out
+
+        def blocks() -> Iterator[np.ndarray]:
+            yield from _in_threads(block, _batches(paths))
+            if broken:  # all of them are named at once
+                raise SourceError(self._names_broken(broken, len(paths)))
+
+        return Content((len(paths), n_channels, height, width), labels, names, blocks())
+
+    def _window(self, kind: str, span: Span) -> Window:
+        if kind == "colour" and span[1] < 128:
+            raise SourceError(
+                f"the colour images of 16 bits in {shown(str(self.root))} do not use the upper ones (the largest value is "
+                f"{int(span[1]) << 8} of 65535), and the others would be lost: save them with 8 bits"
+            )
+        return photographs.window_of(kind, span)
+
+    def _refused(self, paths: Sequence[str], survey: Survey, reading: Reading) -> SourceError:
+        """Return the error for images that are broken or of several sizes. Decodes all of them, to find every broken one."""
+        rest = [path for path in paths if path not in survey.broken]
+
+        def reasons(batch: Sequence[str]) -> dict[str, str]:
+            found = ((path, _pixels(path, reading)) for path in batch)
+            return {path: pixels for path, pixels in found if isinstance(pixels, str)}
+
+        broken = dict(survey.broken)
+        for found in _in_threads(reasons, _batches(rest)):
+            broken |= found
+        said = [self._names_broken(broken, len(paths))] if broken else []
+        if reading.size is None and len(survey.sizes) > 1:
+            said.append(self._names_sizes(survey.sizes))
+        return SourceError("; ".join(said))
+
+    def _names_broken(self, broken: dict[str, str], total: int) -> str:
+        names = sorted(broken)[:NAMED]
+        listed = ", ".join(f"{shown(os.path.relpath(path, self.root))} ({broken[path]})" for path in names)
+        more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
+        they = "replace or remove it" if len(broken) == 1 else "replace or remove them"
+        return f"cannot decode {len(broken)} of the {total} images of {shown(str(self.root))}: {listed}{more}: {they}"
+
+    def _names_sizes(self, sizes: Counter[tuple[int, int]]) -> str:
+        common = ", ".join(f"{n} of {width}x{height}" for (width, height), n in sizes.most_common(SIZES_NAMED))
+        more = f" and {len(sizes) - SIZES_NAMED} other sizes" if len(sizes) > SIZES_NAMED else ""
+        return (
+            f"the images of {shown(str(self.root))} have {len(sizes)} sizes: {common}{more}; bring them to one with "
+            "--image-size N, which resizes the shorter side to N pixels and cuts out the centre"
+        )
+
+
+def _batches(paths: Sequence[str]) -> list[Sequence[str]]:
+    return [paths[start : start + BLOCK] for start in range(0, len(paths), BLOCK)]
+
+
+def _surveyed(paths: Sequence[str], *, spans: bool = True) -> Survey:
+    """Return what the headers of the images say; `spans` are those of deep images, which are decoded for it."""
+
+    def one(batch: Sequence[str]) -> Survey:
+        survey = Survey()
+        for path in batch:
             try:
-                stat = image.stat()
-            except OSError as error:
-                raise SourceError(f"cannot read {image.path}: {error.strerror}; replace it or remove it") from error
-            stamps.append((f"{inside}/{image.name}", stat.st_size, stat.st_mtime_ns))
-        files.setdefault(folder.name, []).extend(image.path for image in images)
-    return Listing(root, stamps, lambda size: _decode(files, channels, size))
+                survey.add(read_header(path, spans=spans))
+            except Exception as error:  # Pillow's readers raise nearly every kind of exception on a damaged file
+                survey.broken[path] = reason_of(error)
+        return survey
+
+    whole = Survey()
+    for survey in _in_threads(one, _batches(paths)):
+        whole += survey
+    return whole
 
 
-def _entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
-    """Return the entries of a folder in the order of their names, without dotfiles."""
+def _pixels(path: str, reading: Reading) -> np.ndarray | str:
+    """Return the pixels of an image, or why it cannot be decoded."""
     try:
-        with os.scandir(folder) as entries:
-            return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
-    except OSError as error:
-        raise SourceError(f"cannot read the folder {os.fspath(folder)}: {error.strerror}") from error
-
-
-def _folders(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
-    return [entry for entry in _entries(folder) if entry.is_dir()]
-
-
-def _images(folder: os.DirEntry[str]) -> list[os.DirEntry[str]]:
-    # "not a folder" instead of "a file", so that a broken link becomes an error and is not ignored
-    return [entry for entry in _entries(folder) if entry.name.lower().endswith(SUFFIXES) and not entry.is_dir()]
-
-
-def _decode(files: dict[str, list[str]], channels: int | None, size: int | None) -> Content:
-    names = sorted(files)
-    paths = [path for name in names for path in files[name]]
-    labels = np.repeat(np.arange(len(names), dtype=np.int64), [len(files[name]) for name in names])
-    batches = [paths[start : start + BLOCK] for start in range(0, len(paths), BLOCK)]
-    n_channels = channels or (1 if all(_in_threads(_all_grey, batches)) else 3)
-    height, width = _pixels(paths[0], n_channels, size).shape[:2]
-
-    def block(batch: Sequence[str]) -> np.ndarray:
-        out = np.empty((len(batch), n_channels, height, width), dtype=np.uint8)
-        for i, path in enumerate(batch):
-            pixels = _pixels(path, n_channels, size)
-            if pixels.shape[:2] != (height, width):
-                sizes = f"{paths[0]} is {width}x{height} pixels but {path} is {pixels.shape[1]}x{pixels.shape[0]}"
-                raise SourceError(f"{sizes}: resize them to one size first")
-            out[i] = pixels if n_channels == 1 else pixels.transpose(2, 0, 1)
-        return out
-
-    return Content((len(paths), n_channels, height, width), labels, tuple(names), _in_threads(block, batches))
+        return read_pixels(path, reading)
+    except Exception as error:
+        return reason_of(error)
 
 
 def _in_threads(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     """`map` over threads, in order: Pillow releases the interpreter lock while it decodes."""
-    Image.init()  # loading Pillow's readers is not thread-safe
+    photographs.formats()  # loading Pillow's readers is not thread-safe
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         try:
             yield from pool.map(work, items)
         finally:  # after an error, or if the consumer stops early, do not decode the rest
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _all_grey(paths: Sequence[str]) -> bool:
-    for path in paths:
-        try:
-            with Image.open(path, formats=FORMATS) as image:
-                if image.mode not in GREY:
-                    return False
-        except Exception as error:
-            raise _undecodable(path, error) from error
-    return True
-
-
-def _pixels(path: str, channels: int, size: int | None) -> np.ndarray:
-    """Return uint8 [h, w] for one channel, [h, w, 3] for three."""
-    try:
-        with Image.open(path, formats=FORMATS) as stored:
-            # Pillow would clip 16-bit grey at 255; take the high byte.
-            sixteen_bit = stored.mode in SIXTEEN_BIT
-            high = (np.asarray(stored).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8) if sixteen_bit else None
-            image = (stored if high is None else Image.fromarray(high)).convert("L" if channels == 1 else "RGB")
-    except Exception as error:  # Pillow's readers raise nearly every kind of exception on a damaged file
-        raise _undecodable(path, error) from error
-    return np.asarray(image) if size is None or image.size == (size, size) else resized(image, size)
-
-
-def _undecodable(path: str, error: Exception) -> SourceError:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
-    return SourceError(f"cannot decode the image {path} ({reason}): replace it or remove it")

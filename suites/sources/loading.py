@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -11,8 +12,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+import numpy as np
+
 from pudnet_bench.suites.sources import array_files, cache
-from pudnet_bench.suites.sources.catalog import SOURCES, SourceError, SourceSpec
+from pudnet_bench.suites.sources.catalog import SOURCES, Background, SourceError, SourceSpec
 from pudnet_bench.suites.sources.content import Content, Listing, Source
 from pudnet_bench.suites.sources.image_folders import list_image_folder
 
@@ -43,7 +46,13 @@ class _Place(NamedTuple):
 
 
 def load(
-    name: str, *, data_dir: Path | None, cache_dir: Path, folders: Folders = NO_FOLDERS, size: int | None = None
+    name: str,
+    *,
+    data_dir: Path | None,
+    cache_dir: Path,
+    folders: Folders = NO_FOLDERS,
+    size: int | None = None,
+    background: Background = Background.WHITE,
 ) -> Source:
     """Return the source `name`, decoded once into `cache_dir` and memory-mapped from there afterwards.
 
@@ -53,12 +62,15 @@ def load(
         name: A known source, or a key of `folders`.
         data_dir: Folder in which to look for known sources.
         folders: The user's image folders by name, which take precedence over known sources.
-        size: Side in pixels to which every image is resized; None: the source's default.
+        size: Side in pixels to which every image is brought; None: the source's default. Images of the user's folders are
+            resized by their shorter side and the centre is cut out; both sides of others are resized.
+        background: What transparent pixels are laid on.
 
     Raises:
-        SourceError: The source is unknown, missing, incomplete, damaged or of mixed sizes; or the cache is not writable.
+        SourceError: The source is unknown, missing, incomplete, damaged, of mixed sizes, or has a class of equal images; or
+            the cache is not writable.
     """
-    return _load(name, data_dir, cache_dir, folders, size, check=False)[0]
+    return _load(name, data_dir, cache_dir, folders, size, background, check=False)[0]
 
 
 def locate(name: str, *, data_dir: Path | None, folders: Folders = NO_FOLDERS) -> Path | None:
@@ -104,30 +116,45 @@ def fetch(name: str, data_dir: Path) -> Path:
 
 
 def verify(
-    name: str, *, data_dir: Path | None, cache_dir: Path, folders: Folders = NO_FOLDERS, size: int | None = None
+    name: str,
+    *,
+    data_dir: Path | None,
+    cache_dir: Path,
+    folders: Folders = NO_FOLDERS,
+    size: int | None = None,
+    background: Background = Background.WHITE,
 ) -> SourceSummary:
     """Decode every image again, compare all bytes of the cache with the result, and summarise the source.
 
     A cache that differs is replaced, with a warning. Takes the arguments of `load`, and raises SourceError as it does.
     """
-    source, path = _load(name, data_dir, cache_dir, folders, size, check=True)
+    source, path = _load(name, data_dir, cache_dir, folders, size, background, check=True)
     n, channels, height, width = source.images.shape
     return SourceSummary(name, n, len(source.class_names), (height, width), channels, source.fingerprint, path)
 
 
 def _load(
-    name: str, data_dir: Path | None, cache_dir: Path, folders: Folders, size: int | None, *, check: bool
+    name: str,
+    data_dir: Path | None,
+    cache_dir: Path,
+    folders: Folders,
+    size: int | None,
+    background: Background,
+    *,
+    check: bool,
 ) -> tuple[Source, Path]:
     _check_name(name, folders)
     if size is not None and size < 1:
         raise SourceError(f"images of {name} cannot be resized to {size} pixels: give a size of at least 1")
     spec = None if name in folders else SOURCES[name]
-    place = _find(name, data_dir, folders)
+    place = _find(name, data_dir, folders, background)
     if place is None:
         if spec is None:
             raise SourceError(f"the folder {folders[name]} of the source {name!r} does not exist: give another folder")
         raise _missing(spec, data_dir)
     listing, size = place.listing(), size or (spec.resize if spec else None)
+    if listing.warning:
+        warnings.warn(listing.warning, stacklevel=2)
     key = cache.index_key(listing, name, size)
     stored = None if check else cache.recall(cache_dir, key, name)
     if stored is None:
@@ -135,6 +162,7 @@ def _load(
         if spec:
             _check_complete(spec, content, listing.path)
         stored = cache.store(cache_dir, key, name, size, content)
+    _check_variety(stored, listing.path)
     return stored, listing.path
 
 
@@ -148,11 +176,14 @@ def _check_name(name: str, folders: Folders) -> None:
         raise SourceError(f"{name!r} cannot name a source: use letters, digits, '.', '_', '+' and '-'")
 
 
-def _find(name: str, data_dir: Path | None, folders: Folders) -> _Place | None:
+def _find(
+    name: str, data_dir: Path | None, folders: Folders, background: Background = Background.WHITE
+) -> _Place | None:
     """Return the first layout of the source that exists."""
     if name in folders:
         folder = Path(folders[name])
-        return _Place(folder, partial(list_image_folder, folder, None)) if folder.is_dir() else None
+        listing = partial(list_image_folder, folder, None, crop=True, background=background)
+        return _Place(folder, listing) if folder.is_dir() else None
     if name == "digits":
         return _Place(array_files.digits_file().parent, array_files.list_digits)
     try:
@@ -192,6 +223,23 @@ def _missing(spec: SourceSpec, data_dir: Path | None) -> SourceError:
     return SourceError(
         f"the source {spec.name!r} is missing: {where}, and put {' or '.join(spec.layouts)} there; {how}"
     )
+
+
+def _check_variety(source: Source, path: Path) -> None:
+    """Raise SourceError for a class without two different images: no method can learn from it, and something went wrong."""
+    equal = []
+    starts = np.flatnonzero(np.diff(source.labels, prepend=-1))
+    for start, end in zip(starts, [*starts[1:], len(source.labels)], strict=True):
+        first = source.images[start]
+        if end - start > 1 and all(np.array_equal(first, source.images[i]) for i in range(start + 1, end)):
+            equal.append(source.class_names[source.labels[start]])
+    if equal:
+        others = len(equal) - 1
+        more = f", and those of {others} other class{'es' if others > 1 else ''}" if others else ""
+        raise SourceError(
+            f"all images of the class {equal[0]!r} in {path} are equal{more}: give it different images; if they differ in "
+            "what is transparent, try the other --alpha-background"
+        )
 
 
 def _check_complete(spec: SourceSpec, content: Content, path: Path) -> None:

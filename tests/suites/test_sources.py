@@ -25,7 +25,7 @@ from pudnet_bench.suites.sources import SOURCES, SourceError, array_files, cache
 from pudnet_bench.suites.sources.loading import Source, fetch, load, locate, verify
 from pudnet_bench.suites.sources.pickles import read_pickle
 
-IMAGES = "images-v2"  # of the cache folder
+IMAGES = f"images-v{cache.FORMAT}"  # of the cache folder
 DATA = os.environ.get("PUDNET_BENCH_DATA")
 real_data = [
     pytest.mark.real_data,
@@ -142,10 +142,12 @@ def test_splits_are_pooled_and_labels_ascend(
     tmp_path_factory: pytest.TempPathFactory, counts: dict[str, dict[str, int]]
 ) -> None:
     root = tmp_path_factory.mktemp("pooled")
+    counts = {**counts, "plane": dict.fromkeys(["train", "val", "test"], 2)}
+    seeds = iter(range(100))
     for name, splits in counts.items():
         for split, n in splits.items():
             for i in range(n):
-                save(root / "in" / split / name / f"{i}.png", noise(i, 2, 2, 3))
+                save(root / "in" / split / name / f"{i}.png", noise(next(seeds), 2, 2, 3))
     source = load_folder(root / "in", root / "cache")
     assert source.class_names == tuple(sorted(counts))
     assert (np.diff(source.labels) >= 0).all()
@@ -154,19 +156,9 @@ def test_splits_are_pooled_and_labels_ascend(
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
-    source = load_folder(make_folder(tmp_path / "in", ("plane", "train")), tmp_path / "cache")
+    with pytest.warns(UserWarning, match="the folder train is taken for a class, not for a split"):
+        source = load_folder(make_folder(tmp_path / "in", ("plane", "train")), tmp_path / "cache")
     assert source.class_names == ("plane", "train")
-    source = load_folder(make_folder(tmp_path / "in2", ("test", "train")), tmp_path / "cache")
-    assert source.class_names == ("test", "train")
-
-
-def test_dotfiles_and_other_files_are_passed_over(tmp_path: Path) -> None:
-    folder = make_folder(tmp_path / "in")
-    (folder / ".git").mkdir()
-    (folder / "README.txt").write_text("about")
-    (folder / "cat" / ".0.png").write_text("a thumbnail")
-    (folder / "cat" / "notes.txt").write_text("about cats")
-    assert len(load_folder(folder, tmp_path / "cache").images) == 6
 
 
 def test_grey_folder_has_one_channel_and_mixed_has_three(tmp_path: Path) -> None:
@@ -195,7 +187,7 @@ def test_size_resizes_and_has_a_cache_of_its_own(tmp_path: Path) -> None:
     save(folder / "cat" / "wide.png", noise(9, 6, 12, 3))
     source = load_folder(folder, tmp_path / "cache", size=3)
     assert source.images.shape == (7, 3, 3, 3)
-    expected = Image.fromarray(noise(9, 6, 12, 3)).resize((3, 3), Image.Resampling.BILINEAR)
+    expected = Image.fromarray(noise(9, 6, 12, 3)).resize((6, 3), Image.Resampling.BILINEAR).crop((2, 0, 5, 3))
     np.testing.assert_array_equal(source.images[3], np.asarray(expected).transpose(2, 0, 1))
     (folder / "cat" / "wide.png").unlink()
     assert load_folder(folder, tmp_path / "cache").images.shape == (6, 3, 4, 4)
@@ -611,7 +603,8 @@ def test_processes_that_race_end_with_one_folder(tmp_path: Path) -> None:
 
 def test_failed_decoding_leaves_no_cache(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "in")
-    (folder / "dog" / "2.png").write_bytes(b"not a picture")
+    whole = (folder / "dog" / "2.png").read_bytes()
+    (folder / "dog" / "2.png").write_bytes(whole[:-40])  # its header is sound: writing the cache has begun
     with pytest.raises(SourceError):
         load_folder(folder, tmp_path / "cache")
     assert list((tmp_path / "cache" / IMAGES).iterdir()) == []
@@ -706,17 +699,8 @@ def test_folder_without_classes_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"in has no class folders: put .*in/<class>/"):
         load_folder(tmp_path / "in", tmp_path / "cache")
     (tmp_path / "split" / "train").mkdir(parents=True)
-    with pytest.raises(SourceError, match=r"split has no class folders: put .*train/<class>/"):
+    with pytest.raises(SourceError, match=r"split has no class folders: put .*split/<class>/"):
         load_folder(tmp_path / "split", tmp_path / "cache")
-
-
-@pytest.mark.parametrize("layout", [".", "train"])
-def test_class_without_image_is_named(tmp_path: Path, layout: str) -> None:
-    make_folder(tmp_path / "in" / layout)
-    (tmp_path / "in" / layout / "empty").mkdir()
-    (tmp_path / "in" / layout / "empty" / "readme.txt").touch()
-    with pytest.raises(SourceError, match=r"the class folder .*/empty has no image"):
-        load_folder(tmp_path / "in", tmp_path / "cache")
 
 
 @pytest.mark.parametrize("grey", [True, False])
@@ -735,23 +719,16 @@ def test_corrupt_image_is_named(tmp_path: Path, damage: Callable[[bytes], bytes]
             save(tmp_path / "in" / name / f"{i}.png", noise(i, 16, 16) if grey else noise(i, 16, 16, 3))
     bad = tmp_path / "in" / "dog" / "1.png"
     bad.write_bytes(damage(bad.read_bytes()))
-    with pytest.raises(SourceError, match=r"cannot decode the image .*dog/1\.png \(.*\): replace it or remove it"):
+    with pytest.raises(
+        SourceError, match=r"cannot decode 1 of the 6 images .*: dog/1\.png \(.*\): replace or remove it"
+    ):
         load_folder(tmp_path / "in", tmp_path / "cache")
 
 
 def test_link_to_an_image_that_has_gone_is_named(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "in")
     (folder / "dog" / "7.png").symlink_to(tmp_path / "gone.png")
-    with pytest.raises(SourceError, match=r"cannot read .*dog/7\.png"):
-        load_folder(folder, tmp_path / "cache")
-
-
-def test_mixed_sizes_name_two_files(tmp_path: Path) -> None:
-    folder = make_folder(tmp_path / "in")
-    save(folder / "dog" / "1.png", noise(0, 5, 6, 3))
-    with pytest.raises(
-        SourceError, match=r"cat/0\.png is 4x4 pixels but .*dog/1\.png is 6x5: resize them to one size first"
-    ):
+    with pytest.raises(SourceError, match=r"dog/7\.png \(a link to nothing\)"):
         load_folder(folder, tmp_path / "cache")
 
 
