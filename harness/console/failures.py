@@ -7,6 +7,8 @@ import os
 import traceback
 from pathlib import Path
 
+from pudnet_bench.results.store.files import READING
+
 ELSEWHERE = "choose another folder with --out (runs) or --cache (artifacts and images)"
 AGAIN = "finished groups are saved: repeat the command to resume"
 # Errors of a folder or machine that a user can put right, with the way out. Not every system knows them all.
@@ -14,7 +16,7 @@ WAYS_OUT = {
     getattr(errno, name): way_out
     for names, way_out in {
         ("ENOSPC", "EDQUOT", "EFBIG"): f"free space (or raise the quota or limit), or {ELSEWHERE}",
-        ("EACCES", "EPERM", "EROFS"): f"make it writable, or {ELSEWHERE}",
+        ("EACCES", "EPERM", "EROFS"): f"change its permissions, or {ELSEWHERE}",
         ("ENOTDIR", "EEXIST", "EISDIR", "ELOOP", "EXDEV"): f"remove what is in the way, or {ELSEWHERE}",
         ("ENAMETOOLONG", "EINVAL", "EILSEQ"): f"give a shorter or plainer name, or {ELSEWHERE}",
         ("EMFILE", "ENFILE"): "raise the limit of open files (`ulimit -n`)",
@@ -35,7 +37,8 @@ def unusable(error: OSError) -> str:
         return ""
     where = f"'{error.filename}'" if error.filename else "the output"
     reason = os.strerror(error.errno).lower()
-    return f"cannot write {where}: {reason}; {WAYS_OUT[error.errno]}; {AGAIN}"
+    verb = "read" if READING in getattr(error, "__notes__", ()) else "write"
+    return f"cannot {verb} {where}: {reason}; {WAYS_OUT[error.errno]}; {AGAIN}"
 
 
 def described(error: BaseException, file: str = "") -> str:
