@@ -15,12 +15,14 @@ from typing import Any
 from pudnet_bench.slurm.cluster import Cluster, Stage
 from pudnet_bench.slurm.queue import SlurmError, checked
 
+CHANGE_PROFILE = "change the profile and repeat the `run` command"
 # Where Slurm is, and what a user sets for all jobs: nothing that Slurm sets for a job.
 KEPT = (
     "SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT",
     "SBATCH_ACCOUNT", "SBATCH_CONSTRAINT", "SBATCH_PARTITION", "SBATCH_QOS", "SBATCH_RESERVATION",
 )  # fmt: skip
 WAYS_OUT = (
+    (r"Max(Wall|Cpu|TRES|Node|Mem|GRES)", CHANGE_PROFILE),
     (
         r"submit limit|MaxSubmit|MaxJobs|temporarily unable|too many|Resource temporarily",
         "`resume` submits the rest once some jobs have ended; a new run with a larger --shard has fewer jobs",
@@ -28,7 +30,6 @@ WAYS_OUT = (
     (r"dependency", "`resume` submits them once Slurm has forgotten the jobs that they wait for"),
     (r"array", "a new run with a larger --shard has fewer jobs per array"),
 )
-CHANGE_PROFILE = "change the profile and repeat the `run` command"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import traceback
 from pathlib import Path
 
 from pudnet_bench.methods import own_code
+from pudnet_bench.results.store.files import READING
 
 ELSEWHERE = "choose another folder with --out (runs) or --cache (artifacts and images)"
 AGAIN = "finished groups are saved: repeat the command to resume"
@@ -16,7 +17,7 @@ WAYS_OUT = {
     getattr(errno, name): way_out
     for names, way_out in {
         ("ENOSPC", "EDQUOT", "EFBIG"): f"free space (or raise the quota or limit), or {ELSEWHERE}",
-        ("EACCES", "EPERM", "EROFS"): f"make it writable, or {ELSEWHERE}",
+        ("EACCES", "EPERM", "EROFS"): f"change its permissions, or {ELSEWHERE}",
         ("ENOTDIR", "EEXIST", "EISDIR", "ELOOP", "EXDEV"): f"remove what is in the way, or {ELSEWHERE}",
         ("ENAMETOOLONG", "EINVAL", "EILSEQ"): f"give a shorter or plainer name, or {ELSEWHERE}",
         ("EMFILE", "ENFILE"): "raise the limit of open files (`ulimit -n`)",
@@ -37,7 +38,8 @@ def unusable(error: OSError) -> str:
         return ""
     where = f"'{error.filename}'" if error.filename else "the output"
     reason = os.strerror(error.errno).lower()
-    return f"cannot write {where}: {reason}; {WAYS_OUT[error.errno]}; {AGAIN}"
+    verb = "read" if READING in getattr(error, "__notes__", ()) else "write"
+    return f"cannot {verb} {where}: {reason}; {WAYS_OUT[error.errno]}; {AGAIN}"
 
 
 PACKAGE = Path(own_code.__file__).parents[1]

@@ -20,7 +20,7 @@ import safetensors.torch
 from torch import Tensor
 
 from pudnet_bench.harness.training.checkpoint import CheckpointFolder
-from pudnet_bench.results.store.files import checksummed_json, naming, quarantine, read_checksummed_json
+from pudnet_bench.results.store.files import checksummed_json, naming, quarantine, read_checksummed_json, reading
 
 WEIGHTS, META, CURVE = "weights.safetensors", "meta.json", "curve.parquet"
 
@@ -120,8 +120,9 @@ class ArtifactStore:
         if not folder.exists():
             return None
         try:
-            meta = read_checksummed_json((folder / META).read_bytes())
-            files = {name: _verified_bytes(folder / name, checksum) for name, checksum in meta["sha256"].items()}
+            with reading(folder):
+                meta = read_checksummed_json((folder / META).read_bytes())
+                files = {name: _verified_bytes(folder / name, checksum) for name, checksum in meta["sha256"].items()}
             curve = pd.read_parquet(io.BytesIO(files.pop(CURVE)))
             state, *search = (safetensors.torch.load(weights) for weights in files.values())
             return Artifact(spec.key, state, tuple(search), curve, meta)

@@ -18,6 +18,8 @@ from typing import IO, Any
 
 from pudnet_bench.errors import BenchError
 
+READING = "while reading"  # the note of an error
+
 
 class StoreError(BenchError):
     """A run folder that cannot be used."""
@@ -49,6 +51,17 @@ def naming(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno is not None:
             error.filename, error.filename2 = str(path), None
+        raise
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Let an OSError of the block say that it comes from reading `path`."""
+    try:
+        with naming(path):
+            yield
+    except OSError as error:
+        error.add_note(READING)
         raise
 
 

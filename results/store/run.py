@@ -347,7 +347,8 @@ class Run:
     def _read(self, path: Path, parse: Callable[[bytes], T]) -> T | None:
         """The parsed file; None if it is missing, or was damaged and is now set aside."""
         try:
-            data = path.read_bytes()  # an OSError here is the folder's fault, below it is pyarrow's word for damage
+            with files.reading(path):
+                data = path.read_bytes()  # an OSError here is the folder's fault, below it is pyarrow's word for damage
         except FileNotFoundError:
             return None
         try:

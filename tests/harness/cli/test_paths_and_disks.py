@@ -211,6 +211,8 @@ def test_an_artifact_that_cannot_be_read_now_is_not_given_up(
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "read_bytes", read_bytes)
-        refused(command_line(*call, "new", "--cache", "cache"), str(artifact), "input/output error", "sound")
+        refused(
+            command_line(*call, "new", "--cache", "cache"), f"cannot read '{artifact}'", "input/output error", "sound"
+        )
     assert artifact.is_dir()
     assert [path.name for path in (tmp_path / "cache/artifacts").iterdir()] == [artifact.name]
