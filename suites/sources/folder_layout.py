@@ -187,7 +187,7 @@ def _take_file(folder: Folder, root: str, entry: os.DirEntry[str]) -> None:
     if suffix not in suffixes() and not is_image(entry.path):
         folder.others[suffix if re.fullmatch(r"\.\w{1,8}", suffix) else "without a suffix"] += 1
         return
-    relative = os.path.relpath(entry.path, root)
+    relative = entry.path[len(root) :].lstrip(os.sep)
     try:
         stat = entry.stat()
         stamp = (relative, stat.st_size, stat.st_mtime_ns)
