@@ -245,7 +245,6 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("the umask", _umask, os.umask),
     Setting("the cores of this process", _cores, _set_cores),
     _sequence("sys.path", sys, "path"),
-    _sequence("sys.meta_path", sys, "meta_path"),
     *(Setting(f"sys.{name}", partial(getattr, sys, name), partial(setattr, sys, name), imports=False)
       for name in ("excepthook", "displayhook", "stdin")),
     Setting("the recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),

@@ -253,6 +253,17 @@ def test_a_failure_to_import_says_where(tmp_path: Path, monkeypatch: pytest.Monk
     assert "beside" not in sys.modules
 
 
+def test_a_package_called_like_a_room_of_ours_is_the_users(tmp_path: Path) -> None:
+    (tmp_path / "methods").mkdir()
+    for name, text in (("__init__", ""), ("protonet", "NAME = 'mine-not-yours'\n")):
+        (tmp_path / "methods" / f"{name}.py").write_text(text)
+    text = GOOD.replace('"mine-1.0"', "NAME").replace("\nclass", "from methods.protonet import NAME\nclass")
+    code = f"from pudnet_bench.methods.registry import find_in_file; print(find_in_file('{write(tmp_path, text)}:Mine').name)"
+    checkout = Path(registry.__file__).resolve().parents[1]  # where our own folder would be found
+    done = subprocess.run([sys.executable, "-c", code], cwd=checkout, capture_output=True, text=True)
+    assert done.stdout.strip() == "mine-not-yours", done.stderr
+
+
 def test_the_import_of_a_second_copy_of_the_contract_names_the_right_one(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD.replace("pudnet_bench.methods", "methods"))
     code = f"from pudnet_bench.methods.registry import find_in_file; find_in_file('{path}:Mine')"

@@ -210,7 +210,8 @@ def test_a_method_that_ends_the_process_or_changes_torch_harms_no_other_cell(
     done = command_line(*call, "--method", exits, "--method", changes, "--method", method_file())
     assert done.exit_code == 1
     (failed,) = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
-    assert failed.endswith("MethodError: method 'exits' ended with sys.exit('no licence'); raise an exception")
+    assert "MethodError: method 'exits' ended with sys.exit('no licence') (exits.py, line " in failed
+    assert failed.endswith("); raise an exception")
     assert set(rows(tmp_path / "out")["method"]) == {"changes", "own", "adam"}
     assert (torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()) == before
     assert torch.get_float32_matmul_precision() == "highest"
