@@ -266,7 +266,7 @@ def test_colour_of_12_bits_in_16_is_refused(tmp_path: Path, factor: int, refused
     (tmp_path / "in" / "a").mkdir(parents=True)
     (tmp_path / "in" / "a" / "0.png").write_bytes(png + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b""))
     if refused:
-        with pytest.raises(SourceError, match=r"colour images of 16 bits .* save them with 8 bits"):
+        with pytest.raises(SourceError, match=r"images of 16 bits a channel .* save them with 8 bits"):
             read(tmp_path / "in")
     else:
         np.testing.assert_array_equal(pixels(read(tmp_path / "in")), noise(0, 16, 16, 3))
@@ -429,7 +429,7 @@ def test_sizes_are_counted_and_the_option_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError) as caught:
         read(tmp_path / "in")
     said = str(caught.value)
-    assert "have 2 sizes: 3 of 16x12, 1 of 12x16" in said
+    assert "have 2 sizes: 3 of 16x12 (a/0.png), 1 of 12x16 (a/tall.png)" in said
     assert "--image-size N" in said
     assert "a/bad.png" in said  # in the same breath
 

@@ -46,7 +46,7 @@ def test_images_of_many_sizes_are_refused_and_the_option_that_is_named_works(
 ) -> None:
     photographs(tmp_path / "mine")
     said = refused(command_line("new", "family", "mine"))
-    assert "2 sizes: 240 of 24x16, 6 of 20x30" in said
+    assert "2 sizes: 240 of 24x16 (class0/0.png), 6 of 20x30 (class0/odd0.png)" in said
     assert "--image-size N" in said
     source = ["--source", "mine=mine", "--families", "mine"]
     for command in (["run", "table1", *source, "--dry-run"], ["data", "verify", "mine", *source[:2]]):
