@@ -156,7 +156,7 @@ class _Decoding:
     def _window(self, kind: str, span: Span) -> Window:
         if kind == "colour" and span[1] < 128:
             raise SourceError(
-                f"the images of 16 bits a channel in {shown(str(self.root))} do not use the upper ones (the largest value is "
+                f"the images of 16 bits a channel in {shown(str(self.root))} do not use the upper ones (all values are below "
                 f"{int(span[1] + 1) << 8} of 65536), and the others would be lost: save them with 8 bits"
             )
         return photographs.window_of(kind, span)

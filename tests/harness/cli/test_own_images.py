@@ -145,7 +145,8 @@ def test_new_family_counts_what_it_found(command_line: CommandLine, tmp_path: Pa
     assert "  layout    6 class folders\n" in done.stdout
     counts = "12 grey, 0 with transparency, 6 turned by EXIF, 6 of more than 8 bits; stored as 24x16"
     assert f"  images    {counts}\n" in done.stdout
-    passed = "6 files of other kinds (6 .heic); 1 folder without images (annotations)"
+    kinds = "6 files of other kinds (6 .heic): save photographs as JPEG or PNG to use them"
+    passed = f"{kinds}; 1 folder without images (annotations)"
     assert f"  skipped   {passed}\n" in done.stdout
 
 
