@@ -34,6 +34,7 @@ CERTAIN = frozenset({"training", "test", "testing", "val", "validation", "trainv
 FILLERS = frozenset({
     "set", "sets", "split", "image", "images", "img", "imgs", "data", "folder", "meta", "seg", "all", "part",
 })  # fmt: skip
+PHOTOGRAPHS = frozenset({".heic", ".heif", ".jxl", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".dng"})  # Pillow reads none
 MOST_LEVELS = 16  # below the source's folder
 SHOWN = 6  # names in a message
 
@@ -308,7 +309,9 @@ def _not_read(whole: Folder, top: Folder) -> list[str]:
     if others:
         count = sum(others.values())
         kinds = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(SHOWN))
-        said.append(f"{_count(count, 'file')} of other kinds ({kinds}{', ...' if len(others) > SHOWN else ''})")
+        more = ", ..." if len(others) > SHOWN else ""
+        hint = ": save photographs as JPEG or PNG to use them" if PHOTOGRAPHS & {*others} else ""
+        said.append(f"{_count(count, 'file')} of other kinds ({kinds}{more}){hint}")
     if empty:
         said.append(f"{_count(len(empty), 'folder')} without images ({_listed(empty)})")
     if links := [name for folder in whole.below() for name in folder.links]:
@@ -323,7 +326,8 @@ def _no_classes(root: Path, whole: Folder, top: Folder) -> SourceError:
     if top.images:
         seen = f"{_count(len(top.images), 'image')} in {shown(top.path)} itself"
     elif others:
-        seen = f"no image, and {_count(sum(others.values()), 'file')} of other kinds ({kinds})"
+        hint = ", which must be saved as JPEG or PNG" if PHOTOGRAPHS & {*others} else ""
+        seen = f"no image, and {_count(sum(others.values()), 'file')} of other kinds ({kinds}){hint}"
     else:
         seen = f"no image in {_count(len(list(whole.below())) - 1, 'folder')}" if whole.folders else "an empty folder"
     where = f"put the images of each class into {shown(str(root))}/<class>/"

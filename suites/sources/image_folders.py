@@ -31,7 +31,7 @@ class Survey:
 
     Attributes:
         grey, alpha, turned, deep: Images that are grey, have transparency, are turned by EXIF, have more than 8 bits.
-        sizes: Images by (width, height).
+        sizes: Images by (width, height); an image of each size is in `examples`.
         spans: The smallest and largest value over all deep images, by `Header.kind`.
         broken: Why a file cannot be read, by its path.
     """
@@ -41,6 +41,7 @@ class Survey:
     turned: int = 0
     deep: int = 0
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    examples: dict[tuple[int, int], str] = field(default_factory=dict)
     spans: dict[str, Span] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
 
@@ -54,18 +55,20 @@ class Survey:
         self.turned += other.turned
         self.deep += other.deep
         self.sizes += other.sizes
+        self.examples = other.examples | self.examples
         self.broken |= other.broken
         for kind, span in other.spans.items():
             self._widen(kind, span)
         return self
 
-    def add(self, header: photographs.Header) -> None:
+    def add(self, path: str, header: photographs.Header) -> None:
         """Count one image."""
         self.grey += header.grey
         self.alpha += header.alpha
         self.turned += header.turned
         self.deep += bool(header.kind)
         self.sizes[header.size] += 1
+        self.examples.setdefault(header.size, path)
         if header.kind:
             self._widen(header.kind, header.span)
 
@@ -153,8 +156,8 @@ class _Decoding:
     def _window(self, kind: str, span: Span) -> Window:
         if kind == "colour" and span[1] < 128:
             raise SourceError(
-                f"the colour images of 16 bits in {shown(str(self.root))} do not use the upper ones (the largest value is "
-                f"{int(span[1]) << 8} of 65535), and the others would be lost: save them with 8 bits"
+                f"the images of 16 bits a channel in {shown(str(self.root))} do not use the upper ones (all values are below "
+                f"{int(span[1] + 1) << 8} of 65536), and the others would be lost: save them with 8 bits"
             )
         return photographs.window_of(kind, span)
 
@@ -171,7 +174,7 @@ class _Decoding:
             broken |= found
         said = [self._names_broken(broken, len(paths))] if broken else []
         if reading.size is None and len(survey.sizes) > 1:
-            said.append(self._names_sizes(survey.sizes))
+            said.append(self._names_sizes(survey))
         return SourceError("; ".join(said))
 
     def _names_broken(self, broken: dict[str, str], total: int) -> str:
@@ -181,11 +184,15 @@ class _Decoding:
         they = "replace or remove it" if len(broken) == 1 else "replace or remove them"
         return f"cannot decode {len(broken)} of the {total} images of {shown(str(self.root))}: {listed}{more}: {they}"
 
-    def _names_sizes(self, sizes: Counter[tuple[int, int]]) -> str:
-        common = ", ".join(f"{n} of {width}x{height}" for (width, height), n in sizes.most_common(SIZES_NAMED))
-        more = f" and {len(sizes) - SIZES_NAMED} other sizes" if len(sizes) > SIZES_NAMED else ""
+    def _names_sizes(self, survey: Survey) -> str:
+        common = ", ".join(
+            f"{n} of {size[0]}x{size[1]} ({shown(os.path.relpath(survey.examples[size], self.root))})"
+            for size, n in survey.sizes.most_common(SIZES_NAMED)
+        )
+        rest = len(survey.sizes) - SIZES_NAMED
+        more = f" and {rest} other size{'s' if rest > 1 else ''}" if rest > 0 else ""
         return (
-            f"the images of {shown(str(self.root))} have {len(sizes)} sizes: {common}{more}; bring them to one with "
+            f"the images of {shown(str(self.root))} have {len(survey.sizes)} sizes: {common}{more}; bring them to one with "
             "--image-size N, which resizes the shorter side to N pixels and cuts out the centre"
         )
 
@@ -201,7 +208,7 @@ def _surveyed(paths: Sequence[str], *, spans: bool = True) -> Survey:
         survey = Survey()
         for path in batch:
             try:
-                survey.add(read_header(path, spans=spans))
+                survey.add(path, read_header(path, spans=spans))
             except Exception as error:  # Pillow's readers raise nearly every kind of exception on a damaged file
                 survey.broken[path] = reason_of(error)
         return survey

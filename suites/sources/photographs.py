@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImagePalette, UnidentifiedImageError
@@ -126,7 +127,7 @@ def read_header(path: str, *, spans: bool = True) -> Header:
     """Read what a file says of its image; the values of a deep one too, with `spans`. Raises nearly any exception."""
     with _opened(path) as image:
         kind = _kind(image)
-        orientation = _orientation(image)
+        orientation = _orientation(image, _late_exif(image) if image.format == "PNG" else b"")
         turned = orientation != 1
         if turned and image.format == "TIFF":
             image.load()
@@ -196,11 +197,11 @@ def _opened(path: str) -> Iterator[Image.Image]:
         yield image
 
 
-def _orientation(image: Image.Image) -> int:
-    """Return EXIF's orientation, 1 for upright, without decoding the image where that is not done yet."""
+def _orientation(image: Image.Image, late: bytes = b"") -> int:
+    """Return EXIF's orientation, 1 for upright, without decoding the image; that of `late` data where its header has none."""
     try:
         exif = Image.Image.getexif(image)  # the method of PNG would decode it
-        if image.format == "PNG" and not exif and (late := _exif_of_png(image)):
+        if late and ORIENTATION not in exif:
             exif.load(late)
         orientation = exif.get(ORIENTATION, 1)
     except Exception:  # damaged EXIF, which viewers pass over too
@@ -208,18 +209,16 @@ def _orientation(image: Image.Image) -> int:
     return orientation if orientation in UPRIGHT else 1
 
 
-def _exif_of_png(image: Image.Image) -> bytes:
-    """Return the EXIF of a PNG wherever it stands; ImageMagick writes it after the pixels, where no header is read from."""
-    file = getattr(image, "fp", None)
-    if file is None:  # it is decoded, and all of the file is read
-        return b""
+def _late_exif(image: Image.Image) -> bytes:
+    """Return the EXIF of a PNG that is not decoded yet; ImageMagick writes it after the pixels, where no header is read."""
+    file: IO[bytes] = image.fp  # type: ignore[attr-defined]
     position = file.tell()
     file.seek(8)
     try:
         while len(head := file.read(8)) == 8:
             length, kind = int.from_bytes(head[:4], "big"), head[4:]
             if kind == b"eXIf":
-                return bytes(file.read(length))
+                return file.read(length)
             file.seek(length + 4, 1)
         return b""
     finally:
@@ -231,7 +230,7 @@ def _kind(image: Image.Image) -> str:
     if image.mode in DEEP:
         return "floats" if image.mode == "F" else "integers"
     tiles = getattr(image, "tile", ())
-    return "colour" if image.format in ("PNG", "TIFF") and any(";16" in str(tile[3]) for tile in tiles) else ""
+    return "colour" if image.format in ("PNG", "TIFF", "SGI") and any(";16" in str(tile[3]) for tile in tiles) else ""
 
 
 def _span(image: Image.Image, kind: str) -> Span:

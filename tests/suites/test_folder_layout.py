@@ -102,7 +102,7 @@ def test_classes_are_found_in_silence(tmp_path: Path, paths: list[str], per_clas
         ([*at(), "devkit/readme.txt", "devkit/x/"], "1 folder without images (devkit)"),
         (
             [*at(), "a/x.heic", "b/y.heic", "c/notes.txt", "c/z"],
-            "4 files of other kinds (2 .heic, 1 .txt, 1 without a suffix)",
+            "4 files of other kinds (2 .heic, 1 .txt, 1 without a suffix): save photographs as JPEG or PNG to use them",
         ),
     ],
 )
@@ -138,7 +138,10 @@ def test_what_may_not_be_meant_is_said(tmp_path: Path, paths: list[str], said: s
         ([*at("train"), *at("test"), *flat("masks")], "seen masks/ (3 images), test/ (6 folders), train/ (6 folders)"),
         ([*at("images"), *at("segmentations")], "seen images/ (6 folders), segmentations/ (6 folders)"),
         ([*at("fruit", "ab"), *at("nuts", "cd")], "fruit/ holds folders of images and no images itself"),
-        (["a/1.heic", "b/2.heic", "b/"], "seen: no image, and 2 files of other kinds (2 .heic)"),
+        (
+            ["a/1.heic", "b/2.heic", "b/"],
+            "seen: no image, and 2 files of other kinds (2 .heic), which must be saved as JPEG or PNG",
+        ),
         (["train/"], "seen: no image in 1 folder"),
         ([], "seen: an empty folder"),
     ],

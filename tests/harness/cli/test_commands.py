@@ -268,11 +268,11 @@ def mixed_sizes(folder: Path) -> None:
     ("damage", "texts"),
     [
         (empty, ["no class folders", "put the images of each class into"]),
-        (empty_class, ["class2", "has no image"]),
-        (corrupt, ["cannot decode the image", "class3/7.png", "replace it or remove it"]),
+        (empty_class, ["source 'mine' has 5 classes", "at least 6"]),
+        (corrupt, ["cannot decode 1 of the 240 images", "class3/7.png", "replace or remove it"]),
         (few_images, ["class 'class1' of source 'mine' has 9 images", "at least 40", "add images"]),
         (few_classes, ["source 'mine' has 2 classes", "at least 6", "add class folders"]),
-        (mixed_sizes, ["class4/0.png", "size"]),
+        (mixed_sizes, ["class4/0.png", "--image-size N"]),
     ],
 )
 def test_an_image_folder_that_cannot_be_used(

@@ -46,7 +46,7 @@ def test_images_of_many_sizes_are_refused_and_the_option_that_is_named_works(
 ) -> None:
     photographs(tmp_path / "mine")
     said = refused(command_line("new", "family", "mine"))
-    assert "2 sizes: 240 of 24x16, 6 of 20x30" in said
+    assert "2 sizes: 240 of 24x16 (class0/0.png), 6 of 20x30 (class0/odd0.png)" in said
     assert "--image-size N" in said
     source = ["--source", "mine=mine", "--families", "mine"]
     for command in (["run", "table1", *source, "--dry-run"], ["data", "verify", "mine", *source[:2]]):
@@ -145,7 +145,8 @@ def test_new_family_counts_what_it_found(command_line: CommandLine, tmp_path: Pa
     assert "  layout    6 class folders\n" in done.stdout
     counts = "12 grey, 0 with transparency, 6 turned by EXIF, 6 of more than 8 bits; stored as 24x16"
     assert f"  images    {counts}\n" in done.stdout
-    passed = "6 files of other kinds (6 .heic); 1 folder without images (annotations)"
+    kinds = "6 files of other kinds (6 .heic): save photographs as JPEG or PNG to use them"
+    passed = f"{kinds}; 1 folder without images (annotations)"
     assert f"  skipped   {passed}\n" in done.stdout
 
 
