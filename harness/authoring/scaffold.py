@@ -14,6 +14,7 @@ from pudnet_bench.results.store.folders import RUNS
 
 TEMPLATES = Path(__file__).parent / "templates"
 SMALLEST_SIDE = 8  # pixels: every target halves an image three times
+FLOAT_BYTES = 4  # of a pixel value in a group
 
 
 class ScaffoldError(BenchError):
@@ -83,18 +84,17 @@ def scaffold_suite(file: Path) -> str:
     )
 
 
-def describe_family(folder: Path, name: str | None, cache_dir: Path) -> str:
+def describe_family(folder: Path, name: str | None, cache_dir: Path, allow_copies: bool = False) -> str:
     """Describe the family that a folder of images by class makes, and the command that measures table1 on it.
 
-    The family has the folder's name by default; decoded images go to `cache_dir`.
+    The family has the folder's name by default; decoded images go to `cache_dir`. Images that equal others are left out of
+    it unless `allow_copies`.
 
     Raises:
         ScaffoldError: The name cannot be used, or the images are too small.
         SourceError: The folder cannot be read as images of classes.
         FamilyError: There are too few classes, or too few images in one.
     """
-    import numpy as np
-
     from pudnet_bench.suites.families import FAMILIES, family_of_folder
     from pudnet_bench.suites.groups import ClassSplit
     from pudnet_bench.suites.sources import SOURCES
@@ -105,9 +105,9 @@ def describe_family(folder: Path, name: str | None, cache_dir: Path) -> str:
         raise ScaffoldError(f"'{name}' is a built-in source or family; give this one another name with --name")
     if not registry.NAME.fullmatch(name):
         raise ScaffoldError(f"'{name}' cannot name a family; give it one of letters, digits and - with --name")
-    source = load(name, data_dir=None, cache_dir=cache_dir, folders={name: folder})
-    sizes = np.bincount(source.labels)
-    family = family_of_folder(name, dict(zip(source.class_names, sizes.tolist(), strict=True)))
+    source = load(name, data_dir=None, cache_dir=cache_dir, folders={name: folder}, allow_copies=allow_copies)
+    left_out = len(source.left_out)
+    family = family_of_folder(name, source.class_sizes, left_out)
     n, channels, height, width = source.images.shape
     if min(height, width) < SMALLEST_SIDE:
         raise ScaffoldError(
@@ -115,19 +115,29 @@ def describe_family(folder: Path, name: str | None, cache_dir: Path) -> str:
             "more; enlarge them"
         )
     split = ClassSplit.of(family)
-    largest = "" if sizes.min() == sizes.max() else f" to {sizes.max()}"
+    sizes = source.class_sizes.values()
+    per_class = " to ".join(map(str, sorted({min(sizes), max(sizes)})))
     argument = shlex.quote(f"{name}={folder}")
+    tests = family.test_images_per_class * family.ways
     lines = [
-        f"family {name}: {n} images of {family.classes} classes, {sizes.min()}{largest} a class, {width}x{height} pixels, "
-        + ("grey" if channels == 1 else "colour"),
+        f"family {name}: {n - left_out} images of {family.classes} classes, {per_class} a class, {width}x{height} pixels, "
+        + ("grey" if channels == 1 else "colour")
+        + (f"; {left_out} others equal images of theirs or of other classes" if left_out else ""),
         f"  training  {_classes(source.class_names, split.training)}; {family.validation_classes} of them validate",
         f"  unseen    {_classes(source.class_names, split.unseen)}",
         f"  groups    {family.ways} ways, {family.images} images to fit ({family.images_per_class} a class), "
-        f"{family.test_images_per_class * family.ways} others to test",
+        f"{tests} others to test",
+        f"  memory    {_size((family.images + tests) * channels * height * width * FLOAT_BYTES)} for the images of a group",
     ]
     options = f"--source {argument} --families {shlex.quote(name)} --out {shlex.quote(str(RUNS / name))}"
+    options += " --allow-copies" if allow_copies else ""
     run = f"python -m harness run table1 {options}"
     return _with_commands("\n".join(lines), (run, "table1 on it, in a run folder of its own"))
+
+
+def _size(n_bytes: int) -> str:
+    megabytes = n_bytes / 1e6
+    return f"{megabytes:,.0f} MB" if megabytes >= 10 else f"{megabytes:.2g} MB"
 
 
 def _classes(names: tuple[str, ...], indices: tuple[int, ...]) -> str:

@@ -33,13 +33,14 @@ def new_suite(file: NewFile, debug: options.Debug = False) -> None:
 def new_family(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Images, one folder per class.")],
     name: Annotated[str | None, typer.Option(help="The family's name [the folder's].")] = None,
+    allow_copies: options.AllowCopies = False,
     cache: options.Cache = None,
     debug: options.Debug = False,
 ) -> None:
     """Describe the family in an image folder, and how to run it."""
     from pudnet_bench.harness.authoring.scaffold import describe_family
 
-    print(printable(describe_family(folder.expanduser(), name, cache_folder(cache))))
+    print(printable(describe_family(folder.expanduser(), name, cache_folder(cache), allow_copies)))
 
 
 def check(

@@ -37,6 +37,7 @@ class TableFormat(StrEnum):
 Data = Annotated[Path | None, typer.Option("--data", help="Folder of the image sources.", envvar=DATA_VARIABLE)]
 Cache = Annotated[Path | None, typer.Option("--cache", help="Folder for images and artifacts.", envvar=CACHE_VARIABLE)]
 Source = Annotated[list[str] | None, typer.Option("--source", help="NAME=DIR, your own image folder; repeatable.")]
+AllowCopies = Annotated[bool, typer.Option("--allow-copies", help="Take images that equal others too.")]
 Paper = Annotated[bool, typer.Option("--paper", help="Show the paper's numbers too.")]
 Shard = Annotated[int | None, typer.Option("--shard", help="Slurm: groups per job.", min=1)]
 Wait = Annotated[bool, typer.Option("--wait", help="Slurm: wait for the jobs to end.")]

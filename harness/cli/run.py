@@ -36,6 +36,7 @@ def run(
     executor: options.ExecutorName = "local",
     cluster: options.ClusterFile = None, shard: options.Shard = None, wait: options.Wait = False,
     data: options.Data = None, cache: options.Cache = None, source: options.Source = None,
+    allow_copies: options.AllowCopies = False,
     out: options.RunFolder = None, paper: options.Paper = False, dry_run: options.DryRun = False,
     debug: options.Debug = False,
 ) -> None:  # fmt: skip
@@ -49,7 +50,7 @@ def run(
         clock=clock, controls=controls, paper_rows=paper_rows,
         device=device, precision=precision, cache=cache_folder(cache).absolute(),
         data=absolute(data) if data else None, sources=options.source_folders(source),
-        training_processes=training_processes or 0,
+        training_processes=training_processes or 0, allow_copies=allow_copies,
     )  # fmt: skip
     chosen = _chosen(suites, request)
     backend = _backend(request, executor, cluster)

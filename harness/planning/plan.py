@@ -11,8 +11,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pudnet_bench.harness.measuring.device import Compute
 from pudnet_bench.harness.planning.code_digest import (
     HELD_OUT_IMAGES,
@@ -179,7 +177,8 @@ def make_plan(request: RunRequest, compute: Compute, load_source: LoadSource | N
     )
     profile = pick("profile", request.profile, PROFILES)
     if load_source is None:
-        load_source = partial(_load_source, request.data, request.cache, tuple(request.sources.items()))
+        sources = tuple(request.sources.items())
+        load_source = partial(_load_source, request.data, request.cache, sources, request.allow_copies)
     target_names = request.targets or suite.targets
     for name in target_names:
         pick("target", name, targets.TARGETS)
@@ -325,9 +324,14 @@ def suite_in_file(path: Path) -> Suite:
 
 @cache
 def _load_source(
-    data: Path | None, cache_dir: Path, folders: tuple[tuple[str, Path], ...], name: str, size: int | None
+    data: Path | None,
+    cache_dir: Path,
+    folders: tuple[tuple[str, Path], ...],
+    allow_copies: bool,
+    name: str,
+    size: int | None,
 ) -> Source:
-    return load(name, data_dir=data, cache_dir=cache_dir, folders=dict(folders), size=size)
+    return load(name, data_dir=data, cache_dir=cache_dir, folders=dict(folders), size=size, allow_copies=allow_copies)
 
 
 def _with_base(cell: Cell) -> Cell:
@@ -386,4 +390,4 @@ def _family(name: str, folders: Collection[str], load_source: LoadSource) -> Fam
     if name in FAMILIES or name not in folders:
         return family(name)
     source = load_source(name, None)
-    return family_of_folder(name, dict(zip(source.class_names, np.bincount(source.labels).tolist(), strict=True)))
+    return family_of_folder(name, source.class_sizes, len(source.left_out))

@@ -43,6 +43,7 @@ class RunRequest:
         paper_rows: Whether the suite's rows that the paper does not have are left out.
         training_processes: Processes that share a meta-training, 0 for one per GPU. Does not change what is measured.
         sources: Image folders of the user's own, by name.
+        allow_copies: Whether images that equal others take part.
     """
 
     suite: str
@@ -67,6 +68,7 @@ class RunRequest:
     data: Path | None = None
     sources: Mapping[str, Path] = field(default_factory=dict)
     training_processes: int = 0
+    allow_copies: bool = False
 
     def splits_and_seeds(self, splits: int) -> list[tuple[int, int]]:
         """Each class split with each of its seeds, for a profile of so many `splits`."""

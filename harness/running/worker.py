@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import lru_cache
@@ -32,6 +33,7 @@ from pudnet_bench.suites.class_splits import SplitImages
 from pudnet_bench.suites.held_out_images import split_images
 from pudnet_bench.suites.mixed_images import JoinedSource, MixedImages
 from pudnet_bench.suites.mixtures import MixedFamily
+from pudnet_bench.suites.sources.copies import SourceWarning
 
 
 def missing_jobs(plan: Plan, run: Run, store: ArtifactStore, shard: int | None = None) -> list[Job]:
@@ -85,7 +87,10 @@ class Worker:
     def of(cls, request: RunRequest, folder: Path, display: Display, stop: StopSignal | None = None) -> Worker:
         """A worker in a process that has no more than a request and the run's folder."""
         compute = choose_device(request.device, request.precision)
-        return cls(make_plan(request, compute), request, Run.open(folder), compute, display, stop)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SourceWarning)  # said by the process that was asked
+            plan = make_plan(request, compute)
+        return cls(plan, request, Run.open(folder), compute, display, stop)
 
     def perform(self, job: Job) -> None:
         """Do what is left of the job, and restore torch's settings. Raises whatever the method or the images raise.

@@ -22,10 +22,11 @@ import numpy as np
 
 from pudnet_bench.results.store.files import checksummed_json, quarantine, read_checksummed_json, write_atomically
 from pudnet_bench.suites.sources.catalog import SourceError
-from pudnet_bench.suites.sources.content import BLOCK, Content, Listing, Source, fingerprint
+from pudnet_bench.suites.sources.content import Content, Listing, Source, fingerprint, images_per_block
+from pudnet_bench.suites.sources.copies import Copies, hashes
 
 # Raise it when decoding or the files change: caches of other versions are then neither used nor taken for damaged ones.
-FORMAT = 2
+FORMAT = 3
 TEMPORARY = ".temporary-"
 REMEDY = "the source is decoded again"
 SWEEP_SECONDS = 86_400  # age at which files of killed processes, and damaged ones, are removed
@@ -105,6 +106,7 @@ def _publish(temporary: Path, folder: Path, name: str) -> Source:
 
 def _write(folder: Path, content: Content, name: str) -> str:
     """Write the three files of a cache folder and return the fingerprint."""
+    found = []
 
     def written() -> Iterator[np.ndarray]:
         # Plain writes, not a writable memory map: on a full disk a map kills the process instead of raising.
@@ -113,16 +115,19 @@ def _write(folder: Path, content: Content, name: str) -> str:
             np.lib.format.write_array_header_1_0(file, header)
             for block in map(np.ascontiguousarray, content.blocks):
                 file.write(block.data)
+                found.append(hashes(block))
                 yield block
 
     np.save(folder / "labels.npy", content.labels, allow_pickle=False)
     digest = fingerprint(content.shape, written(), content.labels, content.class_names)
+    copies = Copies.of(np.concatenate(found))
     meta = {
         "name": name,
         "fingerprint": digest,
         "shape": content.shape,
         "dtype": "uint8",
         "class_names": content.class_names,
+        "copies": {"positions": copies.positions.tolist(), "firsts": copies.firsts.tolist()},
         "bytes": {file: (folder / file).stat().st_size for file in ("images.npy", "labels.npy")},
     }
     write_atomically(folder / "meta.json", checksummed_json(meta))
@@ -147,10 +152,12 @@ def _open(folder: Path, name: str) -> Source:
         raise _DamagedError(f"{file.name}: {error}") from error
     if list(images.shape) != meta["shape"] or images.dtype != np.uint8 or labels.shape != images.shape[:1]:
         raise _DamagedError("the arrays have another shape than meta.json says")
-    blocks = (images[start : start + BLOCK] for start in range(0, len(images), BLOCK))
+    step = images_per_block(images.shape[1:])
+    blocks = (images[start : start + step] for start in range(0, len(images), step))
     if fingerprint(images.shape, blocks, labels, meta["class_names"]) != meta["fingerprint"]:
         raise _DamagedError("the images were changed after they were written")
-    return Source(name, images, labels, tuple(meta["class_names"]), meta["fingerprint"])
+    copies = Copies(**{part: np.array(values, np.int64) for part, values in meta["copies"].items()})
+    return Source(name, images, labels, tuple(meta["class_names"]), meta["fingerprint"], copies)
 
 
 def _root(cache_dir: Path) -> Path:

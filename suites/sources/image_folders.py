@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from pudnet_bench.suites.sources.catalog import SourceError
-from pudnet_bench.suites.sources.content import BLOCK, Content, Listing, resized
+from pudnet_bench.suites.sources.content import Content, Listing, images_per_block, resized
+from pudnet_bench.suites.sources.copies import SourceWarning
 
 SPLITS = frozenset({"train", "val", "valid", "validation", "test"})
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -20,6 +23,9 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 SIXTEEN_BIT = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 GREY = SIXTEEN_BIT | {"1", "L"}
+
+HEADERS = 512  # files whose headers one thread reads at a time
+NAMED = 2  # examples in a warning
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -29,13 +35,14 @@ def list_image_folder(root: Path, channels: int | None) -> Listing:
     """List the images under `root`: those of a class pooled over the splits, classes in the order of their names.
 
     Images have 1 or 3 `channels`; None: 1 if every image is grey, else 3. Dotfiles, and files without an image's suffix, are
-    ignored. Raises SourceError if the folder has no class, a class has no image, or a file cannot be read.
+    ignored. A folder with two names is one class. Raises SourceError if the folder has no class, a class has no image, or a
+    file cannot be read.
     """
-    tops = _folders(root)
+    tops = _distinct(root, _folders(root))
     if not tops:
         raise SourceError(f"{root} has no class folders: put the images of each class into {root}/<class>/")
     if {top.name for top in tops} <= SPLITS and not any(_images(top) for top in tops):
-        classes = [folder for split in tops for folder in _folders(Path(split.path))]
+        classes = _distinct(root, [folder for split in tops for folder in _folders(Path(split.path))])
         if not classes:
             raise SourceError(f"{root} has no class folders: put the images of each class into {tops[0].path}/<class>/")
     else:
@@ -54,7 +61,8 @@ def list_image_folder(root: Path, channels: int | None) -> Listing:
                 raise SourceError(f"cannot read {image.path}: {error.strerror}; replace it or remove it") from error
             stamps.append((os.path.relpath(folder.path, root) + "/" + image.name, stat.st_size, stat.st_mtime_ns))
         files.setdefault(folder.name, []).extend(image.path for image in images)
-    return Listing(root, stamps, lambda size: _decode(files, channels, size))
+    paths = [path for name in sorted(files) for path in files[name]]
+    return Listing(root, stamps, lambda size: _decode(files, channels, size), paths)
 
 
 def _entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
@@ -67,21 +75,62 @@ def _entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
 
 
 def _folders(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
-    return [entry for entry in _entries(folder) if entry.is_dir()]
+    return [entry for entry in _entries(folder) if _is_folder(entry)]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _distinct(root: Path, folders: Sequence[os.DirEntry[str]]) -> list[os.DirEntry[str]]:
+    """Return `folders` without second names of one folder, and without links to a folder around them; warns of these.
+
+    Of several names, a folder's own goes before those of links, and among these the one that it has elsewhere.
+    """
+    around = {_identity(path) for path in (root, *root.resolve().parents, *(Path(f.path).parent for f in folders))}
+    by_identity: dict[tuple[int, int], list[os.DirEntry[str]]] = {}
+    for folder in folders:
+        by_identity.setdefault(_identity(folder.path), []).append(folder)
+    links = []
+    for identity, names in by_identity.items():
+        own = min(names, key=lambda f: (f.is_symlink(), f.name != Path(f.path).resolve().name))
+        target = os.path.relpath(own.path, root)
+        if identity in around:
+            target = str(Path(own.path).resolve())
+        else:
+            names.remove(own)
+        links += [(link, target) for link in names]
+    if links:
+        said = [f"{os.path.relpath(link.path, root)} is {target}" for link, target in links[:NAMED]]
+        more = f"; and {len(links) - NAMED} more" if len(links) > NAMED else ""
+        warnings.warn(f"folders in {root} with two names are taken once: {'; '.join(said)}{more}", SourceWarning, 2)
+    left_out = {link.path for link, _ in links}
+    return [folder for folder in folders if folder.path not in left_out]
+
+
+def _identity(folder: str | os.PathLike[str]) -> tuple[int, int]:
+    try:
+        stat = Path(folder).stat()
+    except OSError as error:
+        raise SourceError(f"cannot read the folder {os.fspath(folder)}: {error.strerror}") from error
+    return stat.st_dev, stat.st_ino
 
 
 def _images(folder: os.DirEntry[str]) -> list[os.DirEntry[str]]:
     # "not a folder" instead of "a file", so that a broken link becomes an error and is not ignored
-    return [entry for entry in _entries(folder) if entry.name.lower().endswith(SUFFIXES) and not entry.is_dir()]
+    return [entry for entry in _entries(folder) if entry.name.lower().endswith(SUFFIXES) and not _is_folder(entry)]
 
 
 def _decode(files: dict[str, list[str]], channels: int | None, size: int | None) -> Content:
     names = sorted(files)
     paths = [path for name in names for path in files[name]]
     labels = np.repeat(np.arange(len(names), dtype=np.int64), [len(files[name]) for name in names])
-    batches = [paths[start : start + BLOCK] for start in range(0, len(paths), BLOCK)]
-    n_channels = channels or (1 if all(_in_threads(_all_grey, batches)) else 3)
+    n_channels = channels or (1 if all(_in_threads(_all_grey, _batches(paths, HEADERS))) else 3)
     height, width = _pixels(paths[0], n_channels, size).shape[:2]
+    batches = _batches(paths, images_per_block((n_channels, height, width)))
 
     def block(batch: Sequence[str]) -> np.ndarray:
         out = np.empty((len(batch), n_channels, height, width), dtype=np.uint8)
@@ -96,12 +145,26 @@ def _decode(files: dict[str, list[str]], channels: int | None, size: int | None)
     return Content((len(paths), n_channels, height, width), labels, tuple(names), _in_threads(block, batches))
 
 
+def _batches(paths: Sequence[str], size: int) -> list[Sequence[str]]:
+    return [paths[start : start + size] for start in range(0, len(paths), size)]
+
+
 def _in_threads(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """`map` over threads, in order: Pillow releases the interpreter lock while it decodes."""
+    """`map` over threads, in order and at most one item ahead of each: Pillow releases the interpreter lock.
+
+    `Executor.map` would hold all results that its consumer has not taken yet.
+    """
     Image.init()  # loading Pillow's readers is not thread-safe
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    threads = min(8, os.cpu_count() or 1)
+    ahead = deque[Future[R]]()
+    with ThreadPoolExecutor(threads) as pool:
         try:
-            yield from pool.map(work, items)
+            for item in items:
+                ahead.append(pool.submit(work, item))
+                if len(ahead) > threads:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
         finally:  # after an error, or if the consumer stops early, do not decode the rest
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -25,7 +25,7 @@ from pudnet_bench.suites.sources import SOURCES, SourceError, array_files, cache
 from pudnet_bench.suites.sources.loading import Source, fetch, load, locate, verify
 from pudnet_bench.suites.sources.pickles import read_pickle
 
-IMAGES = "images-v2"  # of the cache folder
+IMAGES = "images-v3"  # of the cache folder
 DATA = os.environ.get("PUDNET_BENCH_DATA")
 real_data = [
     pytest.mark.real_data,
@@ -124,7 +124,7 @@ def test_image_folder_gives_every_pixel_in_its_place(tmp_path: Path) -> None:
 
 
 def test_more_images_than_one_block_stay_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_folders, "BLOCK", 2)
+    monkeypatch.setattr(image_folders, "images_per_block", lambda shape: 2)
     source = load_folder(make_folder(tmp_path / "in", per_class=5), tmp_path / "cache")
     expected = [noise(100 * c + i, 4, 4, 3).transpose(2, 0, 1) for c in range(2) for i in range(5)]
     np.testing.assert_array_equal(source.images, expected)
