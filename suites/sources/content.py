@@ -71,13 +71,13 @@ class Listing:
     Attributes:
         stamps: (path relative to `path`, bytes, mtime_ns) of every file: enough to detect a change without reading any.
         decode: Reads them and resizes to the given side in pixels; None: the size as stored.
-        images: Path of each image in the order of labels; empty where a file holds many images.
+        paths: File of each image in the order of labels; empty where a file holds many images.
     """
 
     path: Path
     stamps: list[tuple[str, int, int]]
     decode: Callable[[int | None], Content]
-    images: Sequence[str] = ()
+    paths: Sequence[str] = ()
 
 
 Section = tuple[int, np.ndarray, np.ndarray]  # label, images uint8 [n, h, w] or [n, h, w, c], indices int64 [k] in them

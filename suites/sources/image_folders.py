@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +15,7 @@ from PIL import Image
 
 from pudnet_bench.suites.sources.catalog import SourceError
 from pudnet_bench.suites.sources.content import Content, Listing, images_per_block, resized
-from pudnet_bench.suites.sources.copies import SourceWarning
+from pudnet_bench.suites.sources.linked_folders import distinct_folders
 
 SPLITS = frozenset({"train", "val", "valid", "validation", "test"})
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -25,7 +25,6 @@ SIXTEEN_BIT = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 GREY = SIXTEEN_BIT | {"1", "L"}
 
 HEADERS = 512  # files whose headers one thread reads at a time
-NAMED = 2  # examples in a warning
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -38,11 +37,11 @@ def list_image_folder(root: Path, channels: int | None) -> Listing:
     ignored. A folder with two names is one class. Raises SourceError if the folder has no class, a class has no image, or a
     file cannot be read.
     """
-    tops = _distinct(root, _folders(root))
+    tops = distinct_folders(root, _folders(root))
     if not tops:
         raise SourceError(f"{root} has no class folders: put the images of each class into {root}/<class>/")
     if {top.name for top in tops} <= SPLITS and not any(_images(top) for top in tops):
-        classes = _distinct(root, [folder for split in tops for folder in _folders(Path(split.path))])
+        classes = distinct_folders(root, [folder for split in tops for folder in _folders(Path(split.path))])
         if not classes:
             raise SourceError(f"{root} has no class folders: put the images of each class into {tops[0].path}/<class>/")
     else:
@@ -81,42 +80,10 @@ def _folders(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def _distinct(root: Path, folders: Sequence[os.DirEntry[str]]) -> list[os.DirEntry[str]]:
-    """Return `folders` without second names of one folder, and without links to a folder around them; warns of these.
-
-    Of several names, a folder's own goes before those of links, and among these the one that it has elsewhere.
-    """
-    around = {_identity(path) for path in (root, *root.resolve().parents, *(Path(f.path).parent for f in folders))}
-    by_identity: dict[tuple[int, int], list[os.DirEntry[str]]] = {}
-    for folder in folders:
-        by_identity.setdefault(_identity(folder.path), []).append(folder)
-    links = []
-    for identity, names in by_identity.items():
-        own = min(names, key=lambda f: (f.is_symlink(), f.name != Path(f.path).resolve().name))
-        target = os.path.relpath(own.path, root)
-        if identity in around:
-            target = str(Path(own.path).resolve())
-        else:
-            names.remove(own)
-        links += [(link, target) for link in names]
-    if links:
-        said = [f"{os.path.relpath(link.path, root)} is {target}" for link, target in links[:NAMED]]
-        more = f"; and {len(links) - NAMED} more" if len(links) > NAMED else ""
-        warnings.warn(f"folders in {root} with two names are taken once: {'; '.join(said)}{more}", SourceWarning, 2)
-    left_out = {link.path for link, _ in links}
-    return [folder for folder in folders if folder.path not in left_out]
-
-
-def _identity(folder: str | os.PathLike[str]) -> tuple[int, int]:
-    try:
-        stat = Path(folder).stat()
     except OSError as error:
-        raise SourceError(f"cannot read the folder {os.fspath(folder)}: {error.strerror}") from error
-    return stat.st_dev, stat.st_ino
+        if error.errno == errno.ELOOP:  # a link to itself
+            return False
+        raise SourceError(f"cannot read {entry.path}: {error.strerror}") from error
 
 
 def _images(folder: os.DirEntry[str]) -> list[os.DirEntry[str]]:

@@ -136,8 +136,8 @@ def verify(
 
 def _warn_of_copies(source: Source, listing: Listing, way_out: str = "") -> None:
     def named(position: int) -> str:
-        if listing.images:
-            return os.path.relpath(listing.images[position], listing.path)
+        if listing.paths:
+            return os.path.relpath(listing.paths[position], listing.path)
         c = source.labels[position]
         return f"image {position - np.searchsorted(source.labels, c)} of {source.class_names[c]}"
 
