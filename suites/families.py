@@ -70,14 +70,14 @@ def sources_of(name: str) -> set[str]:
     return {part.source for part in parts}
 
 
-def family_of_folder(name: str, class_sizes: dict[str, int]) -> Family:
+def family_of_folder(name: str, class_sizes: dict[str, int], left_out: int = 0) -> Family:
     """Return a family for a user's image folder, split and sized like the paper's two kinds of families.
 
     With twenty classes or more, 80% are training classes and groups have 5 ways; with fewer, 60% and 2 ways. Groups have up
     to 100 fit images per class, and at most half of the smallest class.
 
-    Source and family are called `name`; `class_sizes` are images per class. Raises FamilyError if there are too few classes
-    or images.
+    Source and family are called `name`; `class_sizes` are images per class, without the `left_out` ones that equal others.
+    Raises FamilyError if there are too few classes or images.
     """
     n = len(class_sizes)
     ways, share = (5, 0.8) if n >= 20 else (2, 0.6)
@@ -90,9 +90,10 @@ def family_of_folder(name: str, class_sizes: dict[str, int]) -> Family:
     smallest = min(class_sizes, key=lambda c: class_sizes[c])
     per_class = min(100, class_sizes[smallest] // 2)
     if per_class < 2 * 10:
+        copies, way_out = (" that equal no other", ", or take copies with --allow-copies") if left_out else ("", "")
         raise FamilyError(
-            f"class '{smallest}' of source '{name}' has {class_sizes[smallest]} images, and a family needs at least 40 per "
-            "class (20 to fit, 20 to test); add images or remove the class"
+            f"class '{smallest}' of source '{name}' has {class_sizes[smallest]} images{copies}, and a family needs at least "
+            f"40 per class (20 to fit, 20 to test); add images or remove the class{way_out}"
         )
     return Family(name, name, name, n - unseen, unseen, ways, per_class * ways, max(ways, (n - unseen) // 5), 2_000)
 

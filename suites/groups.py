@@ -7,7 +7,7 @@ uint8; a group is a handful of indices until it is used.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from itertools import count
@@ -25,6 +25,7 @@ Split = Literal["search", "validation", "training", "unseen"]
 SPLITS: tuple[Split, ...] = ("search", "validation", "training", "unseen")
 CLASS_SPLIT_SEED = 0
 NORMALISATION_IMAGES = 10_000  # evenly spaced in the training classes: enough for three digits of mean and deviation
+NORMALISATION_VALUES = 1_000_000  # pixel values taken at a time, 8 MB
 QUERY_IMAGES = 100
 SMALLEST_HALF = 10  # images per class: enough for the support of every method
 
@@ -61,38 +62,54 @@ class GroupIndices(NamedTuple):
 
     classes: np.ndarray  # int64 [ways], places in the split's tuple of classes
     fit: np.ndarray  # int64 [ways, images_per_class]
-    test: np.ndarray  # int64 [ways, test_images_per_class]
+    test: np.ndarray  # int64 [ways, test_images_per_class], or fewer
 
 
 @dataclass(frozen=True)
 class ClassRanges:
-    """Start and size of each class's range of images in a source sorted by label, int64 [n_classes] each."""
+    """The images of each class that groups are drawn from, in a source sorted by label.
+
+    Attributes:
+        starts, sizes: Each class's range in `members`, int64 [n_classes].
+        members: Positions in the source, int64 [n], ascending.
+    """
 
     starts: np.ndarray
     sizes: np.ndarray
+    members: np.ndarray
 
     @classmethod
-    def of(cls, labels: np.ndarray) -> ClassRanges:
-        """Return the ranges of ascending `labels`, int64 [n]."""
-        sizes = np.bincount(labels)
-        return cls(np.cumsum(sizes) - sizes, sizes)
+    def of(cls, labels: np.ndarray, left_out: Sequence[int] | np.ndarray = ()) -> ClassRanges:
+        """Return the ranges of ascending `labels`, int64 [n], without the positions `left_out`."""
+        members = np.delete(np.arange(len(labels)), np.asarray(left_out, np.int64))
+        sizes = np.bincount(labels[members], minlength=labels[-1] + 1)
+        return cls(np.cumsum(sizes) - sizes, sizes, members)
+
+    def at(self, classes: int | np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Return the positions of the images at `places` int64 [n] of a class, or each of its own of `classes` int64 [n]."""
+        positions: np.ndarray = self.members[self.starts[classes] + places]
+        return positions
 
     def positions(self, classes: tuple[int, ...]) -> np.ndarray:
         """Return the positions of all images of `classes`, class by class, int64 [n]."""
-        return np.concatenate([self.starts[c] + np.arange(self.sizes[c]) for c in classes])
+        return np.concatenate([self.at(c, np.arange(self.sizes[c])) for c in classes])
 
 
 def draw_group(
     family: Family, classes: tuple[int, ...], ranges: ClassRanges, split: Split, seed: int, index: int
 ) -> GroupIndices:
-    """Return group `index` of `split`, whose source classes are `classes`. A pure function."""
+    """Return group `index` of `split`, whose source classes are `classes`. A pure function.
+
+    Where one of its classes has too few images, as copies are left out, each class has as many test images as that one.
+    """
     rng = np.random.default_rng((seed, SPLITS.index(split), index))
     chosen = rng.choice(len(classes), family.ways, replace=False)
     k = family.images_per_class
-    images = np.empty((family.ways, k + family.test_images_per_class), dtype=np.int64)
+    drawn = min(k + family.test_images_per_class, *(ranges.sizes[classes[place]] for place in chosen))
+    images = np.empty((family.ways, drawn), dtype=np.int64)
     for row, place in enumerate(chosen):
         c = classes[place]
-        images[row] = ranges.starts[c] + rng.choice(ranges.sizes[c], images.shape[1], replace=False)
+        images[row] = ranges.at(c, rng.choice(ranges.sizes[c], drawn, replace=False))
     return GroupIndices(chosen, images[:, :k], images[:, k:])
 
 
@@ -106,8 +123,25 @@ def draw_halves(
     """
     rng = np.random.default_rng((seed, SPLITS.index(split), index))
     chosen = [classes[place] for place in rng.choice(len(classes), family.ways, replace=False)]
-    orders = [ranges.starts[c] + rng.permutation(ranges.sizes[c]) for c in chosen]
+    orders = [ranges.at(c, rng.permutation(ranges.sizes[c])) for c in chosen]
     return [order[: len(order) // 2] for order in orders], [order[len(order) // 2 :] for order in orders]
+
+
+def _ranges(family: Family, source: Source) -> ClassRanges:
+    """Return the images of each class. Raises FamilyError if they are too few for a group."""
+    ranges, counts = ClassRanges.of(source.labels, source.left_out), np.bincount(source.labels)
+    n_fit, n_test = family.images_per_class or SMALLEST_HALF, family.test_images_per_class or SMALLEST_HALF
+    few = (counts < n_fit + n_test) | (ranges.sizes < n_fit + min(n_test, SMALLEST_HALF))
+    if few.any():
+        smallest = int(np.where(few, ranges.sizes, counts.max() + 1).argmin())
+        copies = counts[smallest] - ranges.sizes[smallest]
+        raise FamilyError(
+            f"class '{source.class_names[smallest]}' of source '{source.name}' has {ranges.sizes[smallest]} images"
+            + (f" (without {copies} that equal others)" if copies else "")
+            + f", and a group of family '{family.name}' needs {n_fit + n_test} ({n_fit} to fit and {n_test} to test); "
+            "add images to that class"
+        )
+    return ranges
 
 
 def _channels_last(images: Tensor) -> Tensor:
@@ -126,7 +160,7 @@ class FamilyImages:
 
     Mean and deviation per channel are those of `trained_on`, the images that methods meta-train on. If it is None, they come
     from the training classes, or from all classes of a family without training classes. Raises FamilyError if the source
-    does not fit the family.
+    does not fit the family. Images that equal others (`Source.left_out`) are in no group.
     """
 
     def __init__(
@@ -138,15 +172,7 @@ class FamilyImages:
             raise FamilyError(f"{needed}, and {found}; complete the source's class folders")
         self.family = family
         self.split = ClassSplit.of(family)
-        self.ranges = ClassRanges.of(source.labels)
-        smallest = int(self.ranges.sizes.argmin())
-        n_fit, n_test = family.images_per_class or SMALLEST_HALF, family.test_images_per_class or SMALLEST_HALF
-        if self.ranges.sizes[smallest] < n_fit + n_test:
-            raise FamilyError(
-                f"class '{source.class_names[smallest]}' of source '{source.name}' has {self.ranges.sizes[smallest]} images, "
-                f"and a group of family '{family.name}' needs {n_fit + n_test} ({n_fit} to fit and {n_test} to test); "
-                "add images to that class"
-            )
+        self.ranges = _ranges(family, source)
         self.fingerprint = source.fingerprint
         self.device = device
         with warnings.catch_warnings():
@@ -169,9 +195,18 @@ class FamilyImages:
         """Return mean and deviation per channel, float32 [1, c, 1, 1]."""
         positions = self.ranges.positions(self.split.training or self.split.unseen)
         sample = positions[:: max(1, len(positions) // NORMALISATION_IMAGES)]
-        values = torch.from_numpy(source.images[sample]).to(torch.float32)
-        std, mean = torch.std_mean(values, dim=(0, 2, 3), keepdim=True)
-        return mean, std.clamp_min(1.0)
+        _, c, h, w = source.images.shape
+        total, squares = torch.zeros(2, c, dtype=torch.float64)
+        step = max(1, NORMALISATION_VALUES // (c * h * w))
+        # Block by block, so that memory does not grow with the images; sums of integers in float64 are exact.
+        for start in range(0, len(sample), step):
+            values = torch.from_numpy(source.images[sample[start : start + step]]).to(torch.float64)
+            total += values.sum((0, 2, 3))
+            squares += values.square_().sum((0, 2, 3))
+        n = len(sample) * h * w
+        mean = total / n
+        std = ((squares - n * mean.square()) / max(1, n - 1)).clamp_min(1.0).sqrt()
+        return mean.to(torch.float32).view(1, c, 1, 1), std.to(torch.float32).view(1, c, 1, 1)
 
     def dataset(self, positions: np.ndarray, n_classes: int, labels: np.ndarray | None = None) -> Dataset:
         """Return images at `positions` int64 [n_classes, k] (labels are rows), or [n] with `labels` int64 [n]."""
@@ -242,7 +277,7 @@ class TrainingStream:
             rng = np.random.default_rng((self.seed, len(SPLITS), index))
             labels = rng.integers(0, len(classes), images)
             chosen = classes[labels]
-            positions = ranges.starts[chosen] + rng.integers(0, ranges.sizes[chosen])
+            positions = ranges.at(chosen, rng.integers(0, ranges.sizes[chosen]))
             yield self.images.dataset(positions, self.n_training_classes, labels)
 
     def validation_groups(self) -> Iterator[Group]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from hashlib import blake2b
 from itertools import count
 
@@ -23,6 +23,7 @@ from pudnet_bench.suites.sources.content import Source
 class JoinedSource(Source):
     """The sources of a mixture's parts in colour; `images` and `labels` are empty, and only tell the images' shape."""
 
+    _: KW_ONLY
     parts: tuple[Source, ...]
 
     @classmethod
@@ -31,7 +32,7 @@ class JoinedSource(Source):
         names = tuple(f"{part.name} {label}" for part in parts for label in part.class_names)
         digest = blake2b(" ".join(part.fingerprint for part in parts).encode(), digest_size=16).hexdigest()
         images = np.empty((0, *parts[0].images.shape[1:]), np.uint8)
-        return cls(name, images, np.empty(0, np.int64), names, digest, tuple(parts))
+        return cls(name, images, np.empty(0, np.int64), names, digest, parts=tuple(parts))
 
 
 def in_colour(source: Source) -> Source:
@@ -148,5 +149,5 @@ class MixedStream(TrainingStream):
         stream, ranges = self.streams[which], self.streams[which].images.ranges
         chosen = rng.integers(0, len(stream.classes), images)
         classes = np.array(stream.classes)[chosen]
-        positions = ranges.starts[classes] + rng.integers(0, ranges.sizes[classes])
+        positions = ranges.at(classes, rng.integers(0, ranges.sizes[classes]))
         return stream.images.dataset(positions, self.n_training_classes, self.places[which][chosen])

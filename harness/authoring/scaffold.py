@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).parent / "templates"
 SMALLEST_SIDE = 8  # pixels: every target halves an image three times
+FLOAT_BYTES = 4  # of a pixel value in a group
 
 
 class ScaffoldError(BenchError):
@@ -97,19 +98,18 @@ def describe_family(
     cache_dir: Path,
     image_size: int | None = None,
     background: Background = Background.WHITE,
+    allow_copies: bool = False,
 ) -> str:
     """Describe the family that a folder of images by class makes, and the command that measures table1 on it.
 
-    The family has the folder's name by default; decoded images go to `cache_dir`. `image_size` and `background` are those of
-    `suites.sources.loading.load`.
+    The family has the folder's name by default; decoded images go to `cache_dir`. `image_size`, `background` and
+    `allow_copies` are those of `suites.sources.loading.load`.
 
     Raises:
         ScaffoldError: The name cannot be used, or the images are too small.
         SourceError: The folder cannot be read as images of classes.
         FamilyError: There are too few classes, or too few images in one.
     """
-    import numpy as np
-
     from pudnet_bench.suites.families import FAMILIES, family_of_folder
     from pudnet_bench.suites.groups import ClassSplit
     from pudnet_bench.suites.sources import SOURCES
@@ -122,10 +122,11 @@ def describe_family(
     if not registry.NAME.fullmatch(name):
         raise ScaffoldError(f"'{name}' cannot name a family; give it one of letters, digits and - with --name")
     source = load(
-        name, data_dir=None, cache_dir=cache_dir, folders={name: folder}, size=image_size, background=background
-    )
-    sizes = np.bincount(source.labels)
-    family = family_of_folder(name, dict(zip(source.class_names, sizes.tolist(), strict=True)))
+        name, data_dir=None, cache_dir=cache_dir, folders={name: folder}, size=image_size, background=background,
+        allow_copies=allow_copies,
+    )  # fmt: skip
+    left_out = len(source.left_out)
+    family = family_of_folder(name, source.class_sizes, left_out)
     n, channels, height, width = source.images.shape
     if min(height, width) < SMALLEST_SIDE:
         raise ScaffoldError(
@@ -133,22 +134,32 @@ def describe_family(
             "more; enlarge them"
         )
     split = ClassSplit.of(family)
-    largest = "" if sizes.min() == sizes.max() else f" to {sizes.max()}"
+    sizes = source.class_sizes.values()
+    per_class = " to ".join(map(str, sorted({min(sizes), max(sizes)})))
     argument = shlex.quote(f"{name}={folder}")
+    tests = family.test_images_per_class * family.ways
     lines = [
-        f"family {name}: {n} images of {family.classes} classes, {sizes.min()}{largest} a class, {width}x{height} pixels, "
-        + ("grey" if channels == 1 else "colour"),
+        f"family {name}: {n - left_out} images of {family.classes} classes, {per_class} a class, {width}x{height} pixels, "
+        + ("grey" if channels == 1 else "colour")
+        + (f"; {left_out} others equal images of theirs or of other classes" if left_out else ""),
         f"  training  {_classes(source.class_names, split.training)}; {family.validation_classes} of them validate",
         f"  unseen    {_classes(source.class_names, split.unseen)}",
         f"  groups    {family.ways} ways, {family.images} images to fit ({family.images_per_class} a class), "
-        f"{family.test_images_per_class * family.ways} others to test",
+        f"{tests} others to test",
+        f"  memory    {_size((family.images + tests) * channels * height * width * FLOAT_BYTES)} for the images of a group",
     ]
     lines += _found(*survey_image_folder(folder), background)
     reading = f" --image-size {image_size}" if image_size else ""
     reading += f" --alpha-background {background}" if background != Background.WHITE else ""
     options = f"--source {argument}{reading} --families {shlex.quote(name)} --out {shlex.quote(str(RUNS / name))}"
+    options += " --allow-copies" if allow_copies else ""
     run = f"python -m harness run table1 {options}"
     return _with_commands("\n".join(lines), (run, "table1 on it, in a run folder of its own"))
+
+
+def _size(n_bytes: int) -> str:
+    megabytes = n_bytes / 1e6
+    return f"{megabytes:,.0f} MB" if megabytes >= 10 else f"{megabytes:.2g} MB"
 
 
 def _classes(names: tuple[str, ...], indices: tuple[int, ...]) -> str:

@@ -37,13 +37,15 @@ def new_family(
     name: Annotated[str | None, typer.Option(help="The family's name [the folder's].")] = None,
     image_size: options.ImageSize = None,
     alpha_background: options.AlphaBackground = Background.WHITE,
+    allow_copies: options.AllowCopies = False,
     cache: options.Cache = None,
     debug: options.Debug = False,
 ) -> None:
     """Describe the family in an image folder, and how to run it."""
     from pudnet_bench.harness.authoring.scaffold import describe_family
 
-    print(printable(describe_family(folder, name, cache_folder(cache), image_size, alpha_background)))
+    found = describe_family(folder, name, cache_folder(cache), image_size, alpha_background, allow_copies)
+    print(printable(found))
 
 
 def check(

@@ -43,6 +43,7 @@ ImageSize = Annotated[
     typer.Option(help="Cut images to N x N: shorter side resized, then centre.", metavar="N", min=8, max=2048),
 ]
 AlphaBackground = Annotated[Background, typer.Option(help="What transparent pixels of --source lie on.")]
+AllowCopies = Annotated[bool, typer.Option("--allow-copies", help="Take images that equal others too.")]
 Paper = Annotated[bool, typer.Option("--paper", help="Show the paper's numbers too.")]
 Shard = Annotated[int | None, typer.Option("--shard", help="Slurm: groups per job.", min=1)]
 Wait = Annotated[bool, typer.Option("--wait", help="Slurm: wait for the jobs to end.")]

@@ -38,6 +38,7 @@ def run(
     cluster: options.ClusterFile = None, shard: options.Shard = None, wait: options.Wait = False,
     data: options.Data = None, cache: options.Cache = None, source: options.Source = None,
     image_size: options.ImageSize = None, alpha_background: options.AlphaBackground = Background.WHITE,
+    allow_copies: options.AllowCopies = False,
     out: options.RunFolder = None, paper: options.Paper = False, dry_run: options.DryRun = False,
     debug: options.Debug = False,
 ) -> None:  # fmt: skip
@@ -51,7 +52,7 @@ def run(
         clock=clock, controls=controls, paper_rows=paper_rows,
         device=device, precision=precision, cache=cache_folder(cache).absolute(),
         data=absolute(data) if data else None, sources=options.source_folders(source),
-        image_size=image_size, alpha_background=alpha_background,
+        image_size=image_size, alpha_background=alpha_background, allow_copies=allow_copies,
         training_processes=training_processes or 0,
     )  # fmt: skip
     chosen = _chosen(suites, request)

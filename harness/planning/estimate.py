@@ -23,6 +23,7 @@ from pudnet_bench.suites.family import Family
 from pudnet_bench.suites.groups import QUERY_IMAGES
 
 BATCH_SIZE = 32  # images of a step of Adam; meta-training has more, which changes the speed per image little
+PROBE_PIXELS = 1_000_000  # at most in a step that is timed, so that planning large images takes about 1 GB
 PREDICTED_PIXELS = 200_000  # per forward pass: their activations exceed the caches, as those of a test set do
 PROBE_SECONDS = 0.3  # per speed
 LONG_PROBES = 3  # as many `seconds` make a call that is not repeated
@@ -56,12 +57,13 @@ def image_seconds(target: TargetSpec, compute: Compute) -> tuple[float, float]:
     def images(n: int) -> torch.Tensor:
         return torch.randn(n, *target.image_shape, device=compute.device).to(memory_format=torch.channels_last)
 
-    to_train = images(2 * BATCH_SIZE)
+    batch_size = max(1, min(BATCH_SIZE, PROBE_PIXELS // (height * width)))
+    to_train = images(2 * batch_size)
     labels = torch.arange(len(to_train), device=compute.device) % 2
-    to_predict = images(max(BATCH_SIZE, PREDICTED_PIXELS // (height * width)))
+    to_predict = images(max(batch_size, PREDICTED_PIXELS // (height * width)))
 
     def train() -> None:
-        for batch in torch.randperm(len(to_train), device=compute.device).view(-1, BATCH_SIZE):
+        for batch in torch.randperm(len(to_train), device=compute.device).view(-1, batch_size):
             with compute.autocast():
                 logits = network(to_train[batch])
             loss = torch.nn.functional.cross_entropy(logits.float(), labels[batch])

@@ -11,8 +11,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pudnet_bench.harness.measuring.device import Compute
 from pudnet_bench.harness.measuring.isolation import imported
 from pudnet_bench.harness.planning.code_digest import (
@@ -189,7 +187,8 @@ def make_plan(request: RunRequest, compute: Compute, load_source: LoadSource | N
     profile = pick("profile", request.profile, PROFILES)
     if load_source is None:
         folders = tuple(request.sources.items())
-        load_source = partial(_load_source, request.data, request.cache, folders, request.alpha_background)
+        reading = request.alpha_background, request.allow_copies
+        load_source = partial(_load_source, request.data, request.cache, folders, *reading)
     if request.image_size:
         load_source = _at_size(load_source, request.image_size)
     target_names = request.targets or suite.targets
@@ -357,10 +356,13 @@ def suite_in_file(path: Path) -> Suite:
 
 @cache
 def _load_source(
-    data: Path | None, cache_dir: Path, folders: tuple[tuple[str, Path], ...], background: Background,
+    data: Path | None, cache_dir: Path, folders: tuple[tuple[str, Path], ...], background: Background, allow_copies: bool,
     name: str, size: int | None,
 ) -> Source:  # fmt: skip
-    return load(name, data_dir=data, cache_dir=cache_dir, folders=dict(folders), size=size, background=background)
+    return load(
+        name, data_dir=data, cache_dir=cache_dir, folders=dict(folders), size=size, background=background,
+        allow_copies=allow_copies,
+    )  # fmt: skip
 
 
 def _at_size(load_source: LoadSource, image_size: int) -> LoadSource:
@@ -420,4 +422,4 @@ def _family(name: str, folders: Collection[str], load_source: LoadSource) -> Fam
     if name in FAMILIES or name not in folders:
         return family(name)
     source = load_source(name, None)
-    return family_of_folder(name, dict(zip(source.class_names, np.bincount(source.labels).tolist(), strict=True)))
+    return family_of_folder(name, source.class_sizes, len(source.left_out))

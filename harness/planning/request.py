@@ -46,6 +46,7 @@ class RunRequest:
         sources: Image folders of the user's own, by name.
         image_size: Side in pixels to which the images of every family are brought; None: each family's own.
         alpha_background: What transparent pixels of the user's own images are laid on.
+        allow_copies: Whether images that equal others take part.
     """
 
     suite: str
@@ -72,6 +73,7 @@ class RunRequest:
     training_processes: int = 0
     image_size: int | None = None
     alpha_background: Background = Background.WHITE
+    allow_copies: bool = False
 
     def splits_and_seeds(self, splits: int) -> list[tuple[int, int]]:
         """Each class split with each of its seeds, for a profile of so many `splits`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -39,6 +40,7 @@ from pudnet_bench.suites.family import FamilyError
 from pudnet_bench.suites.held_out_images import split_images
 from pudnet_bench.suites.mixed_images import JoinedSource, MixedImages
 from pudnet_bench.suites.mixtures import MixedFamily
+from pudnet_bench.suites.sources.copies import SourceWarning
 
 
 def missing_jobs(
@@ -128,7 +130,10 @@ class Worker:
     def of(cls, request: RunRequest, folder: Path, display: Display, stop: StopSignal | None = None) -> Worker:
         """A worker in a process that has no more than a request and the run's folder."""
         compute = choose_device(request.device, request.precision)
-        return cls(make_plan(request, compute), request, Run.open(folder), compute, display, stop)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SourceWarning)  # said by the process that was asked
+            plan = make_plan(request, compute)
+        return cls(plan, request, Run.open(folder), compute, display, stop)
 
     def perform(self, job: Job) -> Failure | None:
         """Do what is left of the job, and keep what its method changes from all others; returns how the method failed.

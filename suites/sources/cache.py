@@ -22,7 +22,8 @@ import numpy as np
 
 from pudnet_bench.results.store.files import checksummed_json, quarantine, read_checksummed_json, write_atomically
 from pudnet_bench.suites.sources.catalog import SourceError
-from pudnet_bench.suites.sources.content import BLOCK, Content, Listing, Source, fingerprint
+from pudnet_bench.suites.sources.content import Content, Listing, Source, fingerprint, images_per_block
+from pudnet_bench.suites.sources.copies import Copies, hashes
 
 # Raise it when decoding or the files change: caches of other versions are then neither used nor taken for damaged ones.
 FORMAT = 3
@@ -105,6 +106,7 @@ def _publish(temporary: Path, folder: Path, name: str) -> Source:
 
 def _write(folder: Path, content: Content, name: str) -> str:
     """Write the three files of a cache folder and return the fingerprint."""
+    found = []
 
     def written() -> Iterator[np.ndarray]:
         # Plain writes, not a writable memory map: on a full disk a map kills the process instead of raising.
@@ -113,16 +115,19 @@ def _write(folder: Path, content: Content, name: str) -> str:
             np.lib.format.write_array_header_1_0(file, header)
             for block in map(np.ascontiguousarray, content.blocks):
                 file.write(block.data)
+                found.append(hashes(block))
                 yield block
 
     np.save(folder / "labels.npy", content.labels, allow_pickle=False)
     digest = fingerprint(content.shape, written(), content.labels, content.class_names)
+    copies = Copies.of(np.concatenate(found))
     meta = {
         "name": name,
         "fingerprint": digest,
         "shape": content.shape,
         "dtype": "uint8",
         "class_names": content.class_names,
+        "copies": {"positions": copies.positions.tolist(), "firsts": copies.firsts.tolist()},
         "bytes": {file: (folder / file).stat().st_size for file in ("images.npy", "labels.npy")},
     }
     write_atomically(folder / "meta.json", checksummed_json(meta))
@@ -150,14 +155,15 @@ def _open(folder: Path, name: str) -> Source:
     blocks = _stored_blocks(folder / "images.npy", images)
     if fingerprint(images.shape, blocks, labels, meta["class_names"]) != meta["fingerprint"]:
         raise _DamagedError("the images were changed after they were written")
-    return Source(name, images, labels, tuple(meta["class_names"]), meta["fingerprint"])
+    copies = Copies(**{part: np.array(values, np.int64) for part, values in meta["copies"].items()})
+    return Source(name, images, labels, tuple(meta["class_names"]), meta["fingerprint"], copies)
 
 
 def _stored_blocks(file: Path, images: np.memmap) -> Iterator[np.ndarray]:
     """The pixels of a memory-mapped file, as plain reads: every page of a map that is touched is this process's memory."""
     with file.open("rb") as stored:
         stored.seek(images.offset)
-        while block := stored.read(BLOCK * images[0].nbytes):
+        while block := stored.read(images_per_block(images.shape[1:]) * images[0].nbytes):
             yield np.frombuffer(block, np.uint8)
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from pudnet_bench.suites.sources.catalog import SourceError
+from pudnet_bench.suites.sources.copies import Copies
 
-BLOCK = 512  # images per block: large enough to amortise overhead, small enough for 84x84 colour images (11 MB)
+BLOCK_BYTES = 4_000_000  # of a block of images: large enough to amortise overhead, small enough to hold a dozen
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Source:
         images: uint8 [n, c, h, w], a read-only memory map shared by all processes.
         labels: int64 [n], ascending, so that the images of a class are contiguous; values 0..len(class_names)-1.
         fingerprint: Hexadecimal BLAKE2b of pixels, labels and class names, wherever the content lies on disk.
+        copies: Images that equal others; groups are drawn as if those in `left_out` were not there.
     """
 
     name: str
@@ -31,6 +34,18 @@ class Source:
     labels: np.ndarray
     class_names: tuple[str, ...]
     fingerprint: str
+    copies: Copies = field(default_factory=Copies)
+
+    @property
+    def left_out(self) -> np.ndarray:
+        """Positions of the images that are in no group, int64, ascending."""
+        return self.copies.left_out(self.labels)
+
+    @property
+    def class_sizes(self) -> dict[str, int]:
+        """Number of images of each class that groups are drawn from."""
+        kept = np.delete(self.labels, self.left_out)
+        return dict(zip(self.class_names, np.bincount(kept, minlength=len(self.class_names)).tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,7 @@ class Listing:
         decode: Reads them and resizes to the given side in pixels; None: the size as stored.
         reading: What else than the size decides what they decode to.
         warning: What was passed over, or may not be meant; "" for nothing.
+        paths: File of each image in the order of labels; empty where a file holds many images.
     """
 
     path: Path
@@ -65,9 +81,15 @@ class Listing:
     decode: Callable[[int | None], Content]
     reading: str = ""
     warning: str = ""
+    paths: Sequence[str] = ()
 
 
 Section = tuple[int, np.ndarray, np.ndarray]  # label, images uint8 [n, h, w] or [n, h, w, c], indices int64 [k] in them
+
+
+def images_per_block(shape: tuple[int, ...]) -> int:
+    """Return how many images of `shape` (c, h, w) are processed at a time."""
+    return max(1, BLOCK_BYTES // math.prod(shape))
 
 
 def fingerprint(shape: tuple[int, ...], blocks: Iterator[np.ndarray], labels: np.ndarray, names: Sequence[str]) -> str:
@@ -102,9 +124,10 @@ def content_of_arrays(sections: Sequence[Section], class_names: Sequence[str], s
     labels = np.concatenate([np.full(len(indices), label, dtype=np.int64) for label, _, indices in sections])
 
     def blocks() -> Iterator[np.ndarray]:
+        step = images_per_block((channels, height, width))
         for _, images, indices in sections:
-            for start in range(0, len(indices), BLOCK):
-                block = images[indices[start : start + BLOCK]]
+            for start in range(0, len(indices), step):
+                block = images[indices[start : start + step]]
                 if block.shape[1:3] != (height, width):
                     block = np.stack([resized(Image.fromarray(image), width) for image in block])
                 yield block.reshape(len(block), height, width, channels).transpose(0, 3, 1, 2)

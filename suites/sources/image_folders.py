@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -14,12 +14,13 @@ import numpy as np
 
 from pudnet_bench.suites.sources import photographs
 from pudnet_bench.suites.sources.catalog import Background, SourceError
-from pudnet_bench.suites.sources.content import BLOCK, Content, Listing
+from pudnet_bench.suites.sources.content import Content, Listing, images_per_block
 from pudnet_bench.suites.sources.folder_layout import Layout, recognise, shown
 from pudnet_bench.suites.sources.photographs import Reading, Span, Window, read_header, read_pixels, reason_of
 
 NAMED = 10  # broken files in a message
 SIZES_NAMED = 5
+HEADERS = 512  # files whose headers one thread reads at a time
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -93,7 +94,8 @@ def list_image_folder(
     stamps = [image.stamp for images in layout.classes.values() for image in images]
     reading = f"{'crop' if crop else 'squash'} {background}"
     decode = _Decoding(root, layout, channels, crop, background)
-    return Listing(root, stamps, decode, reading, _warning(root, layout))
+    paths = [image.path for images in layout.classes.values() for image in images]
+    return Listing(root, stamps, decode, reading, _warning(root, layout), paths)
 
 
 def survey_image_folder(root: Path) -> tuple[Survey, Layout]:
@@ -147,7 +149,7 @@ class _Decoding:
             return out
 
         def blocks() -> Iterator[np.ndarray]:
-            yield from _in_threads(block, _batches(paths))
+            yield from _in_threads(block, _batches(paths, images_per_block((n_channels, height, width))))
             if broken:  # all of them are named at once
                 raise SourceError(self._names_broken(broken, len(paths)))
 
@@ -170,7 +172,7 @@ class _Decoding:
             return {path: pixels for path, pixels in found if isinstance(pixels, str)}
 
         broken = dict(survey.broken)
-        for found in _in_threads(reasons, _batches(rest)):
+        for found in _in_threads(reasons, _batches(rest, HEADERS)):
             broken |= found
         said = [self._names_broken(broken, len(paths))] if broken else []
         if reading.size is None and len(survey.sizes) > 1:
@@ -197,8 +199,8 @@ class _Decoding:
         )
 
 
-def _batches(paths: Sequence[str]) -> list[Sequence[str]]:
-    return [paths[start : start + BLOCK] for start in range(0, len(paths), BLOCK)]
+def _batches(paths: Sequence[str], size: int) -> list[Sequence[str]]:
+    return [paths[start : start + size] for start in range(0, len(paths), size)]
 
 
 def _surveyed(paths: Sequence[str], *, spans: bool = True) -> Survey:
@@ -214,7 +216,7 @@ def _surveyed(paths: Sequence[str], *, spans: bool = True) -> Survey:
         return survey
 
     whole = Survey()
-    for survey in _in_threads(one, _batches(paths)):
+    for survey in _in_threads(one, _batches(paths, HEADERS)):
         whole += survey
     return whole
 
@@ -228,10 +230,20 @@ def _pixels(path: str, reading: Reading) -> np.ndarray | str:
 
 
 def _in_threads(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """`map` over threads, in order: Pillow releases the interpreter lock while it decodes."""
+    """`map` over threads, in order and at most one item ahead of each: Pillow releases the interpreter lock.
+
+    `Executor.map` would hold all results that its consumer has not taken yet.
+    """
     photographs.formats()  # loading Pillow's readers is not thread-safe
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    threads = min(8, os.cpu_count() or 1)
+    ahead = deque[Future[R]]()
+    with ThreadPoolExecutor(threads) as pool:
         try:
-            yield from pool.map(work, items)
+            for item in items:
+                ahead.append(pool.submit(work, item))
+                if len(ahead) > threads:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
         finally:  # after an error, or if the consumer stops early, do not decode the rest
             pool.shutdown(wait=True, cancel_futures=True)

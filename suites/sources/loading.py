@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +18,7 @@ import numpy as np
 from pudnet_bench.suites.sources import array_files, cache
 from pudnet_bench.suites.sources.catalog import SOURCES, Background, SourceError, SourceSpec
 from pudnet_bench.suites.sources.content import Content, Listing, Source
+from pudnet_bench.suites.sources.copies import Copies, SourceWarning
 from pudnet_bench.suites.sources.image_folders import list_image_folder
 
 __all__ = ["Source", "SourceSummary", "fetch", "load", "locate", "verify"]
@@ -53,10 +55,12 @@ def load(
     folders: Folders = NO_FOLDERS,
     size: int | None = None,
     background: Background = Background.WHITE,
+    allow_copies: bool = False,
 ) -> Source:
     """Return the source `name`, decoded once into `cache_dir` and memory-mapped from there afterwards.
 
-    Training, validation and test images of a class are pooled.
+    Training, validation and test images of a class are pooled. Images that groups leave out as they equal others are
+    counted in a SourceWarning.
 
     Args:
         name: A known source, or a key of `folders`.
@@ -65,12 +69,17 @@ def load(
         size: Side in pixels to which every image is brought; None: the source's default. Images of the user's folders are
             resized by their shorter side and the centre is cut out; both sides of others are resized.
         background: What transparent pixels are laid on.
+        allow_copies: Leave no image out; the fingerprint of a source that has copies is then another one.
 
     Raises:
         SourceError: The source is unknown, missing, incomplete, damaged, of mixed sizes, or has a class of equal images; or
             the cache is not writable.
     """
-    return _load(name, data_dir, cache_dir, folders, size, background, check=False)[0]
+    source, listing = _load(name, data_dir, cache_dir, folders, size, background, check=False)
+    if allow_copies and len(source.left_out):
+        return replace(source, copies=Copies(), fingerprint=f"{source.fingerprint}-copies")
+    _warn_of_copies(source, listing, "; --allow-copies takes them all")
+    return source
 
 
 def locate(name: str, *, data_dir: Path | None, folders: Folders = NO_FOLDERS) -> Path | None:
@@ -126,11 +135,24 @@ def verify(
 ) -> SourceSummary:
     """Decode every image again, compare all bytes of the cache with the result, and summarise the source.
 
-    A cache that differs is replaced, with a warning. Takes the arguments of `load`, and raises SourceError as it does.
+    A cache that differs is replaced, with a warning; copies are counted in another. Takes the arguments of `load`, and
+    raises SourceError as it does.
     """
-    source, path = _load(name, data_dir, cache_dir, folders, size, background, check=True)
+    source, listing = _load(name, data_dir, cache_dir, folders, size, background, check=True)
+    _warn_of_copies(source, listing)
     n, channels, height, width = source.images.shape
-    return SourceSummary(name, n, len(source.class_names), (height, width), channels, source.fingerprint, path)
+    return SourceSummary(name, n, len(source.class_names), (height, width), channels, source.fingerprint, listing.path)
+
+
+def _warn_of_copies(source: Source, listing: Listing, way_out: str = "") -> None:
+    def named(position: int) -> str:
+        if listing.paths:
+            return os.path.relpath(listing.paths[position], listing.path)
+        c = source.labels[position]
+        return f"image {position - np.searchsorted(source.labels, c)} of {source.class_names[c]}"
+
+    for sentence in source.copies.described(source.name, source.labels, named):
+        warnings.warn(f"{sentence}{way_out}", SourceWarning, stacklevel=3)
 
 
 def _load(
@@ -142,7 +164,7 @@ def _load(
     background: Background,
     *,
     check: bool,
-) -> tuple[Source, Path]:
+) -> tuple[Source, Listing]:
     _check_name(name, folders)
     if size is not None and size < 1:
         raise SourceError(f"images of {name} cannot be resized to {size} pixels: give a size of at least 1")
@@ -163,7 +185,7 @@ def _load(
             _check_complete(spec, content, listing.path)
         stored = cache.store(cache_dir, key, name, size, content)
     _check_variety(stored, listing.path)
-    return stored, listing.path
+    return stored, listing
 
 
 def _check_name(name: str, folders: Folders) -> None:

@@ -31,7 +31,7 @@ class LabelledImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
     def __init__(self, images: FamilyImages, beforehand: bool) -> None:
         ranges, classes = images.ranges, images.split.training
-        positions = np.concatenate([ranges.starts[c] + np.arange(ranges.sizes[c]) for c in classes])
+        positions = ranges.positions(classes)
         self.labels = np.repeat(classes, [ranges.sizes[c] for c in classes]).tolist()
         self.images = images.images[torch.from_numpy(positions).to(images.device)]
         self.mean, self.std = images.mean[0], images.std[0]

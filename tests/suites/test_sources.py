@@ -124,7 +124,7 @@ def test_image_folder_gives_every_pixel_in_its_place(tmp_path: Path) -> None:
 
 
 def test_more_images_than_one_block_stay_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_folders, "BLOCK", 2)
+    monkeypatch.setattr(image_folders, "images_per_block", lambda shape: 2)
     source = load_folder(make_folder(tmp_path / "in", per_class=5), tmp_path / "cache")
     expected = [noise(100 * c + i, 4, 4, 3).transpose(2, 0, 1) for c in range(2) for i in range(5)]
     np.testing.assert_array_equal(source.images, expected)
@@ -845,6 +845,7 @@ REAL = {
     "mini-imagenet": (200, 100, (3, 84, 84)),
     "animals-10": (400, 10, (3, 84, 84)),
 }
+COPIES = {"cifar-100": 43, "mini-imagenet": 2}  # images that are in no group
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=real_data) for name in REAL])
@@ -857,6 +858,7 @@ def test_real_images(tmp_path: Path, name: str) -> None:
     np.testing.assert_array_equal(source.labels, np.repeat(np.arange(classes), per_class))
     # Real photographs of one class differ, and none is blank: rows of zeros would mean blocks never written.
     assert all(source.images[i].std() > 0 for i in range(0, len(source.images), 97))
+    assert len(source.left_out) == COPIES.get(name, 0)
     if name == "fashion-mnist":
         raw = (Path(DATA) / "FashionMNIST" / "raw" / "train-images-idx3-ubyte").read_bytes()
         first = np.frombuffer(raw, np.uint8, count=784, offset=16).reshape(28, 28)  # an ankle boot

@@ -14,7 +14,7 @@ from pudnet_bench.harness.measuring.device import Compute
 from pudnet_bench.harness.planning import estimate as estimates
 from pudnet_bench.harness.planning.estimate import estimate, training_estimate
 from pudnet_bench.harness.planning.plan import Cell, Plan
-from pudnet_bench.methods.base import Budget, ImagePasses, Session
+from pudnet_bench.methods.base import Budget, ImagePasses, Session, TargetSpec
 from pudnet_bench.suites.groups import FamilyImages, TrainingStream
 
 
@@ -81,6 +81,23 @@ def test_each_method_states_how_many_images_pass_through_the_target(cell_of: Cal
     }
     steps = {name: method.meta_training_images(support=20, episode=120) for name, method in methods.items()}
     assert steps == {"adam": 120, "musml": 3 * (5 * 20 + 120), "pudnet": 120}
+
+
+def test_of_large_images_few_are_timed_at_once(compute: Compute, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of 32 images of 800x600 pixels takes 8 GB, which a plan must not."""
+    monkeypatch.setattr(estimates, "PROBE_SECONDS", 0)
+    monkeypatch.setattr(estimates, "PREDICTED_PIXELS", 1)
+    seen = set()
+
+    def note(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        seen.add(len(inputs[0]))
+
+    with torch.nn.modules.module.register_module_forward_pre_hook(note):
+        for side, pixels, expected in ((16, 1_000_000, 32), (64, 4 * 64**2, 4), (64, 1, 1)):
+            monkeypatch.setattr(estimates, "PROBE_PIXELS", pixels)
+            seen.clear()
+            estimates.image_seconds.__wrapped__(TargetSpec("convnet3", (3, side, side)), compute)
+            assert max(seen) == expected
 
 
 def test_spans_are_as_a_person_says_them() -> None:
