@@ -184,8 +184,11 @@ def window_of(kind: str, span: Span) -> Window:
 def _opened(path: str) -> Iterator[Image.Image]:
     """Open a regular file as an image of an allowed format; a pipe or a device would block."""
     try:
-        if not stat.S_ISREG(Path(path).stat().st_mode):
+        found = Path(path).stat()
+        if not stat.S_ISREG(found.st_mode):
             raise OSError("not a regular file")
+        if not found.st_size:
+            raise OSError("an empty file")
     except FileNotFoundError:
         raise OSError("a link to nothing" if Path(path).is_symlink() else "it is gone") from None
     # Not by its name: Pillow would map an uncompressed TIFF into memory, and misread one that is turned on its side.
