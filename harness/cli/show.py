@@ -58,9 +58,9 @@ def status(reference: options.RunReference, as_json: options.Json = False, debug
     record, statuses = run.record, cell_statuses(run)
     cells: list[dict[str, Any]] = []
     for cell in record.plan.cells:
-        done, found = len(run.groups_done(cell.key)), statuses[cell.key]
+        found = statuses[cell.key]
         logs = [str(log) for log in found.logs]
-        cells.append({**asdict(cell), "done": done, "state": found.state, "reason": found.reason, "logs": logs})
+        cells.append({**asdict(cell), "done": found.done, "state": found.state, "reason": found.reason, "logs": logs})
     if as_json:
         about = {name: getattr(record, name) for name in ("suite", "profile", "device", "precision")}
         options.print_json({"run": str(run.folder), **about, "cells": cells})

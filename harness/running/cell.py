@@ -33,7 +33,7 @@ from pudnet_bench.harness.training.meta_train import TrainingJob, meta_train
 from pudnet_bench.harness.training.stop_signal import StopSignal
 from pudnet_bench.methods.base import SINGLE_PROCESS, Classifier, Dataset, Method, MethodError, Ranks, Snapshot
 from pudnet_bench.methods.control import Control
-from pudnet_bench.results.store.run import Run
+from pudnet_bench.results.store.run import Progress, Run
 from pudnet_bench.suites.class_splits import SplitImages, UnseenGroup
 from pudnet_bench.suites.mixed_images import MixedImages
 from pudnet_bench.suites.other_groups import other_group, other_source_group
@@ -99,9 +99,10 @@ def run_cell(cell: Cell, run: Run, context: RunContext, groups: range | None = N
 
     An interrupt or a failure loses no whole group.
     """
-    all_missing = missing_groups(cell, run)
+    progress = run.progress_of(cell.key)
+    all_missing = missing_groups(cell, run, progress)
     missing = [index for index in all_missing if groups is None or index in groups]
-    if not missing and is_complete(cell, run):
+    if not missing and is_complete(cell, run, progress):
         return
     method, artifact = prepare(cell, context)
     images = context.images_of(cell.family.name, cell.split)
@@ -147,17 +148,17 @@ def measure_groups(ready: ReadyCell, run: Run, context: RunContext, missing: Seq
     context.stop_signal.exit_if_requested()
 
 
-def missing_groups(cell: Cell, run: Run) -> list[int]:
+def missing_groups(cell: Cell, run: Run, progress: Progress) -> list[int]:
     """Groups of the cell still to be measured, those whose stored parameters are lost included."""
-    done = run.groups_done(cell.key)
+    done = set(progress.groups.tolist())
     if cell.keeps_parameters:
         done = {index for index in done if run.has_parameters(cell.key, index)}
     return [index for index in range(cell.groups) if index not in done]
 
 
-def is_complete(cell: Cell, run: Run) -> bool:
+def is_complete(cell: Cell, run: Run, progress: Progress) -> bool:
     """Whether a cell without missing groups has its finished file and the curve of its meta-training."""
-    return run.finished(cell.key) and (cell.artifact is None or run.curve(cell.key) is not None)
+    return progress.finished and (cell.artifact is None or run.curve(cell.key) is not None)
 
 
 def measure_group(ready: ReadyCell, index: int) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:

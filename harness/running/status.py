@@ -7,16 +7,16 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
 from pudnet_bench.harness.running.job import Job
 from pudnet_bench.results.store.files import checksummed_json, quarantine, read_checksummed_json, write_atomically
-from pudnet_bench.results.store.run import Run
+from pudnet_bench.results.store.run import NOTHING, Progress, Run
 from pudnet_bench.slurm import queue
 
-JOBS, OUTCOMES = "jobs.json", "outcomes"
+JOBS, OUTCOMES, JOB_FILES = "jobs.json", "outcomes", "jobs"
 POLL_SECONDS = 2.0
 # Slurm kills what ignores its SIGTERM, as submitit does, after KillWait: 30 seconds unless configured.
 CANCEL_SECONDS = 60.0
@@ -94,48 +94,75 @@ class CellState(StrEnum):
 
 @dataclass(frozen=True)
 class CellStatus:
-    """A cell's state, its reason, and the logs with details."""
+    """A cell's state, its reason, the logs with details, and how many groups are `done`."""
 
     state: CellState
     reason: str = ""
     logs: tuple[Path, ...] = ()
+    done: int = 0
 
 
 def cell_statuses(run: Run) -> dict[str, CellStatus]:
     """The status of each cell of the run's plan, by key. Raises SlurmError where Slurm is needed and is silent."""
-    entries = submitted(run)
-    ids = [entry.job_id for entry in _latest(entries).values() if _outcome(run, entry.job.title) is None]
-    return _cell_statuses(run, entries, queue.states(ids))
+    standing = _Standing.of(run)
+    ids = [entry.job_id for title, entry in standing.latest.items() if standing.outcomes.get(title) is None]
+    return _cell_statuses(run, standing, queue.states(ids))
 
 
-def _cell_statuses(
-    run: Run, entries: Sequence[Submitted], states: Mapping[str, queue.JobState]
-) -> dict[str, CellStatus]:
-    latest = _latest(entries)
-    outcomes = {title: _outcome(run, title) for title in latest}
+@dataclass(frozen=True)
+class _Standing:
+    """What the run's folder says of the cells that are not done, from one pass over each of its folders.
+
+    Attributes:
+        progress: Of every cell with a file, by key.
+        latest: The last job of each title that such a cell has or waits for.
+        outcomes: How those jobs ended, by title.
+        logs: Logs by job id.
+    """
+
+    progress: Mapping[str, Progress]
+    latest: Mapping[str, Submitted]
+    outcomes: Mapping[str, str | None]
+    logs: Mapping[str, Sequence[Path]]
+
+    @classmethod
+    def of(cls, run: Run) -> _Standing:
+        progress = run.progress(verified=False)
+        open_cells = {c.key for c in run.record.plan.cells if not progress.get(c.key, NOTHING).covers(c)}
+        latest = _latest([each for each in submitted(run) if each.job.training or each.job.cell in open_cells])
+        needed = {key for entry in latest.values() if not entry.job.training for key in entry.job.needs}
+        latest = {title: each for title, each in latest.items() if not each.job.training or each.job.training in needed}
+        return cls(progress, latest, {title: _outcome(run, title) for title in latest}, _logs(run) if latest else {})
+
+
+def _cell_statuses(run: Run, standing: _Standing, states: Mapping[str, queue.JobState]) -> dict[str, CellStatus]:
+    own, training = dict[str, list[Submitted]](), dict[str, list[Submitted]]()
+    for entry in standing.latest.values():
+        key, by_key = (entry.job.training, training) if entry.job.training else (entry.job.cell, own)
+        by_key.setdefault(key, []).append(entry)
     found = {}
     for cell in run.record.plan.cells:
-        if run.is_done(cell):
-            found[cell.key] = CellStatus(CellState.DONE)
-            continue
-        idle = CellStatus(CellState.PARTIAL if run.groups_done(cell.key) else CellState.PENDING)
-        own = [entry for entry in latest.values() if entry.job.cell == cell.key and not entry.job.training]
-        trainings = {key for entry in own for key in entry.job.needs}
-        behind = [entry for entry in latest.values() if entry.job.training in trainings]
-        found[cell.key] = _cell_status(run, [*behind, *own], outcomes, states) if own else idle
+        progress, entries = standing.progress.get(cell.key, NOTHING), own.get(cell.key, [])
+        if progress.covers(cell):
+            status = CellStatus(CellState.DONE)
+        elif entries:
+            needs = dict.fromkeys(key for entry in entries for key in entry.job.needs)
+            behind = [entry for key in needs for entry in training.get(key, [])]
+            status = _cell_status([*behind, *entries], standing, states)
+        else:
+            status = CellStatus(CellState.PARTIAL if len(progress.groups) else CellState.PENDING)
+        found[cell.key] = replace(status, done=len(progress.groups))
     return found
 
 
-def _cell_status(
-    run: Run, entries: Sequence[Submitted], outcomes: Mapping[str, str | None], states: Mapping[str, queue.JobState]
-) -> CellStatus:
+def _cell_status(entries: Sequence[Submitted], standing: _Standing, states: Mapping[str, queue.JobState]) -> CellStatus:
     def logs(of: Submitted) -> tuple[Path, ...]:
-        return tuple(sorted((run.folder / "jobs").glob(f"{of.job_id}_*_log.*")))
+        return tuple(standing.logs.get(of.job_id, ()))
 
     lost: CellStatus | None = None
     pending: CellStatus | None = None
     for entry in entries:
-        outcome, state = outcomes[entry.job.title], states.get(entry.job_id)
+        outcome, state = standing.outcomes[entry.job.title], states.get(entry.job_id)
         if outcome:
             return CellStatus(CellState.FAILED, outcome, logs(entry))
         if outcome is not None:
@@ -157,7 +184,7 @@ def follow(run: Run, log: Callable[[str], None]) -> None:
     while True:
         entries = submitted(run)
         states = queue.states([entry.job_id for entry in entries])
-        counts = Counter(status.state for status in _cell_statuses(run, entries, states).values())
+        counts = Counter(status.state for status in _cell_statuses(run, _Standing.of(run), states).values())
         now = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
         if now != logged:
             log(f"cells: {now}")
@@ -183,6 +210,14 @@ def _latest(entries: Sequence[Submitted]) -> dict[str, Submitted]:
             latest[job.title] = entry
             later.update(groups)
     return dict(reversed(latest.items()))
+
+
+def _logs(run: Run) -> dict[str, list[Path]]:
+    """submitit's logs, "<job id>_<task>_log.out", by job id."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted((run.folder / JOB_FILES).glob("*_log.*")):
+        found.setdefault(path.name.rsplit("_", 2)[0], []).append(path)
+    return found
 
 
 def _outcome(run: Run, title: str) -> str | None:

@@ -36,8 +36,8 @@ def surplus_of_last(run: Run) -> str:
     return surplus(asked_by(requests[-1], run.record.plan), run.record.plan.cells, _groups_on_disk(run))
 
 
-def _groups_on_disk(run: Run) -> dict[str, set[int]]:
-    return {key: run.groups_done(key) for key in run.cell_keys()}
+def _groups_on_disk(run: Run) -> dict[str, list[int]]:
+    return {key: progress.groups.tolist() for key, progress in run.progress(verified=False).items()}
 
 
 def surplus(asked: Sequence[PlannedCell], planned: Sequence[PlannedCell], done: Mapping[str, Collection[int]]) -> str:

@@ -27,7 +27,7 @@ from pudnet_bench.harness.training.artifacts import ArtifactStore
 from pudnet_bench.harness.training.distributed import gpu_count, rank_count, spawn_ranks
 from pudnet_bench.harness.training.stop_signal import StopSignal
 from pudnet_bench.methods.base import MethodError, Ranks
-from pudnet_bench.results.store.run import Run
+from pudnet_bench.results.store.run import NOTHING, Run
 from pudnet_bench.suites.class_splits import SplitImages
 from pudnet_bench.suites.held_out_images import split_images
 from pudnet_bench.suites.mixed_images import JoinedSource, MixedImages
@@ -45,9 +45,11 @@ def missing_jobs(
     claimed: dict[str, list[range]] = {}
     for job in (job for job in live if not job.training):
         claimed.setdefault(job.cell, []).append(range(job.first, job.end))
+    on_disk = run.progress(verified=True)
     for cell in plan.cells:
-        missing = missing_groups(cell, run)
-        if not missing and is_complete(cell, run):
+        progress = on_disk.get(cell.key, NOTHING)
+        missing = missing_groups(cell, run, progress)
+        if not missing and is_complete(cell, run, progress):
             continue
         size = shard or max(1, cell.groups)
         parts = _shards(missing or [0], size, cell.groups, claimed.get(cell.key, ()))

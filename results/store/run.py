@@ -21,7 +21,16 @@ import pyarrow as pa
 
 from pudnet_bench.results.store import files
 from pudnet_bench.results.store.files import StoreError, write_atomically
-from pudnet_bench.results.store.rows import ROW_SCHEMA, merge, read_rows, read_table, table_of, write_frame, write_table
+from pudnet_bench.results.store.rows import (
+    ROW_SCHEMA,
+    merge,
+    read_groups,
+    read_rows,
+    read_table,
+    table_of,
+    write_frame,
+    write_table,
+)
 from pudnet_bench.results.store.run_record import MANIFEST, RECORD, Invocation, PlannedCell, RunRecord, decode, encode
 
 if TYPE_CHECKING:
@@ -31,6 +40,21 @@ _IDENTITY = ("suite", "profile", "device", "precision")
 _SHARD = re.compile(r"(?P<key>.+)\.(?P<first>\d+)-(?P<last>\d+)")
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_@=+,.-]{0,199}")
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is on disk of a cell: its distinct `groups`, ascending int64, and whether its finished file is there."""
+
+    groups: np.ndarray
+    finished: bool
+
+    def covers(self, cell: PlannedCell) -> bool:
+        """Whether all of the planned groups are there, merged into the finished file."""
+        return self.finished and len(self.groups) >= cell.groups
+
+
+NOTHING = Progress(np.empty(0, np.int64), finished=False)
 
 
 @dataclass
@@ -107,11 +131,20 @@ class Run:
 
     def groups_done(self, key: str) -> set[int]:
         """Groups of the cell that are measured and safe on disk, in shards or in the finished file."""
-        return set(self._rows(key)["group"].to_pylist())
+        return set(self.progress_of(key).groups.tolist())
 
-    def is_done(self, cell: PlannedCell) -> bool:
-        """Whether all of the planned groups are in the cell's finished file."""
-        return self.finished(cell.key) and len(self.groups_done(cell.key)) >= cell.groups
+    def progress_of(self, key: str) -> Progress:
+        """What is on disk of one cell, verified."""
+        return self._progress(key, self._shards(key), self._verified_groups)
+
+    def progress(self, *, verified: bool) -> dict[str, Progress]:
+        """What is on disk of every cell with a file, from one pass over the folder.
+
+        Unless `verified`, only the numbers of the groups are read: a tenth of the time, and damage to the other columns
+        goes unnoticed until they are read.
+        """
+        read = self._verified_groups if verified else self._bare_groups
+        return {key: self._progress(key, shards, read) for key, shards in self._shards_by_key().items()}
 
     def write_shard(self, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write the rows of complete groups of a cell (columns: `ROW_SCHEMA`); once this returns they survive a crash.
@@ -132,7 +165,7 @@ class Run:
         its groups, the last finishes it. Raises what `write_shard` and `finish` raise.
         """
         last = [table_of(key, rows)] if rows else []
-        if set(merge([*self._tables(key), *last])["group"].to_pylist()) >= set(range(groups)):
+        if set(merge([*self._tables(key, self._shards(key)), *last])["group"].to_pylist()) >= set(range(groups)):
             self.finish(key, last)
             return True
         if rows:
@@ -168,10 +201,10 @@ class Run:
         Ordered by cell key, group and the order in which the snapshots were yielded, however often the run was
         interrupted. Cells that are still being measured are included. An unknown memory is NaN.
         """
-        known = self.cell_keys()
+        known = self._shards_by_key()
         tables = []
-        for key in sorted(known if keys is None else known & set(keys)):
-            rows = self._rows(key)
+        for key in sorted(known if keys is None else known.keys() & set(keys)):
+            rows = merge(self._tables(key, known[key]))
             done = pa.array(np.full(rows.num_rows, self._path("cells", key).exists()))
             tables.append(rows.append_column("finished", done))
         empty = ROW_SCHEMA.append(pa.field("finished", pa.bool_())).empty_table()
@@ -273,14 +306,33 @@ class Run:
     def _shards(self, key: str) -> list[Path]:
         return [path for known, path in self._files(key) if known == key and _SHARD.fullmatch(path.stem)]
 
-    def _tables(self, key: str) -> list[pa.Table]:
+    def _shards_by_key(self) -> dict[str, list[Path]]:
+        """The shards of every cell with a file, from one listing: one for each cell would grow with their square."""
+        found: dict[str, list[Path]] = {}
+        for key, path in self._files():
+            shards = found.setdefault(key, [])
+            if path.stem != key:
+                shards.append(path)
+        return found
+
+    def _tables(self, key: str, shards: Sequence[Path]) -> list[pa.Table]:
         # Shards before the merged file: if another process finishes the cell in between, the merged file is there.
-        tables = [self._read_rows(shard) for shard in self._shards(key)]
+        tables = [self._read_rows(shard) for shard in shards]
         tables.insert(0, self._read_rows(self._path("cells", key)))
         return [table for table in tables if table is not None]
 
-    def _rows(self, key: str) -> pa.Table:
-        return merge(self._tables(key))
+    def _progress(self, key: str, shards: Sequence[Path], read: Callable[[Path], np.ndarray | None]) -> Progress:
+        parts = [read(shard) for shard in shards]  # before the merged file, as in `_tables`
+        merged = read(self._path("cells", key))
+        found = [part for part in (merged, *parts) if part is not None]
+        return Progress(np.unique(np.concatenate([NOTHING.groups, *found])), merged is not None)
+
+    def _verified_groups(self, path: Path) -> np.ndarray | None:
+        rows = self._read_rows(path)
+        return None if rows is None else rows["group"].to_numpy()
+
+    def _bare_groups(self, path: Path) -> np.ndarray | None:
+        return self._read(path, read_groups)
 
     def _read_rows(self, path: Path) -> pa.Table | None:
         record = self.record
