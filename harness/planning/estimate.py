@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from statistics import median
 
@@ -14,7 +14,7 @@ from pudnet_bench.harness.measuring.clock import Clock
 from pudnet_bench.harness.measuring.device import Compute
 from pudnet_bench.harness.planning.plan import Cell
 from pudnet_bench.methods import targets
-from pudnet_bench.methods.base import TargetSpec
+from pudnet_bench.methods.base import Method, TargetSpec
 from pudnet_bench.methods.meta_training import LEARNING_RATE
 from pudnet_bench.methods.metric import SUPPORT_PER_CLASS
 from pudnet_bench.suites.family import Family
@@ -23,7 +23,11 @@ from pudnet_bench.suites.groups import QUERY_IMAGES
 BATCH_SIZE = 32  # images of a step of Adam; meta-training has more, which changes the speed per image little
 PREDICTED_PIXELS = 200_000  # per forward pass: their activations exceed the caches, as those of a test set do
 PROBE_SECONDS = 0.3  # per speed
+LONG_PROBES = 3  # as many `seconds` make a call that is not repeated
 ROW_BYTES = 200  # of Parquet, per snapshot of a group
+
+
+_OUTLINES: dict[tuple[object, ...], Method] = {}
 
 
 @dataclass(frozen=True)
@@ -78,10 +82,16 @@ def image_seconds(target: TargetSpec, compute: Compute) -> tuple[float, float]:
 
 
 def durations(work: Callable[[], object], device: torch.device, seconds: float) -> list[float]:
-    """Time as many calls of `work` as fit into `seconds`, at least one, after a warm-up; return the seconds of each."""
+    """Time as many calls of `work` as fit into `seconds`, at least one, after a warm-up; return the seconds of each.
+
+    A warm-up that takes several times as long is the only call.
+    """
     clock, end = Clock(device), time.perf_counter() + seconds
     taken: list[float] = []
+    clock.start()
     work()
+    if (first := clock.stop().wall_seconds) > LONG_PROBES * seconds:
+        return [first]  # of which what is done only once is a small part
     while not taken or time.perf_counter() + taken[-1] < end:
         clock.start()
         work()
@@ -92,7 +102,7 @@ def durations(work: Callable[[], object], device: torch.device, seconds: float) 
 def estimate(cell: Cell, compute: Compute) -> Estimate:
     """Estimate the time and disk of measuring `cell`, once its method is meta-trained."""
     training, predicting = image_seconds(cell.target, compute)
-    method, snapshots = cell.make_method(), len(cell.variant.snapshots)
+    method, snapshots = _outline(cell), len(cell.variant.snapshots)
     images = cell.family.images or len(cell.source.labels) // 2
     tested = cell.family.test_images or images
     fit = method.fit_passes(images, _support(cell.family))
@@ -107,7 +117,7 @@ def training_estimate(cell: Cell, compute: Compute) -> Estimate:
     meta-training that this one builds on is not included.
     """
     training, predicting = image_seconds(cell.target, compute)
-    plan, family, method = cell.training, cell.trained_on, cell.make_method()
+    plan, family, method = cell.training, cell.trained_on, _outline(cell)
     folds, budget = family.validation_folds if plan.validation_groups else 0, plan.budget
     support = _support(family)
     step = method.meta_training_images(support, min(support + QUERY_IMAGES, family.images)) * training
@@ -123,6 +133,34 @@ def training_estimate(cell: Cell, compute: Compute) -> Estimate:
     most = folds * search(budget.max_groups) + budget.max_groups * step
     least = folds * search(shortest) + shortest_final * step
     return Estimate(most, state_bytes * (folds + max(1, len(plan.milestones))), least)
+
+
+def once_for_alike(of: Callable[[Cell, Compute], Estimate], compute: Compute) -> Callable[[Cell], Estimate]:
+    """`of`, computed once for the cells that differ in their class split and seed only."""
+    known: dict[tuple[object, ...], Estimate] = {}
+
+    def found(cell: Cell) -> Estimate:
+        alike = (
+            cell.method, str(cell.options), cell.variant.snapshots, cell.family, cell.trained_on, cell.target, cell.groups,
+            replace(cell.training, seed=0),
+        )  # fmt: skip
+        if alike not in known:
+            known[alike] = of(cell, compute)
+        return known[alike]
+
+    return found
+
+
+def _outline(cell: Cell) -> Method:
+    """The cell's method without the values of its parameters, where its class can do without them."""
+    alike = (cell.method, str(cell.options), cell.target, cell.trained_on.training_classes)
+    if alike not in _OUTLINES:
+        try:
+            with torch.device("meta"):
+                _OUTLINES[alike] = cell.make_method()
+        except Exception:  # it computes with values, or is at fault itself, which shows again
+            return cell.make_method()
+    return _OUTLINES[alike]
 
 
 def _support(family: Family) -> int:

@@ -101,11 +101,11 @@ class Cell:
         return {
             **({"drawing": drawing} if drawing else {}),
             "method": self.method.name, "code": self.code, "options": dict(self.options),
-            "family_name": self.trained_on.name, "family": asdict(self.trained_on),
+            "family_name": self.trained_on.name, "family": _fields(self.trained_on),
             "class_split_seed": self.split, "source": self.training_source.fingerprint,
             "target": self.target.name, "target_options": list(self.target.options),
             "image_shape": list(self.target.image_shape), "query_images": QUERY_IMAGES, "seed": self.seed,
-            "budget": asdict(self.training.budget), "validation_groups": self.training.validation_groups,
+            "budget": _fields(self.training.budget), "validation_groups": self.training.validation_groups,
             "episodes": self.training.episodes, "training_groups": self.training_groups,
             "precision": self.precision, "device_type": self.device_type, "base": base,
         }  # fmt: skip
@@ -134,7 +134,7 @@ class Cell:
             for unused in ("budget", "validation_groups", "query_images", "episodes", "training_groups"):
                 del identity[unused]
         if self.family != self.trained_on:
-            identity |= {"measured_family": asdict(self.family), "measured_source": self.source.fingerprint}
+            identity |= {"measured_family": _fields(self.family), "measured_source": self.source.fingerprint}
         digest = sha256(json.dumps([self.variant.name, identity], sort_keys=True).encode()).hexdigest()
         return f"{self.variant.name}-{self.family.name}-{self.target.name}-c{self.split}-s{self.seed}-{digest[:10]}"
 
@@ -156,6 +156,12 @@ class Plan:
         """The distinct meta-trainings behind the cells, by key."""
         each_cell = (each for cell in self.cells for each in with_bases(cell))
         return {cell.artifact.key: cell.artifact for cell in each_cell if cell.artifact}
+
+
+@cache
+def _fields(value: Family | Budget) -> Mapping[str, Any]:
+    """`asdict`, once for the thousands of cells that share a family."""
+    return asdict(value)
 
 
 def with_bases(cell: Cell) -> list[Cell]:
@@ -240,7 +246,7 @@ class _Draft:
                 if OTHER_SOURCE in variant.options and not isinstance(trained_on, MixedFamily):
                     continue
                 cell = Cell(
-                    suite=self.suite.name, variant=variant, method=method, code=code_digest(method),
+                    suite=self.suite.name, variant=variant, method=method, code=self.code(method),
                     options=self.options(variant, method, trained_on, target), family=fam, source=source,
                     trained_on=trained_on, training_source=training_source,
                     target=TargetSpec(target, tuple(source.images.shape[1:])),
@@ -249,7 +255,27 @@ class _Draft:
                     training_groups=variant.training_groups,
                     keeps_parameters=self.suite.figure == "correlation",
                 )  # fmt: skip
-                yield _with_base(cell)
+                yield self.with_base(cell)
+
+    @cached_property
+    def code(self) -> Callable[[type[Method]], str]:
+        """`code_digest`, once for all cells of a method: it reads the method's files."""
+        return cache(code_digest)
+
+    def with_base(self, cell: Cell) -> Cell:
+        """`cell` with its base, if its method builds on another; of a base with milestones it is always the last one."""
+        built_on = cell.method.starts_from(cell.options)
+        if built_on is None:
+            return cell
+        name, own = built_on
+        method = registry.find(name)
+        last = max(cell.training.milestones, default=0) if method.meta_trains() else 0
+        base = replace(
+            cell, variant=Variant(name, name, name), method=method, code=self.code(method),
+            options={**method.paper_options(cell.trained_on.name, cell.target.name), **own},
+            family=cell.trained_on, source=cell.training_source, training_groups=last,
+        )  # fmt: skip
+        return replace(cell, base=self.with_base(base))
 
     def splits_and_seeds(self, trained_on: Family) -> list[tuple[int, int]]:
         """Each class split with each of its seeds; a family without training classes has only one split."""
@@ -328,22 +354,6 @@ def _load_source(
     data: Path | None, cache_dir: Path, folders: tuple[tuple[str, Path], ...], name: str, size: int | None
 ) -> Source:
     return load(name, data_dir=data, cache_dir=cache_dir, folders=dict(folders), size=size)
-
-
-def _with_base(cell: Cell) -> Cell:
-    """`cell` with its base, if its method builds on another; of a base with milestones it is always the last one."""
-    built_on = cell.method.starts_from(cell.options)
-    if built_on is None:
-        return cell
-    name, own = built_on
-    method = registry.find(name)
-    last = max(cell.training.milestones, default=0) if method.meta_trains() else 0
-    base = replace(
-        cell, variant=Variant(name, name, name), method=method, code=code_digest(method),
-        options={**method.paper_options(cell.trained_on.name, cell.target.name), **own},
-        family=cell.trained_on, source=cell.training_source, training_groups=last,
-    )  # fmt: skip
-    return replace(cell, base=_with_base(base))
 
 
 def _variants(suite: Suite, request: RunRequest) -> tuple[list[Variant], dict[str, type[Method]]]:

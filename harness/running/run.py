@@ -10,11 +10,11 @@ from pudnet_bench.harness.console.progress import Display, span
 from pudnet_bench.harness.console.terminal import print_table
 from pudnet_bench.harness.measuring import provenance
 from pudnet_bench.harness.measuring.device import Compute
-from pudnet_bench.harness.planning.estimate import Estimate, estimate, training_estimate
+from pudnet_bench.harness.planning.estimate import Estimate, estimate, once_for_alike, training_estimate
 from pudnet_bench.harness.planning.plan import Plan, with_bases
 from pudnet_bench.harness.planning.request import RunRequest, save_request
 from pudnet_bench.harness.running.executors import Executor, Local
-from pudnet_bench.harness.running.worker import Worker, family_images, missing_jobs
+from pudnet_bench.harness.running.worker import Worker, missing_jobs, refuse_families_that_do_not_fit
 from pudnet_bench.harness.training.artifacts import ArtifactStore
 from pudnet_bench.results.rendering.render import show
 from pudnet_bench.results.store.run import Run
@@ -113,11 +113,12 @@ def plan_record(plan: Plan) -> PlanRecord:
 def print_plans(plans: Sequence[Plan], compute: Compute, cache_dir: Path) -> None:
     """Print each plan: its cells, the artifacts to train, and an estimate of time and disk on this device."""
     store, total, trainings, artifacts = ArtifactStore(cache_dir), Estimate(), set[str](), set[str]()
+    measuring, training = (once_for_alike(each, compute) for each in (estimate, training_estimate))
     for plan in plans:
-        rows, images_of = [], family_images(plan, compute)
+        refuse_families_that_do_not_fit(plan)
+        rows = []
         for cell in plan.cells:
-            images_of(cell.family.name, cell.split)  # a family that does not fit its source is found now
-            state, about = "-", estimate(cell, compute)
+            state, about = "-", measuring(cell)
             for needing in with_bases(cell):
                 if needing.artifact is None:
                     state = "-"
@@ -127,7 +128,7 @@ def print_plans(plans: Sequence[Plan], compute: Compute, cache_dir: Path) -> Non
                 state = "cached" if store.has(needing.artifact) else shared
                 if state == "to train":
                     trainings.add(needing.training_key)
-                    about += training_estimate(needing, compute)
+                    about += training(needing)
             total += about
             names, counts = (
                 (cell.variant.name, cell.family.name, cell.target.name),

@@ -5,8 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+
+import numpy as np
+import torch
 
 from pudnet_bench.harness.console.failures import described
 from pudnet_bench.harness.console.progress import Display
@@ -160,3 +164,13 @@ def family_images(plan: Plan, compute: Compute) -> Callable[[str, int], SplitIma
         return images.of_split(split, source, trained_on)
 
     return images_of
+
+
+def refuse_families_that_do_not_fit(plan: Plan) -> None:
+    """Raise FamilyError for a family that its source has too few classes or images for, without reading a pixel."""
+    families = {cell.family: cell.source for cell in plan.cells}
+    families |= {cell.trained_on: cell.training_source for cell in plan.cells}
+    for family, source in families.items():
+        if not isinstance(family, MixedFamily):  # whose parts are measured, and so among these
+            blank = replace(source, images=np.zeros((len(source.labels), 1, 1, 1), np.uint8))
+            split_images(family, blank, torch.device("cpu"))

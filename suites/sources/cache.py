@@ -147,10 +147,18 @@ def _open(folder: Path, name: str) -> Source:
         raise _DamagedError(f"{file.name}: {error}") from error
     if list(images.shape) != meta["shape"] or images.dtype != np.uint8 or labels.shape != images.shape[:1]:
         raise _DamagedError("the arrays have another shape than meta.json says")
-    blocks = (images[start : start + BLOCK] for start in range(0, len(images), BLOCK))
+    blocks = _stored_blocks(folder / "images.npy", images)
     if fingerprint(images.shape, blocks, labels, meta["class_names"]) != meta["fingerprint"]:
         raise _DamagedError("the images were changed after they were written")
     return Source(name, images, labels, tuple(meta["class_names"]), meta["fingerprint"])
+
+
+def _stored_blocks(file: Path, images: np.memmap) -> Iterator[np.ndarray]:
+    """The pixels of a memory-mapped file, as plain reads: every page of a map that is touched is this process's memory."""
+    with file.open("rb") as stored:
+        stored.seek(images.offset)
+        while block := stored.read(BLOCK * images[0].nbytes):
+            yield np.frombuffer(block, np.uint8)
 
 
 def _root(cache_dir: Path) -> Path:

@@ -47,12 +47,13 @@ def list_image_folder(root: Path, channels: int | None) -> Listing:
         images = _images(folder)
         if not images:
             raise SourceError(f"the class folder {folder.path} has no image: put its images there or remove the folder")
+        inside = os.path.relpath(folder.path, root)
         for image in images:
             try:
                 stat = image.stat()
             except OSError as error:
                 raise SourceError(f"cannot read {image.path}: {error.strerror}; replace it or remove it") from error
-            stamps.append((os.path.relpath(folder.path, root) + "/" + image.name, stat.st_size, stat.st_mtime_ns))
+            stamps.append((f"{inside}/{image.name}", stat.st_size, stat.st_mtime_ns))
         files.setdefault(folder.name, []).extend(image.path for image in images)
     return Listing(root, stamps, lambda size: _decode(files, channels, size))
 
