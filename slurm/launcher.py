@@ -34,14 +34,18 @@ WAYS_OUT = (
 
 @dataclass(frozen=True)
 class Dependencies:
-    """Ids of the jobs that others wait for: those that must succeed, or else Slurm cancels these, and those that must end."""
+    """Ids of the jobs that others wait for: those that must succeed, or else Slurm cancels these, and those that must end.
+
+    `each` is an array of which the task of the same number must succeed.
+    """
 
     succeed: Sequence[str] = ()
     end: Sequence[str] = ()
+    each: str = ""
 
     def __str__(self) -> str:
         """The value of sbatch's `--dependency`; "" for none. Raises SlurmError for what is no job id."""
-        kinds = {"afterok": self.succeed, "afterany": self.end}
+        kinds = {"afterok": self.succeed, "aftercorr": [self.each] if self.each else [], "afterany": self.end}
         return ",".join(":".join([kind, *map(checked, ids)]) for kind, ids in kinds.items() if ids)
 
 

@@ -11,7 +11,7 @@ import os
 import signal
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from pudnet_bench.harness.console.progress import Display
 from pudnet_bench.harness.measuring.device import Compute, DeviceKind, Precision, native_bf16
 from pudnet_bench.harness.planning.plan import Plan
 from pudnet_bench.harness.planning.request import RunRequest
+from pudnet_bench.harness.running.arrays import Task, arrays, tasks_of
 from pudnet_bench.harness.running.job import Job
 from pudnet_bench.harness.running.status import (
     OUTCOMES,
@@ -45,33 +46,34 @@ from pudnet_bench.slurm.turns import Turns
 
 CLUSTER = "cluster.toml"
 GROUPS_PER_JOB = 50
+MANY_JOBS = 2_000  # of a run: from here on its jobs measure more groups each, as each takes some seconds to start
 
 
 @dataclass(frozen=True)
 class ClusterJob:
-    """The function of no arguments that submitit pickles for a node; performs one job of a run.
+    """The function of no arguments that submitit pickles for a node; performs one task of a run, all its jobs in turn.
 
     On Slurm's warning (pre-emption, time limit) it saves a checkpoint, is requeued and resumes.
     """
 
     request: RunRequest
     folder: str
-    job: Job
+    task: Task
 
     def __call__(self) -> None:
         cores = os.environ.get("SLURM_CPUS_PER_TASK", "")
         if cores.isdecimal():
             torch.set_num_threads(int(cores))
-        outcome = outcome_path(Path(self.folder), self.job.title)
-        try:
+        failures = list[Exception]()
+        with Display() as display, _reported(self, self.task, failures):
             stop_signal = StopSignal(signal.SIGUSR2)  # submitit's warning
-            with Display() as display:
-                Worker.of(self.request, Path(self.folder), display, stop_signal).perform(self.job)
-        except Exception as error:
-            with suppress(OSError):  # of a full disk, where the log says more
-                write_atomically(outcome, json.dumps({"failed": described(error)}).encode())
-            raise
-        write_atomically(outcome, json.dumps({"failed": ""}).encode())
+            worker = Worker.of(self.request, Path(self.folder), display, stop_signal)
+            for job in self.task:
+                with _reported(self, [job], failures):
+                    worker.perform(job)
+                    _write_outcome(self, job, "")
+        if failures:
+            raise failures[0]
 
     def checkpoint(self) -> Any:
         """Called by submitit when the job is requeued: the same job, which resumes."""
@@ -80,43 +82,62 @@ class ClusterJob:
         return DelayedSubmission(self)
 
 
+@contextmanager
+def _reported(of: ClusterJob, jobs: Sequence[Job], failures: list[Exception]) -> Iterator[None]:
+    """Add what ends the block to `failures`, and say in the outcomes of `jobs` that it ended them."""
+    try:
+        yield
+    except Exception as error:
+        failures.append(error)
+        for job in jobs:
+            with suppress(OSError):  # of a full disk, where the log says more
+                _write_outcome(of, job, described(error))
+
+
+def _write_outcome(of: ClusterJob, job: Job, failed: str) -> None:
+    write_atomically(outcome_path(Path(of.folder), job.title), json.dumps({"failed": failed}).encode())
+
+
 def submit(plan: Plan, run: Run, request: RunRequest, cluster: Cluster, shard: int | None) -> list[Submitted]:
     """Submit the missing jobs of `plan` whose groups no job in Slurm's queue measures, and return them.
 
-    Shards have the size `shard` (default 50) of the run's first submission. Jobs that wait for the same trainings are one
-    array, or several where the cluster's arrays are smaller: trainings that wait for none (of all methods and class splits),
-    trainings that build on another, and the shards of cells. Raises SlurmError.
+    Shards have the size of the run's first submission. Raises SlurmError.
     """
     before = submitted(run)
     ids_live = live_jobs(before)
     live = [entry for entry in before if entry.job_id in ids_live]
     ids = {entry.job.training: entry.job_id for entry in live if entry.job.training}
-    shard = _shard(run, shard)
+    shard = _shard(run, shard, [cell.groups for cell in plan.cells])
     jobs = missing_jobs(plan, run, ArtifactStore(request.cache), shard, [entry.job for entry in live])
     turns = {stage: Turns(cluster.jobs_at_once(stage), _ids(live, stage)) for stage in STAGES}
     (run.folder / OUTCOMES).mkdir(exist_ok=True)
-    new, arrays = list[Submitted](), dict[tuple[Stage, tuple[str, ...]], list[Job]]()
-    for job in sorted(jobs, key=lambda job: not job.training):  # a training comes after those that it needs
-        arrays.setdefault((_stage(job), job.needs), []).append(job)
-    size = largest_array() if arrays else 1
-    for (stage, needs), batch in ((key, batch) for key, jobs in arrays.items() for batch in _slices(jobs, size)):
-        for job in batch:
+    new = list[Submitted]()
+    for array in arrays(tasks_of(jobs, shard if shard > GROUPS_PER_JOB else 0), largest_array() if jobs else 1):
+        stage, size, needs = _stage(array.jobs[0]), len(array.tasks), array.jobs[0].needs
+        for job in array.jobs:
             outcome_path(run.folder, job.title).unlink(missing_ok=True)
-        calls = [ClusterJob(request, str(run.folder.absolute()), job) for job in batch]
-        after = launcher.Dependencies([ids[key] for key in needs], turns[stage].waits_for(len(batch)))
+        calls = [ClusterJob(request, str(run.folder.absolute()), task) for task in array.tasks]
+        trainings, earlier = [ids[key] for key in needs], turns[stage].waits_for(size)
+        if array.one_by_one:
+            after = launcher.Dependencies(each=trainings[-1].partition("_")[0], end=earlier)
+        else:
+            after = launcher.Dependencies(trainings, earlier)
         with naming(run.folder / "jobs"):
             job_ids = launcher.submit(run.folder / "jobs", cluster, stage, calls, after, f"pudnet-{plan.suite.name}")
-        turns[stage].add(job_ids[0], len(batch))
-        sent = [Submitted(job_id, job) for job_id, job in zip(job_ids, batch, strict=True)]
+        turns[stage].add(job_ids[0], size)
+        sent = [Submitted(job_id, job) for job_id, task in zip(job_ids, array.tasks, strict=True) for job in task]
         ids |= {entry.job.training: entry.job_id for entry in sent if entry.job.training}
         new.extend(sent)
         # After each array, so that a failure later loses no job id.
-        save_submitted(run, [*submitted(run), *sent], shard)
+        save_submitted(run, [*before, *new], shard)
     return new
 
 
-def _shard(run: Run, asked: int | None) -> int:
-    """Groups per job: those of the run's first submission, or else those `asked` for. Warns where the two differ."""
+def _shard(run: Run, asked: int | None, groups: Sequence[int]) -> int:
+    """Groups per job: those of the run's first submission, or else those `asked` for, or else what suits so many `groups`.
+
+    Warns where what was asked for is not used.
+    """
     fixed = first_shard(run)
     if fixed and asked and fixed != asked:
         warnings.warn(
@@ -124,7 +145,15 @@ def _shard(run: Run, asked: int | None) -> int:
             f"only a new run (another --out) takes another --shard.",
             stacklevel=2,
         )
-    return fixed or asked or GROUPS_PER_JOB
+    return fixed or asked or default_shard(groups)
+
+
+def default_shard(groups: Sequence[int]) -> int:
+    """Groups per job for cells of so many groups each: `GROUPS_PER_JOB`, doubled until there are at most `MANY_JOBS`."""
+    shard = GROUPS_PER_JOB
+    while shard < max(groups, default=0) and sum(-(-each // shard) for each in groups) > MANY_JOBS:
+        shard *= 2
+    return shard
 
 
 def _stage(job: Job) -> Stage:
@@ -132,12 +161,7 @@ def _stage(job: Job) -> Stage:
 
 
 def _ids(entries: Sequence[Submitted], stage: Stage) -> list[str]:
-    return [entry.job_id for entry in entries if _stage(entry.job) == stage]
-
-
-def _slices(jobs: Sequence[Job], size: int) -> Iterator[Sequence[Job]]:
-    """The jobs in their order, at most `size` at a time."""
-    return (jobs[start : start + size] for start in range(0, len(jobs), size))
+    return list(dict.fromkeys(entry.job_id for entry in entries if _stage(entry.job) == stage))
 
 
 def save_cluster(run: Run, cluster: Cluster) -> Cluster:
