@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.slurm.local_slurm.fixtures import local_slurm, slurm_daemons
+from tests.slurm.local_slurm.fixtures import local_slurm, many_nodes, slurm_daemons
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["local_slurm", "slurm_daemons"]
+__all__ = ["local_slurm", "many_nodes", "slurm_daemons"]
 
 # Two xdist workers of two threads each would wait for one another inside every parallel region.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

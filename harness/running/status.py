@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 
 from pudnet_bench.harness.running.job import Job
 from pudnet_bench.results.store.files import checksummed_json, quarantine, read_checksummed_json, write_atomically
-from pudnet_bench.results.store.run import NOTHING, Progress, Run
+from pudnet_bench.results.store.run import NOTHING, Run
 from pudnet_bench.slurm import queue
 
 JOBS, OUTCOMES, JOB_FILES = "jobs.json", "outcomes", "jobs"
@@ -104,65 +105,52 @@ class CellStatus:
 
 def cell_statuses(run: Run) -> dict[str, CellStatus]:
     """The status of each cell of the run's plan, by key. Raises SlurmError where Slurm is needed and is silent."""
-    standing = _Standing.of(run)
-    ids = [entry.job_id for title, entry in standing.latest.items() if standing.outcomes.get(title) is None]
-    return _cell_statuses(run, standing, queue.states(ids))
+    latest = _latest(submitted(run))
+    outcomes = {title: _outcome(run, title) for title in latest}
+    ids = [entry.job_id for title, entry in latest.items() if outcomes[title] is None]
+    return _cell_statuses(run, latest, queue.states(ids), outcomes)
 
 
-@dataclass(frozen=True)
-class _Standing:
-    """What the run's folder says of the cells that are not done, from one pass over each of its folders.
+def _cell_statuses(
+    run: Run,
+    latest: Mapping[str, Submitted],
+    states: Mapping[str, queue.JobState],
+    known: Mapping[str, str | None] = MappingProxyType({}),
+) -> dict[str, CellStatus]:
+    """The statuses, given what Slurm said before; `known` are outcomes that have been read.
 
-    Attributes:
-        progress: Of every cell with a file, by key.
-        latest: The last job of each title that such a cell has or waits for.
-        outcomes: How those jobs ended, by title.
-        logs: Logs by job id.
+    A job writes its rows, then its outcome, then it ends: looking in the opposite order never takes it for lost.
     """
-
-    progress: Mapping[str, Progress]
-    latest: Mapping[str, Submitted]
-    outcomes: Mapping[str, str | None]
-    logs: Mapping[str, Sequence[Path]]
-
-    @classmethod
-    def of(cls, run: Run) -> _Standing:
-        progress = run.progress(verified=False)
-        open_cells = {c.key for c in run.record.plan.cells if not progress.get(c.key, NOTHING).covers(c)}
-        latest = _latest([each for each in submitted(run) if each.job.training or each.job.cell in open_cells])
-        needed = {key for entry in latest.values() if not entry.job.training for key in entry.job.needs}
-        latest = {title: each for title, each in latest.items() if not each.job.training or each.job.training in needed}
-        return cls(progress, latest, {title: _outcome(run, title) for title in latest}, _logs(run) if latest else {})
-
-
-def _cell_statuses(run: Run, standing: _Standing, states: Mapping[str, queue.JobState]) -> dict[str, CellStatus]:
+    outcomes = {title: known.get(title) if known.get(title) is not None else _outcome(run, title) for title in latest}
+    on_disk = run.progress(verified=False)
     own, training = dict[str, list[Submitted]](), dict[str, list[Submitted]]()
-    for entry in standing.latest.values():
+    for entry in latest.values():
         key, by_key = (entry.job.training, training) if entry.job.training else (entry.job.cell, own)
         by_key.setdefault(key, []).append(entry)
-    found = {}
-    for cell in run.record.plan.cells:
-        progress, entries = standing.progress.get(cell.key, NOTHING), own.get(cell.key, [])
-        if progress.covers(cell):
-            status = CellStatus(CellState.DONE)
-        elif entries:
-            needs = dict.fromkeys(key for entry in entries for key in entry.job.needs)
-            behind = [entry for key in needs for entry in training.get(key, [])]
-            status = _cell_status([*behind, *entries], standing, states)
-        else:
-            status = CellStatus(CellState.PARTIAL if len(progress.groups) else CellState.PENDING)
-        found[cell.key] = replace(status, done=len(progress.groups))
-    return found
+    open_cells = [cell.key for cell in run.record.plan.cells if not on_disk.get(cell.key, NOTHING).covers(cell)]
+    logs = _logs(run) if any(key in own for key in open_cells) else {}
+    found = {cell.key: CellStatus(CellState.DONE) for cell in run.record.plan.cells}
+    for key in open_cells:
+        needs = dict.fromkeys(need for entry in own.get(key, ()) for need in entry.job.needs)
+        entries = [*(entry for need in needs for entry in training.get(need, ())), *own.get(key, ())]
+        idle = CellStatus(CellState.PARTIAL if len(on_disk.get(key, NOTHING).groups) else CellState.PENDING)
+        found[key] = _cell_status(entries, outcomes, states, logs) if key in own else idle
+    return {key: replace(status, done=len(on_disk.get(key, NOTHING).groups)) for key, status in found.items()}
 
 
-def _cell_status(entries: Sequence[Submitted], standing: _Standing, states: Mapping[str, queue.JobState]) -> CellStatus:
+def _cell_status(
+    entries: Sequence[Submitted],
+    outcomes: Mapping[str, str | None],
+    states: Mapping[str, queue.JobState],
+    all_logs: Mapping[str, Sequence[Path]],
+) -> CellStatus:
     def logs(of: Submitted) -> tuple[Path, ...]:
-        return tuple(standing.logs.get(of.job_id, ()))
+        return tuple(all_logs.get(of.job_id, ()))
 
     lost: CellStatus | None = None
     pending: CellStatus | None = None
     for entry in entries:
-        outcome, state = standing.outcomes[entry.job.title], states.get(entry.job_id)
+        outcome, state = outcomes[entry.job.title], states.get(entry.job_id)
         if outcome:
             return CellStatus(CellState.FAILED, outcome, logs(entry))
         if outcome is not None:
@@ -184,7 +172,7 @@ def follow(run: Run, log: Callable[[str], None]) -> None:
     while True:
         entries = submitted(run)
         states = queue.states([entry.job_id for entry in entries])
-        counts = Counter(status.state for status in _cell_statuses(run, _Standing.of(run), states).values())
+        counts = Counter(status.state for status in _cell_statuses(run, _latest(entries), states).values())
         now = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
         if now != logged:
             log(f"cells: {now}")
