@@ -201,10 +201,9 @@ WORKLOADS = (
 )
 
 
-def measure_point(name: str, n: int, device: str, threads: int) -> Point:
+def measure_point(workload: Workload, n: int, device: str, threads: int) -> Point:
     """Measure a workload at size `n` in this process, which should be a fresh one."""
     torch.set_num_threads(threads)
-    workload = next(w for w in WORKLOADS if w.name == name)
     compute = choose_device(device)
     clock, memory = Clock(compute.device), PeakMemory(compute.device)
     with tempfile.TemporaryDirectory() as folder:
@@ -220,7 +219,7 @@ def measure_point(name: str, n: int, device: str, threads: int) -> Point:
             spent.append(clock.stop().wall_seconds)
             peaks.append(memory.read())
     seconds = median(spent), median(computed)
-    return Point(name, workload.unit, n, *seconds, peaks[0] - prepared.given, peaks[0] - before)
+    return Point(workload.name, workload.unit, n, *seconds, peaks[0] - prepared.given, peaks[0] - before)
 
 
 def measure_points(
@@ -231,7 +230,7 @@ def measure_points(
     with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
         for workload in workloads:
             for n in workload.sizes:
-                yield pool.submit(measure_point, workload.name, n, device, threads).result()
+                yield pool.submit(measure_point, workload, n, device, threads).result()
 
 
 def run_seconds(processes: int, cores: Sequence[int]) -> float:

@@ -15,7 +15,7 @@ from pudnet_bench.harness.measuring.device import Compute
 from pudnet_bench.methods.base import TargetSpec
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.suites.groups import FamilyImages, TrainingStream
-from tests.benchmarks import growth
+from tests.benchmarks import growth, scale
 from tests.benchmarks.growth_figures import POINTS
 from tests.benchmarks.workloads import IMAGE_SHAPE, WAYS, our_protonet, predictor, random_dataset
 
@@ -91,9 +91,9 @@ def test_a_cell_is_finished_by_reading_each_shard_once(
     assert counts == [20, 40]  # two cells of 10 shards, then of 20
 
 
-@pytest.mark.parametrize("workload", growth.WORKLOADS, ids=lambda workload: workload.name)
+@pytest.mark.parametrize("workload", [*growth.WORKLOADS, *scale.WORKLOADS], ids=lambda workload: workload.name)
 def test_a_point_is_measured(workload: growth.Workload) -> None:
-    point = growth.measure_point(workload.name, workload.sizes[0], "cpu", 1)
+    point = growth.measure_point(workload, workload.sizes[0], "cpu", 1)
     assert (point.subject, point.unit, point.n) == (workload.name, workload.unit, 100)
     assert 1e-4 < point.seconds < 60
     assert 0 < point.cpu_seconds < 60
@@ -110,3 +110,18 @@ def test_what_was_measured_is_left_in_a_folder(tmp_path: Path) -> None:
     assert found["seconds"] == pytest.approx(1)
     noted = json.loads((tmp_path / "growth" / "manifest.json").read_text())
     assert {"device", "commit", "versions", "threads", "started"} <= noted.keys()
+
+
+def test_what_thousands_of_cells_take_is_left_in_a_folder(tmp_path: Path) -> None:
+    points = [growth.Point("status", "cells", n, n / 100, n / 200, 10**8, 10**6) for n in (100, 1_000, 10_000)]
+    scale.write(tmp_path / "scale", points)
+    assert {path.name for path in (tmp_path / "scale").iterdir()} == {
+        "scale.csv", "scale-exponents.csv", "scale-manifest.json",
+    }  # fmt: skip
+    found = pd.read_csv(tmp_path / "scale" / "scale-exponents.csv").set_index("quantity")["exponent"]
+    assert found["cpu_seconds"] == pytest.approx(1)
+
+
+def test_the_table_that_is_timed_is_one_of_every_row(compute: Compute, tmp_path: Path) -> None:
+    text = scale.rendered(scale.table_frame(10))
+    assert text.count("±") == scale.ROWS

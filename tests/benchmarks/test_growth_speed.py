@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks import scale
 from tests.benchmarks.growth import WORKLOADS, Workload
 from tests.benchmarks.ratio import Comparison
 from tests.benchmarks.setting import Setting
 
-SMALL_AND_LARGE = {"groups": (200, 2_000), "images": (500, 5_000)}
+SMALL_AND_LARGE = {"groups": (200, 2_000), "images": (500, 5_000), "cells": (200, 2_000)}
 GOAL = 1.2
 
 
-@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)
+@pytest.mark.parametrize("workload", [*WORKLOADS, *scale.WORKLOADS], ids=lambda workload: workload.name)
 def test_large_size_against_many_small_ones(
     compare: Comparison, setting: Setting, workload: Workload, tmp_path: Path
 ) -> None:
