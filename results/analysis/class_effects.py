@@ -80,61 +80,81 @@ def _nonnegative(quadratic: Array, information: Array) -> Array:
 
 @dataclass(frozen=True, kw_only=True)
 class _Sums:
-    """Sufficient statistics: with Z the loadings of all effects side by side and values y, no round touches n numbers."""
+    """Sufficient statistics of values y, so that no round touches n numbers.
+
+    One effect, of which every value has one level, is set apart: with loadings T its T'T is diagonal, so that nothing takes
+    the square of its number of levels t. X = [Z 1 y] has the loadings Z of the others side by side.
+    """
 
     n: int
-    crossed: Array  # Z'Z [q, q]
-    ones: Array  # Z'1 [q]
-    cross: Array  # Z'y [q]
-    corner: Array  # [1 y]'[1 y] [2, 2]
-    owner: NDArray[np.intp]  # effect of each column [q]
+    apart: int  # the number of that effect, -1 for none
+    counts: Array  # values of each of its levels [t]
+    crossed: Array  # X'X [q + 2, q + 2]
+    cross: Array  # T'X [t, q + 2]
+    owner: NDArray[np.intp]  # effect of each column of Z [q]
     effects: int
 
     @classmethod
     def of(cls, values: Array, effects: Sequence[Effects]) -> _Sums:
         from scipy.sparse import csr_array, hstack
 
-        z = csr_array(hstack([csr_array((values.size, 0)), *(effect.loadings for effect in effects)]))
-        owner = np.repeat(np.arange(len(effects)), [effect.loadings.shape[1] for effect in effects])
-        pair = np.column_stack([np.ones_like(values), values])
-        ones, cross = (z.T @ pair).T
+        simple = {k: each.loadings.shape[1] for k, each in enumerate(effects) if np.all(each.loadings.data == 1)}
+        apart = max(simple, key=lambda k: simple[k], default=-1)
+        rest = [k for k in range(len(effects)) if k != apart]
+        pair = csr_array(np.column_stack([np.ones_like(values), values]))
+        x = csr_array(hstack([*(effects[k].loadings for k in rest), pair]))
+        t = effects[apart].loadings if apart >= 0 else csr_array((values.size, 0))
         return cls(
             n=values.size,
-            crossed=(z.T @ z).toarray(),
-            ones=ones,
-            cross=cross,
-            corner=pair.T @ pair,
-            owner=owner,
+            apart=apart,
+            counts=t.sum(0),
+            crossed=(x.T @ x).toarray(),
+            cross=(t.T @ x).toarray(),
+            owner=np.repeat(rest, [effects[k].loadings.shape[1] for k in rest]).astype(np.intp),
             effects=len(effects),
         )
 
     def forms(self, variances: Array) -> tuple[Array, Array, float]:
         """y'P G_k P y [k], tr(P G_k P G_l) [k, k] and the restricted log-likelihood but for a constant, at these variances.
 
-        P projects the mean out of V^-1.
-        V^-1 by Woodbury's identity. The residual's forms follow from those of the effects by P V P = P.
+        P projects the mean out of V^-1: P = A^-1 - A^-1 U K U' A^-1 with U = [Z 1] and A the covariance of the effect that is
+        set apart and the residual (Woodbury's identity). The residual's forms follow from those of the effects by P V P = P.
         """
-        residual = variances[-1]
-        root = np.sqrt(variances[self.owner])
-        inner = np.eye(root.size) * residual + root[:, None] * self.crossed * root
-        known = np.column_stack([self.crossed, self.ones, self.cross])  # Z'[Z 1 y]
-        plain = np.vstack([known, np.block([known[:, -2:].T, self.corner])])
-        scaled = root[:, None] * known
-        full = (plain - scaled.T @ np.linalg.solve(inner, scaled)) / residual  # [Z 1 y]' V^-1 [Z 1 y]
-        size = root.size
-        projected = full - np.outer(full[:, size], full[size]) / full[size, size]  # [Z 1 y]' P [Z 1 y]
-        determinant = np.linalg.slogdet(inner)[1] + (self.n - size) * math.log(residual)  # of V
-        likelihood = -float(determinant + math.log(full[size, size]) + projected[-1, -1]) / 2
-        return *self._collect(projected, variances), likelihood
+        residual, own = variances[-1], variances[self.apart] if self.apart >= 0 else 0.0
+        weights, u = 1 / (residual + own * self.counts), self.owner.size + 1
+        inverse = (self.crossed - self.cross.T @ (own * weights[:, None] * self.cross)) / residual  # X' A^-1 X
+        left = weights[:, None] * self.cross  # T' A^-1 X
+        root = np.append(np.sqrt(variances[self.owner]), 1.0)
+        inner = root[:, None] * inverse[:u, :u] * root + np.diag(np.append(np.ones(u - 1), 0.0))
+        k = root[:, None] * np.linalg.solve(inner, np.diag(root))
+        projected = inverse - inverse[:, :u] @ k @ inverse[:u]  # X' P X
+        beside = left - left[:, :u] @ k @ inverse[:u]  # T' P X
+        squares, trace = self._apart(weights * self.counts, left[:, :u], k)
+        determinant = (self.n - weights.size) * math.log(residual) - np.log(weights).sum()  # of A
+        likelihood = -float(determinant + np.linalg.slogdet(inner)[1] + projected[-1, -1]) / 2
+        return *self._collect(projected, beside, squares, trace, variances), likelihood
 
-    def _collect(self, projected: Array, variances: Array) -> tuple[Array, Array]:
+    @staticmethod
+    def _apart(plain: Array, left: Array, k: Array) -> tuple[float, float]:
+        """The sum of squares and the trace of T'PT, whose diagonal is `plain` [t] less that of left K left'."""
+        lost = (left @ k * left).sum(1)
+        both = k @ (left.T @ left)
+        return float(plain @ plain - 2 * plain @ lost + (both * both.T).sum()), float((plain - lost).sum())
+
+    def _collect(
+        self, projected: Array, beside: Array, squares: float, trace_apart: float, variances: Array
+    ) -> tuple[Array, Array]:
         size, k, residual = self.owner.size, self.effects, variances[-1]
         member = (self.owner[:, None] == np.arange(k)).astype(np.float64)  # [q, k]
         quadratic, information = np.empty(k + 1), np.empty((k + 1, k + 1))
         quadratic[:k] = projected[:size, -1] ** 2 @ member
-        quadratic[k] = (projected[-1, -1] - variances[:k] @ quadratic[:k]) / residual
         information[:k, :k] = member.T @ projected[:size, :size] ** 2 @ member
         traces = np.diag(projected)[:size] @ member
+        if self.apart >= 0:
+            quadratic[self.apart] = beside[:, -1] @ beside[:, -1]
+            information[self.apart, :k] = information[:k, self.apart] = (beside[:, :size] ** 2).sum(0) @ member
+            information[self.apart, self.apart], traces[self.apart] = squares, trace_apart
+        quadratic[k] = (projected[-1, -1] - variances[:k] @ quadratic[:k]) / residual
         information[k, :k] = information[:k, k] = (traces - variances[:k] @ information[:k, :k]) / residual
         trace = (self.n - 1 - variances[:k] @ traces) / residual
         information[k, k] = (trace - variances[:k] @ information[:k, k]) / residual

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -95,14 +96,15 @@ def estimate(rows: pd.DataFrame, values: ArrayLike) -> Estimate:
     array = np.asarray(values, dtype=np.float64)
     split = rows["split"].to_numpy()
     tuples = class_tuples(rows)
-    classes = {each for one in tuples for each in one}
+    distinct = set(tuples)
+    classes = {each for one in distinct for each in one}
     means = np.array([array[split == each].mean() for each in np.unique(split)])
     intervals: dict[Unit, Interval] = {}
     if means.size >= SMALLEST:
         intervals["splits"] = _t(means, "splits")
     if means.size == 1 and array.size >= SMALLEST:
         intervals["groups"] = _t(array, "groups")
-    by_class = all(tuples) and len(set(tuples)) >= SMALLEST
+    by_class = () not in distinct and len(distinct) >= SMALLEST
     if by_class:
         error, df = standard_error(array, Groups(split=split, seed=rows["seed"].to_numpy(), tuples=tuples))
         if df >= LEAST_DF:
@@ -111,7 +113,7 @@ def estimate(rows: pd.DataFrame, values: ArrayLike) -> Estimate:
     order: tuple[Unit, ...] = ("splits", "classes" if by_class else "groups")
     return Estimate(
         mean=float(means.mean()) if means.size else math.nan, n=array.size, splits=means.size,
-        seeds=rows["seed"].nunique(), tuples=len(set(tuples) - {()}), classes=len(classes), intervals=intervals,
+        seeds=rows["seed"].nunique(), tuples=len(distinct - {()}), classes=len(classes), intervals=intervals,
         unit=next((unit for unit in order if unit in intervals), ""),
     )  # fmt: skip
 
@@ -124,9 +126,12 @@ def _t(units: NDArray[np.float64], unit: Unit) -> Interval:
 
 def class_tuples(rows: pd.DataFrame) -> list[tuple[int, ...]]:
     """The sorted class ids of each row: which class has which label plays no part. () where they are not known."""
-    texts = rows["classes"].tolist()
-    known = {text: tuple(sorted(map(int, text.split()))) for text in set(texts)}
-    return [known[text] for text in texts]
+    return list(map(_sorted_ids, rows["classes"].tolist()))
+
+
+@lru_cache(maxsize=200_000)  # all methods of a table are measured on the same groups
+def _sorted_ids(text: str) -> tuple[int, ...]:
+    return tuple(sorted(map(int, text.split())))
 
 
 def common_groups(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, int]:
