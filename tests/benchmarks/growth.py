@@ -201,8 +201,12 @@ WORKLOADS = (
 )
 
 
-def measure_point(workload: Workload, n: int, device: str, threads: int) -> Point:
-    """Measure a workload at size `n` in this process, which should be a fresh one."""
+def measure_point(workload: Workload, n: int, device: str, threads: int, best_of: int = 0) -> Point:
+    """Measure a workload at size `n` in this process, which should be a fresh one.
+
+    The least of `best_of` repetitions, which other work on the machine lengthens least; 0: the median of as many as take a
+    second.
+    """
     torch.set_num_threads(threads)
     compute = choose_device(device)
     clock, memory = Clock(compute.device), PeakMemory(compute.device)
@@ -211,14 +215,15 @@ def measure_point(workload: Workload, n: int, device: str, threads: int) -> Poin
         prepared = workload.prepare(n, compute, Path(folder))
         memory.reset()
         before, peaks, spent, computed = memory.read(), list[int](), list[float](), list[float]()
-        while sum(spent) < LONG_ENOUGH and len(spent) < MOST_REPEATS:
+        while len(spent) < best_of or (not best_of and sum(spent) < LONG_ENOUGH and len(spent) < MOST_REPEATS):
             clock.start()
             began = time.process_time()
             prepared.work()
             computed.append(time.process_time() - began)
             spent.append(clock.stop().wall_seconds)
             peaks.append(memory.read())
-    seconds = median(spent), median(computed)
+    middle = min if best_of else median
+    seconds = middle(spent), middle(computed)
     return Point(workload.name, workload.unit, n, *seconds, peaks[0] - prepared.given, peaks[0] - before)
 
 

@@ -2,17 +2,20 @@
 
     python -m tests.benchmarks.scale DIR
 
-measures every workload at three sizes, as `growth` does, and leaves the points and the fitted exponents in DIR.
+measures every workload at three sizes, the least of five repetitions, and leaves the points and the fitted exponents in DIR.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import io
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, astuple
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +35,13 @@ from pudnet_bench.results.store.files import checksummed_json
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.suites.sources.loading import Source
 from tests.benchmarks import growth_figures
-from tests.benchmarks.growth import Point, Prepared, Workload, measure_points, write_rows
+from tests.benchmarks.growth import Point, Prepared, Workload, measure_point, write_rows
 
-CELLS = (100, 700, 5_000)
+CELLS = (100, 600, 4_000)
 TABLE_GROUPS = (100, 500, 2_500)  # of a row and class split
 GROUPS_OF_A_CELL = 20
 SPLITS, ROWS = 10, 20
+REPETITIONS = 5
 SHARD, ARRAY = 5, 1_000  # groups of a job, jobs of an array
 
 
@@ -72,16 +76,18 @@ def _arrays(n: int, compute: Compute, folder: Path) -> Prepared:
     return Prepared(lambda: arrays(tasks_of(missing_jobs(plan, run, store, SHARD), 0), ARRAY))
 
 
-def measured_run(n: int, compute: Compute, folder: Path) -> Run:
-    """A run of `n` finished cells below `folder`."""
-    plan = plan_cells(n, compute)
-    run = open_run(plan, Path(tempfile.mkdtemp(dir=folder)), "scale", compute)
+@cache
+def measured_run(n: int, compute: Compute) -> Run:
+    """A run of `n` finished cells, in a folder that ends with this process."""
+    plan, folder = plan_cells(n, compute), Path(tempfile.mkdtemp(prefix="scale-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    run = open_run(plan, folder, "scale", compute)
     write_rows(run, plan, GROUPS_OF_A_CELL, compute)
     return run
 
 
 def _status(n: int, compute: Compute, folder: Path) -> Prepared:
-    run = measured_run(n, compute, folder)
+    run = measured_run(n, compute)
 
     def printed() -> None:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -91,12 +97,12 @@ def _status(n: int, compute: Compute, folder: Path) -> Prepared:
 
 
 def _resuming(n: int, compute: Compute, folder: Path) -> Prepared:
-    run, plan, store = measured_run(n, compute, folder), plan_cells(n, compute), ArtifactStore(folder)
+    run, plan, store = measured_run(n, compute), plan_cells(n, compute), ArtifactStore(folder)
     return Prepared(lambda: missing_jobs(plan, run, store, SHARD))
 
 
 def _collecting(n: int, compute: Compute, folder: Path) -> Prepared:
-    run = measured_run(n, compute, folder)
+    run = measured_run(n, compute)
     return Prepared(lambda: Run.open(run.folder).planned_frame())
 
 
@@ -155,9 +161,9 @@ def write(folder: Path, points: Sequence[Point]) -> None:
 def main(folder: Path) -> None:
     """Measure everything, print each point as it comes, and `write` it."""
     points = []
-    for point in measure_points(WORKLOADS, device="cpu"):
-        print(f"{point.subject}, {point.n:,} {point.unit}: {point.cpu_seconds:.4g} s of a processor", flush=True)
-        points.append(point)
+    for workload, n in ((each, n) for each in WORKLOADS for n in each.sizes):
+        points.append(measure_point(workload, n, "cpu", 1, REPETITIONS))
+        print(f"{workload.name}, {n:,} {workload.unit}: {points[-1].cpu_seconds:.4g} s of a processor", flush=True)
     write(folder, points)
 
 

@@ -15,6 +15,7 @@ import pytest
 from click.testing import Result
 
 from pudnet_bench.harness.console.progress import Display
+from pudnet_bench.harness.console.terminal import print_table
 from pudnet_bench.suites.catalog import SUITES
 from pudnet_bench.suites.families import FAMILIES
 
@@ -104,6 +105,20 @@ def test_a_line_through_a_pipe_is_whole(environment: dict[str, str], tmp_path: P
     listed = through_pipe([sys.executable, "-m", "harness", "list"], environment, tmp_path).splitlines()
     (line,) = [line for line in listed if line.strip().startswith("table7 ")]
     assert line.endswith(", ".join(SUITES["table7"].families))
+
+
+@pytest.mark.parametrize("width", ["30", "200"])
+def test_columns_are_aligned_whatever_is_in_them(
+    width: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    print_table([["a", "漢字", "x" * 20], ["a\tb", "", "y"], ["[bold]", "é", "z"]], header=("one", "two", "three"))
+    odd = capsys.readouterr().out
+    print_table([["a", "漢字", "x" * 20], ["a b", "", "y"], ["[bold]", "é", "z"]], header=("one", "two", "three"))
+    plain = capsys.readouterr().out
+    assert " [bold]  é     z\n" in plain
+    assert plain.splitlines()[0] == " one     two   three"
+    assert {line.rfind("x") for line in odd.splitlines()} >= {max(line.rfind("x") for line in plain.splitlines())}
 
 
 # --- Completion ---------------------------------------------------------------------------------------------------

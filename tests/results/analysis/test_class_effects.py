@@ -1,3 +1,4 @@
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -116,3 +117,15 @@ def test_two_splits_give_no_more_than_two_degrees_of_freedom() -> None:
     """REML takes the variance between two splits for 0 half the time; t with many degrees would cover 86 to 92%."""
     groups, values = drawn(0, 2, 50, 20, 100, 5, (5, 0, 0, 1))
     assert standard_error(values, groups)[1] <= 2
+
+
+def test_memory_is_not_that_of_the_square_of_tuples() -> None:
+    groups, values = drawn(0, 10, 500, 10, 100, 5, (1.0, 1.0, 1.0, 1.0))
+    levels = {effect.name: effect.loadings.shape[1] for effect in groups.effects()}
+    assert levels["tuple"] > 2_000
+    tracemalloc.start()
+    try:
+        standard_error(values, groups)
+        assert tracemalloc.get_traced_memory()[1] < 8 * levels["tuple"] ** 2 / 2
+    finally:
+        tracemalloc.stop()

@@ -588,3 +588,40 @@ def test_importing_the_room_is_instant_and_without_torch() -> None:
         "assert not {'torch', 'scipy.stats', 'methods', 'suites', 'harness', 'slurm'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- the progress of all cells
+
+
+def test_the_progress_of_all_cells_is_that_of_each(run: Run, make_row: MakeRow) -> None:
+    for key, parts in {"a": [[0, 1], [3]], "a.b": [[5]], "c": [[1, 2]]}.items():
+        for groups in parts:
+            run.write_shard(key, [make_row(cell=key, group=group, snapshot=name) for group in groups for name in "xy"])
+    run.finish("c")
+    run.write_shard("c", [make_row(cell="c", group=7)])
+    for verified in (False, True):
+        found = run.progress(verified=verified)
+        assert {key: each.groups.tolist() for key, each in found.items()} == {
+            "a": [0, 1, 3],
+            "a.b": [5],
+            "c": [1, 2, 7],
+        }
+        assert {key for key, each in found.items() if each.finished} == {"c"}
+    assert run.progress_of("c").finished
+    assert run.progress_of("nothing").groups.tolist() == []
+
+
+def test_damage_is_found_where_progress_is_verified(run: Run, make_row: MakeRow) -> None:
+    run.write_shard("a", [make_row(cell="a", group=n) for n in range(100)])
+    run.finish("a")
+    path = run.folder / "cells" / "a.parquet"
+    changed = pq.read_table(path)
+    place = changed.column_names.index("accuracy")
+    column = pa.array([0.123] * changed.num_rows)
+    pq.write_table(changed.set_column(place, ROW_SCHEMA.field(place), column), path)
+    assert len(run.progress(verified=False)["a"].groups) == 100
+    with pytest.warns(UserWarning, match="its checksum does not match"):
+        assert len(run.progress(verified=True)["a"].groups) == 0
+    path.write_bytes(path.with_name("a.parquet.corrupt").read_bytes()[:-50])
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert not run.progress(verified=False)["a"].finished
