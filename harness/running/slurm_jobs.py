@@ -97,22 +97,6 @@ class ClusterJob:
         return DelayedSubmission(self)
 
 
-@contextmanager
-def _reported(of: ClusterJob, jobs: Sequence[Job], failures: list[Exception]) -> Iterator[None]:
-    """Add what ends the block to `failures`, and say in the outcomes of `jobs` that it ended them."""
-    try:
-        yield
-    except Exception as error:
-        failures.append(error)
-        for job in jobs:
-            with suppress(OSError):  # of a full disk, where the log says more
-                _write_outcome(of, job, described(error))
-
-
-def _write_outcome(of: ClusterJob, job: Job, failed: str) -> None:
-    write_atomically(outcome_path(Path(of.folder), job.title), json.dumps({"failed": failed}).encode())
-
-
 def submit(plan: Plan, run: Run, request: RunRequest, cluster: Cluster, shard: int | None) -> list[Submitted]:
     """Submit the missing jobs of `plan` whose groups no job in Slurm's queue measures, and return them.
 

@@ -167,14 +167,6 @@ def _stored_blocks(file: Path, images: np.memmap) -> Iterator[np.ndarray]:
             yield np.frombuffer(block, np.uint8)
 
 
-def _stored_blocks(file: Path, images: np.memmap) -> Iterator[np.ndarray]:
-    """The pixels of a memory-mapped file, as plain reads: every page of a map that is touched is this process's memory."""
-    with file.open("rb") as stored:
-        stored.seek(images.offset)
-        while block := stored.read(BLOCK * images[0].nbytes):
-            yield np.frombuffer(block, np.uint8)
-
-
 def _root(cache_dir: Path) -> Path:
     return cache_dir / f"images-v{FORMAT}"
 
