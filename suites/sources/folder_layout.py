@@ -136,42 +136,50 @@ def shown(name: str) -> str:
     return "".join("\\n" if c == "\n" else "\\r" if c == "\r" else c for c in name)
 
 
-def _places_above(root: Path) -> frozenset[tuple[int, int]]:
+def _places_above(root: Path) -> set[tuple[int, int]]:
     """Return device and inode of the folders that `root` lies in."""
     try:
         stats = [parent.stat() for parent in root.resolve().parents]
     except OSError as error:
         raise SourceError(f"cannot read the folder {shown(str(root))}: {error.strerror}") from error
-    return frozenset((each.st_dev, each.st_ino) for each in stats)
+    return {(each.st_dev, each.st_ino) for each in stats}
 
 
-def _scan(root: str, name: str, path: str, above: frozenset[tuple[int, int]], levels: int) -> Folder:
-    """Read a folder and those below it; a folder that is linked to from within itself, or twice from one, is read once."""
+def _scan(root: str, name: str, path: str, read: set[tuple[int, int]], levels: int) -> Folder:
+    """Read a folder and those below it, but none at one of the places that are `read` already; adds those that it reads."""
     folder = Folder(name, path)
     try:
         with os.scandir(path) as found:
-            entries = sorted(found, key=lambda entry: (entry.is_symlink(), entry.name))  # a folder before links to it
+            entries = sorted(found, key=lambda entry: (_distance(entry), entry.name))
         stat = Path(path).stat()
     except OSError as error:
         raise SourceError(f"cannot read the folder {shown(path)}: {error.strerror or error}") from error
-    above |= {(stat.st_dev, stat.st_ino)}
-    beside: set[tuple[int, int]] = set()
+    read.add((stat.st_dev, stat.st_ino))
     for entry in entries:
         if entry.name.startswith(".") or entry.name.lower() in LITTER:
             continue
         place = _place(entry)
         if place is None:
             _take_file(folder, root, entry)
-        elif place in above or place in beside:
+        elif place in read:
             folder.links.append(entry.name)
         elif not levels:
             raise SourceError(f"{shown(entry.path)} lies more than {MOST_LEVELS} folders deep: move the images up")
         else:
-            beside.add(place)
-            folder.folders.append(_scan(root, entry.name, entry.path, above, levels - 1))
+            folder.folders.append(_scan(root, entry.name, entry.path, read, levels - 1))
     folder.images.sort(key=lambda image: image.path)
     folder.folders.sort(key=lambda each: each.name)
     return folder
+
+
+def _distance(entry: os.DirEntry[str]) -> int:
+    """0 for what is no link, 1 for a link with its target's name, 2 for others: the first of a folder's names is its class."""
+    if not entry.is_symlink():
+        return 0
+    try:
+        return 1 if Path(entry.path).readlink().name == entry.name else 2
+    except OSError:
+        return 2
 
 
 def _place(entry: os.DirEntry[str]) -> tuple[int, int] | None:

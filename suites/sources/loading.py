@@ -176,7 +176,7 @@ def _load(
         raise _missing(spec, data_dir)
     listing, size = place.listing(), size or (spec.resize if spec else None)
     if listing.warning:
-        warnings.warn(listing.warning, stacklevel=2)
+        warnings.warn(listing.warning, SourceWarning, stacklevel=3)
     key = cache.index_key(listing, name, size)
     stored = None if check else cache.recall(cache_dir, key, name)
     if stored is None:

@@ -102,21 +102,21 @@ def test_copies_are_those_of_a_search_over_all_pairs(drawn: list[tuple[int, int]
 
 
 def test_copies_are_counted_by_kind_and_named(tmp_path: Path) -> None:
-    folder = folder_of(tmp_path / "in", {"cat": [1, 2, 2, 3], "cow": [5, 5, 5], "dog": [3, 4, 6]})
+    folder = folder_of(tmp_path / "in", {"cat": [1, 2, 2, 3], "cow": [5, 5, 5, 7], "dog": [3, 4, 6]})
     with pytest.warns(SourceWarning) as caught:
         source = load("mine", data_dir=None, cache_dir=tmp_path / "cache", folders={"mine": folder})
     within, across = (str(warning.message) for warning in caught)
     assert within == (
-        "3 of the 10 images of source 'mine' are copies of others of their class (cat/002.png is cat/001.png; cow/001.png "
+        "3 of the 11 images of source 'mine' are copies of others of their class (cat/002.png is cat/001.png; cow/001.png "
         "is cow/000.png; ...): groups contain each image once; --allow-copies takes them all"
     )
     assert across == (
-        "2 of the 10 images of source 'mine' are in several classes (dog/000.png is cat/003.png): groups contain none of "
+        "2 of the 11 images of source 'mine' are in several classes (dog/000.png is cat/003.png): groups contain none of "
         "them; --allow-copies takes them all"
     )
-    assert source.left_out.tolist() == [2, 3, 5, 6, 7]
-    assert source.class_sizes == {"cat": 2, "cow": 1, "dog": 2}
-    assert len(source.images) == 10
+    assert source.left_out.tolist() == [2, 3, 5, 6, 8]
+    assert source.class_sizes == {"cat": 2, "cow": 2, "dog": 2}
+    assert len(source.images) == 11
     (folder / "cow" / "000.png").rename(folder / "cow" / "000a.png")  # the cache has this content already
     with pytest.warns(SourceWarning) as caught:
         verify("mine", data_dir=None, cache_dir=tmp_path / "cache", folders={"mine": folder})
@@ -291,7 +291,7 @@ def test_a_class_that_is_linked_twice_is_one_class(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "in", {"cat": [1, 2], "dog": [3, 4]})
     (folder / "a link").symlink_to("cat")
     (folder / "zebra").symlink_to(folder / "dog")
-    with pytest.warns(SourceWarning, match=r"in with two names are taken once: a link is cat; zebra is dog$"):
+    with pytest.warns(SourceWarning, match=r"passed over 2 links to folders that are read already \(a link, zebra\)$"):
         source = load("mine", data_dir=None, cache_dir=tmp_path / "cache", folders={"mine": folder})
     assert source.class_names == ("cat", "dog")
     assert len(source.images) == 4
@@ -303,7 +303,7 @@ def test_of_two_links_the_one_with_the_folders_own_name_is_the_class(tmp_path: P
     (tmp_path / "in").mkdir()
     for name, target in {"alias": "dog", "dog": "dog", "fox": "emu", "gnu": "emu"}.items():
         (tmp_path / "in" / name).symlink_to(elsewhere / target)
-    with pytest.warns(SourceWarning, match=r"alias is dog; gnu is fox"):
+    with pytest.warns(SourceWarning, match=r"read already \(alias, gnu\)$"):
         source = load("mine", data_dir=None, cache_dir=tmp_path / "cache", folders={"mine": tmp_path / "in"})
     assert source.class_names == ("dog", "fox")
 
@@ -316,7 +316,7 @@ def test_a_split_or_its_class_that_is_a_link_is_taken_once(tmp_path: Path, linke
     else:
         folder_of(folder, {"val/dog": [5]})
         (folder / "val" / "cat").symlink_to("../train/cat")
-    with pytest.warns(SourceWarning, match=r"val is train$|val/cat is train/cat$"):
+    with pytest.warns(SourceWarning, match=r"read already \((val|cat)\)$"):
         source = load("mine", data_dir=None, cache_dir=tmp_path / "cache", folders={"mine": folder})
     assert source.class_names == ("cat", "dog")
     assert len(source.images) == (4 if linked == "split" else 5)
@@ -334,7 +334,7 @@ def test_a_link_to_a_folder_around_it_or_to_itself_is_no_class(tmp_path: Path, t
 def test_an_image_that_links_to_itself_is_named(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "in", {"cat": [1, 2], "dog": [3, 4]})
     (folder / "dog" / "7.png").symlink_to("7.png")
-    with pytest.raises(SourceError, match=r"cannot read .*dog/7\.png"):
+    with pytest.raises(SourceError, match=r"cannot decode .*dog/7\.png \(Too many levels"):
         loaded(folder, tmp_path / "cache")
 
 
