@@ -54,14 +54,16 @@ SEVERAL = """
 import json, sys
 from pathlib import Path
 from pudnet_bench.harness.cli.app import main
-codes = []
-for arguments in json.loads(sys.stdin.buffer.read()):
-    sys.argv = ["harness", *map(str, arguments)]
-    try:
-        main()
-    except SystemExit as end:
-        codes.append(end.code or 0)
-Path("codes.json").write_text(json.dumps(codes))
+
+if __name__ == "__main__":  # and not in the processes that a run starts
+    codes = []
+    for arguments in json.loads(sys.stdin.buffer.read()):
+        sys.argv = ["harness", *map(str, arguments)]
+        try:
+            main()
+        except SystemExit as end:
+            codes.append(end.code or 0)
+    Path("codes.json").write_text(json.dumps(codes))
 """
 
 
