@@ -50,31 +50,54 @@ importlib.util.find_spec = lambda name, *rest: None if name == "fcntl" else real
 PLAIN = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LANG": "C", "LANGUAGE": ""}
 
 
-def harness(folder: Path, *arguments: object, site: str = "", **variables: str) -> subprocess.CompletedProcess[bytes]:
-    """`python -m harness` in a process of its own, which runs `site` first, in `folder`."""
+SEVERAL = """
+import json, sys
+from pathlib import Path
+from pudnet_bench.harness.cli.app import main
+
+if __name__ == "__main__":  # and not in the processes that a run starts
+    codes = []
+    for arguments in json.loads(sys.stdin.buffer.read()):
+        sys.argv = ["harness", *map(str, arguments)]
+        try:
+            main()
+        except SystemExit as end:
+            codes.append(end.code or 0)
+    Path("codes.json").write_text(json.dumps(codes))
+"""
+
+
+def harness(
+    folder: Path, *commands: tuple[object, ...], site: str = "", **variables: str
+) -> tuple[list[int], subprocess.CompletedProcess[bytes]]:
+    """The exit codes of `python -m harness` with the arguments of each of `commands`, all in one process in `folder`.
+
+    That and every process it starts runs `site` first.
+    """
     (folder / "site").mkdir(exist_ok=True)
     (folder / "site/sitecustomize.py").write_text(site)
     paths = os.pathsep.join([str(folder / "site"), str(ROOT)])
     environment = {**os.environ, "PYTHONPATH": paths, "COLUMNS": "200", "OMP_NUM_THREADS": "1", **variables}
-    command = [sys.executable, "-m", "harness", *map(str, arguments)]
-    return subprocess.run(command, env=environment, cwd=folder, capture_output=True)
+    given = json.dumps(commands, default=str).encode()
+    (folder / "several.py").write_text(SEVERAL)
+    call = [sys.executable, "several.py"]
+    done = subprocess.run(call, input=given, env=environment, cwd=folder, capture_output=True)
+    codes = json.loads((folder / "codes.json").read_text()) if (folder / "codes.json").exists() else []
+    return codes, done
 
 
-@pytest.mark.parametrize("executor", ["local", "local-processes:2"])
+@pytest.mark.parametrize("executor", ["local", pytest.param("local-processes:2", marks=pytest.mark.slow)])
 def test_a_run_needs_no_proc_no_fork_and_no_affinity(
     executor: str, method_file: MethodFile, cache_dir: Path, tmp_path: Path
 ) -> None:
     call = ("run", "table1", "--methods", "own", "--method", method_file(), "--groups", 2, "--cache", cache_dir)
-    done = harness(tmp_path, *call, "--executor", executor, "--out", "out", site=BLOCKED)
-    assert done.returncode == 0, done.stderr.decode()
+    others = (("status", "out"), ("table", "out"), ("report", "out"), ("list",), ("data", "list"))
+    codes, done = harness(tmp_path, (*call, "--executor", executor, "--out", "out"), *others, site=BLOCKED)
+    assert codes == [0] * 6, done.stderr.decode()
     frame = Run.open(tmp_path / "out").frame()
     assert frame["group"].tolist() == [0, 1]
     assert frame["peak_memory_bytes"].isna().all()
     assert Run.open(tmp_path / "out").record.invocations[0].load_start == ()
-    if executor == "local":
-        for command in (("status", "out"), ("table", "out"), ("report", "out"), ("list",), ("data", "list")):
-            done = harness(tmp_path, *command, site=BLOCKED)
-            assert done.returncode == 0, done.stderr.decode()
 
 
 def test_the_block_of_that_test_blocks(tmp_path: Path) -> None:
@@ -86,9 +109,6 @@ def test_the_block_of_that_test_blocks(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_doctor_and_meta_training_need_none_either(cache_dir: Path, tmp_path: Path) -> None:
-    done = harness(tmp_path, "doctor", "--json", "--cache", cache_dir, site=BLOCKED)
-    assert done.returncode == 0, done.stderr.decode()
-    assert json.loads(done.stdout)["memory"]["found"] == "unknown"
     call = (
         "run",
         "table1",
@@ -101,8 +121,10 @@ def test_doctor_and_meta_training_need_none_either(cache_dir: Path, tmp_path: Pa
         "--cache",
         tmp_path / "cache",
     )
-    done = harness(tmp_path, *call, "--groups-per-step", 2, "--training-processes", 2, "--out", "out", site=BLOCKED)
-    assert done.returncode == 0, done.stderr.decode()
+    call = (*call, "--groups-per-step", 2, "--training-processes", 2, "--out", "out")
+    codes, done = harness(tmp_path, ("doctor", "--json", "--cache", cache_dir), call, site=BLOCKED)
+    assert codes == [0, 0], done.stderr.decode()
+    assert json.JSONDecoder().raw_decode(done.stdout.decode())[0]["memory"]["found"] == "unknown"
 
 
 @pytest.mark.parametrize(("system", "unit"), [("darwin", 1), ("linux", 1024)])
@@ -114,33 +136,22 @@ def test_peak_memory_has_the_unit_of_its_system(system: str, unit: int, monkeypa
     assert low * unit <= clock._peak_so_far() <= (low + 100_000) * unit
 
 
-@pytest.mark.parametrize("command", [("list",), ("--help",), ("run", "table1"), ("doctor",)])
-def test_windows_is_told_in_one_sentence(command: tuple[str, ...], tmp_path: Path) -> None:
-    done = harness(tmp_path, *command, site=WINDOWS)
+@pytest.mark.parametrize("module", ["harness", "pudnet_bench"])
+def test_windows_is_told_in_one_sentence(module: str, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(WINDOWS)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    call = [sys.executable, "-m", module, "run", "table1"]
+    done = subprocess.run(call, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.decode().splitlines() == [
-        "error: pudnet-bench needs Linux or macOS; on Windows, install and run it inside WSL 2"
-    ]
-
-
-SEVERAL = """
-import json, sys
-from pathlib import Path
-from pudnet_bench.harness.cli.app import main
-codes = []
-for arguments in json.loads(sys.stdin.buffer.read()):
-    sys.argv = ["harness", *map(str, arguments)]
-    try:
-        main()
-    except SystemExit as end:
-        codes.append(end.code or 0)
-Path("codes.json").write_text(json.dumps(codes))
-"""
+    assert done.stderr == "error: pudnet-bench needs Linux or macOS; on Windows, install and run it inside WSL 2\n"
 
 
 @pytest.mark.parametrize(
     "variables",
-    [PLAIN, {"PYTHONIOENCODING": "ascii:strict"}, {"PYTHONIOENCODING": "latin-1"}],
+    [
+        PLAIN,
+        *(pytest.param({"PYTHONIOENCODING": name}, marks=pytest.mark.slow) for name in ("ascii:strict", "latin-1")),
+    ],
     ids=["C", "ascii", "latin-1"],
 )
 def test_a_plain_terminal_gets_replacements(
@@ -155,13 +166,8 @@ def test_a_plain_terminal_gets_replacements(
         ("data", "list", "--source", f"e={run}"), ("new", "method", f"{run}/mine.py"), (*call, "--dry-run"),
     ]  # fmt: skip
     refused = [("status", "—ü"), ("run", "tablé"), ("run", "table1", "--executor", "slurm", "--cluster", f"{run}.toml")]
-    given = json.dumps([*commands, *refused], default=str).encode()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
-    done = subprocess.run(
-        [sys.executable, "-c", SEVERAL], input=given, env=environment, cwd=tmp_path, capture_output=True
-    )
-    assert done.returncode == 0, done.stderr.decode(errors="replace")
-    assert json.loads((tmp_path / "codes.json").read_text()) == [0] * len(commands) + [2] * len(refused)
+    codes, done = harness(tmp_path, *commands, *refused, **variables)
+    assert codes == [0] * len(commands) + [2] * len(refused), done.stderr.decode(errors="replace")
     assert b"CIFAR100->Animals10" in done.stdout
     assert (b"L\xe4ufe/\xfc" in done.stdout) == (variables == {"PYTHONIOENCODING": "latin-1"})
     assert done.stderr.count(b"error: ") == len(refused)

@@ -101,7 +101,7 @@ print(json.dumps([torch.get_num_threads(), compute.name, _threads().found, _thre
 """
 
 
-@pytest.mark.parametrize("wanted", ["", "2"])
+@pytest.mark.parametrize("wanted", ["", pytest.param("2", marks=pytest.mark.slow)])
 def test_threads_follow_a_real_quota_unless_the_user_says_how_many(half_a_core: Path, wanted: str) -> None:
     environment = {
         name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
