@@ -256,7 +256,8 @@ def test_old_numbers_are_never_shown_as_new(command_line: Callable[..., Result],
     """A change in a helper trains and measures again, in this process and in others; a change back finds both again."""
     (tmp_path / "mine.py").write_text(text)
     keys, accuracies = [], []
-    for scale, executor in (("1", "local"), ("-1", "local"), ("1", "local-processes:1")):
+    elsewhere = "local-processes:1" if text is FITS else "local"
+    for scale, executor in (("1", "local"), ("-1", "local"), ("1", elsewhere)):
         (tmp_path / "helper.py").write_text(f"SCALE = {scale}\n")
         call = ("run", "table1", "--method", "mine.py:Mine", "--methods", "mine", "--groups", 2, "--training-groups", 2)
         done = command_line(*call, "--out", "out", "--executor", executor, "--cache", tmp_path / "cache")

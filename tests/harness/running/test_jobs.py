@@ -10,13 +10,14 @@ import pytest
 import torch
 from click.testing import Result
 
+from pudnet_bench.harness.console.progress import Display
 from pudnet_bench.harness.measuring.device import Compute, DeviceKind, Precision
 from pudnet_bench.harness.planning.plan import Plan, make_plan
 from pudnet_bench.harness.planning.request import ClockRule, Episodes, RunRequest, load_requests, save_request
 from pudnet_bench.harness.running.executors import ExecutorError, Local, LocalProcesses, executor_named
 from pudnet_bench.harness.running.job import Job
 from pudnet_bench.harness.running.run import open_run
-from pudnet_bench.harness.running.worker import missing_jobs
+from pudnet_bench.harness.running.worker import Worker, missing_jobs
 from pudnet_bench.harness.training.artifacts import ArtifactStore
 from pudnet_bench.results.store.files import StoreError
 from pudnet_bench.results.store.run import Run
@@ -170,3 +171,15 @@ def test_an_unknown_executor_is_refused(name: str) -> None:
         executor_named(name)
     assert isinstance(executor_named("local"), Local)
     assert executor_named("local-processes:3") == LocalProcesses(3)
+
+
+def test_a_job_of_code_that_has_changed_since_says_so(
+    plan_of: Callable[..., Plan], compute: Compute, tmp_path: Path, cache_dir: Path
+) -> None:
+    plan, request = plan_of(methods=("adam",)), RunRequest(suite="table1", methods=("adam",), cache=cache_dir)
+    run = open_run(plan, tmp_path / "run", "", compute)
+    failure = Worker(plan, request, run, compute, Display()).perform(Job("adam-of-before", end=1))
+    assert failure is not None
+    assert (
+        "the code or the images of adam-of-before have changed since it was planned; `resume` measures" in failure.line
+    )
