@@ -40,7 +40,7 @@ Cache = Annotated[Path | None, typer.Option("--cache", help="Folder for images a
 Source = Annotated[list[str] | None, typer.Option("--source", help="NAME=DIR, your own image folder; repeatable.")]
 ImageSize = Annotated[
     int | None,
-    typer.Option(help="Cut images to N x N: shorter side resized, then centre.", metavar="N", min=8, max=2048),
+    typer.Option(help="Resize the shorter side to N, cut the centre out.", metavar="N", min=8, max=2048),
 ]
 AlphaBackground = Annotated[Background, typer.Option(help="What transparent pixels of --source lie on.")]
 AllowCopies = Annotated[bool, typer.Option("--allow-copies", help="Take images that equal others too.")]

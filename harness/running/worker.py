@@ -154,7 +154,7 @@ class Worker:
             )
             return Failure.of(error, f"MethodError: {said}; raise an exception")
         except (OSError, FamilyError) as error:
-            if not is_a_methods(error):
+            if self._is_about_our_files(error) or not is_a_methods(error):
                 raise
             return Failure.of(error)
         except BaseException as error:  # a method can fail in any way
@@ -175,6 +175,12 @@ class Worker:
                 obtain_artifact(cell, self.context)
             else:
                 run_cell(cell, self.run, self.context, range(job.first, job.end))
+
+    def _is_about_our_files(self, error: Exception) -> bool:
+        """Whether it names a file of the run or of the cache, which no method writes."""
+        name = getattr(error, "filename", None)
+        folders = (self.run.folder, self.request.cache)
+        return isinstance(name, str | Path) and any(Path(name).absolute().is_relative_to(each) for each in folders)
 
     def _method_of(self, job: Job) -> str:
         return self.cells[job.cell].variant.name

@@ -224,7 +224,7 @@ def measure_point(workload: Workload, n: int, device: str, threads: int, best_of
             peaks.append(memory.read())
     middle = min if best_of else median
     seconds = middle(spent), middle(computed)
-    return Point(workload.name, workload.unit, n, *seconds, peaks[0] - prepared.given, peaks[0] - before)
+    return Point(workload.name, workload.unit, n, *seconds, peaks[0] - prepared.given, max(0, peaks[0] - before))
 
 
 def measure_points(

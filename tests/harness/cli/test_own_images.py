@@ -135,9 +135,9 @@ def test_new_family_counts_what_it_found(command_line: CommandLine, tmp_path: Pa
     for c in range(6):
         image = Image.open(root / f"class{c}" / "0.png")
         image.transpose(Image.Transpose.ROTATE_90).save(root / f"class{c}" / "0.png", exif=upright)
-        image = Image.open(root / f"class{c}" / "1.png").convert("L")
-        image.save(root / f"class{c}" / "1.png")
-        Image.fromarray(np.asarray(image).astype(np.uint16) * 257).save(root / f"class{c}" / "2.png")
+        Image.open(root / f"class{c}" / "1.png").convert("L").save(root / f"class{c}" / "1.png")
+        grey = np.asarray(Image.open(root / f"class{c}" / "2.png").convert("L"))
+        Image.fromarray(grey.astype(np.uint16) * 257).save(root / f"class{c}" / "2.png")
         (root / f"class{c}" / "phone.heic").write_text("x")
     (root / "annotations").mkdir()
     done = command_line("new", "family", "mine")

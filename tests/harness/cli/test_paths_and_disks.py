@@ -124,7 +124,9 @@ def test_rows_that_cannot_be_written_end_the_run_with_one_sentence(
     number = getattr(errno, name)
     with failing(number, 2, monkeypatch):
         done = command_line(*call)
-    line = refused(done, "cannot write 'out/cells/own", os.strerror(number).lower(), "repeat the command to resume")
+    line = refused(
+        done, f"cannot write '{tmp_path}/out/cells/own", os.strerror(number).lower(), "repeat the command to resume"
+    )
     assert done.output.strip() == line
     assert ".tmp" not in line
     assert not list((tmp_path / "out/cells").glob(".*"))

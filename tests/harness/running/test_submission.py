@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -157,13 +158,14 @@ def test_array_parallelism_holds_for_all_jobs_of_a_kind(
     done = command_line(*on_slurm(path, *call), PUDNET_BENCH_CACHE=str(tmp_path / "cache"))
     assert done.exit_code == 0, done.output
     trainings = [entry for entry in submitted(Run.open(tmp_path / "out")) if entry.job.training]
-    first = trainings[0].job_id.partition("_")[0]
-    later = [entry for entry in trainings if not entry.job_id.startswith(first)]
-    assert len(later) == 2  # each waits for its own base
+    arrays = list(dict.fromkeys(entry.job_id.partition("_")[0] for entry in trainings))
+    assert len(arrays) == 3  # of two jobs each; Meta-Baseline's wait for their own Pretrained
     limits = local_slurm.run("scontrol", "show", "job", trainings[0].job_id)
     assert "ArrayTaskThrottle=2" in limits
-    for entry in later:
-        assert f"afterany:{first}_*" in dependencies(local_slurm, entry.job_id)
+    for earlier, array in pairwise(arrays):
+        for entry in trainings:
+            if entry.job_id.startswith(f"{array}_"):
+                assert f"afterany:{earlier}_*" in dependencies(local_slurm, entry.job_id)
 
 
 def test_a_refusal_is_one_sentence_with_the_way_out(
