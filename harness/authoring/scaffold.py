@@ -141,7 +141,7 @@ def describe_family(
     lines = [
         f"family {name}: {n - left_out} images of {family.classes} classes, {per_class} a class, {width}x{height} pixels, "
         + ("grey" if channels == 1 else "colour")
-        + (f"; {left_out} others equal images of theirs or of other classes" if left_out else ""),
+        + (f"; {left_out} copies left out" if left_out else ""),
         f"  training  {_classes(source.class_names, split.training)}; {family.validation_classes} of them validate",
         f"  unseen    {_classes(source.class_names, split.unseen)}",
         f"  groups    {family.ways} ways, {family.images} images to fit ({family.images_per_class} a class), "

@@ -77,10 +77,7 @@ def test_copies_do_not_leak_from_test_into_fit(noise: Path, command_line: Comman
 def test_a_family_is_described_without_copies_and_with_them(noise: Path, command_line: CommandLine) -> None:
     with pytest.warns(SourceWarning, match=COPIES):
         lines = command_line("new", "family", "dup").stdout.splitlines()
-    assert lines[0] == (
-        "family dup: 300 images of 6 classes, 50 a class, 8x8 pixels, colour; 300 others equal images of theirs or of other "
-        "classes"
-    )
+    assert lines[0] == "family dup: 300 images of 6 classes, 50 a class, 8x8 pixels, colour; 300 copies left out"
     assert lines[3] == "  groups    2 ways, 50 images to fit (25 a class), 50 others to test"
     assert lines[4] == "  memory    0.077 MB for the images of a group"
     allowed = command_line("new", "family", "dup", "--allow-copies").stdout
