@@ -177,17 +177,20 @@ class LocalSlurm:
 
     def cancel_all(self) -> None:
         """Cancel all jobs and wait until none is left."""
-        user = f"--user={pwd.getpwuid(os.geteuid()).pw_name}"
-        self.run("scancel", user, "--state=PENDING")
+        self._cancel("--state=PENDING")
         # A step tries for five seconds to reach an srun that ended before it. So steps are ended first, by a signal that
         # nobody handles (KILL would cancel the job), and their scripts have a second to end by themselves.
-        self.run("scancel", user, "--state=RUNNING", "--signal=ALRM")
+        self._cancel("--state=RUNNING", "--signal=ALRM")
         began = time.monotonic()
         cancelled = False
         while self.run("squeue", "--noheader", "--format=%i"):
             if not cancelled and time.monotonic() > began + 1.0:
-                self.run("scancel", user)
+                self._cancel()
                 cancelled = True
             if time.monotonic() > began + STOP_SECONDS:
                 raise LocalSlurmError(f"jobs do not end: {self.run('squeue')}")
             time.sleep(0.05)
+
+    def _cancel(self, *options: str) -> None:
+        with suppress(LocalSlurmError):  # scancel fails where a job ends meanwhile
+            self.run("scancel", f"--user={pwd.getpwuid(os.geteuid()).pw_name}", *options)
