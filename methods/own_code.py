@@ -207,9 +207,9 @@ def imports(source: bytes, package: str) -> tuple[tuple[str, ...], bool]:
 
 
 def place_of(error: BaseException) -> str:
-    """File and line of the user's own code that an exception passed last, such as "mine.py, line 3"; "" for none."""
+    """File and line of the user's own code that an exception passed last, as in " (mine.py, line 3)"; "" for none."""
     own = [frame for frame in extract_tb(error.__traceback__) if is_own_file(frame.filename)]
-    return f"{_shown(Path(own[-1].filename))}, line {own[-1].lineno}" if own else ""
+    return f" ({_shown(Path(own[-1].filename))}, line {own[-1].lineno})" if own else ""
 
 
 def is_own_file(name: str) -> bool:

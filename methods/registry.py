@@ -182,8 +182,7 @@ def _loaded(load: Callable[[], OwnCode], what: str) -> OwnCode:
 
 
 def _import_failure(what: str, error: BaseException) -> str:
-    place = own_code.place_of(error)
-    sentence = f"{what} fails to import: {type(error).__name__}: {error}{f' ({place})' if place else ''}"
+    sentence = f"{what} fails to import: {type(error).__name__}: {error}{own_code.place_of(error)}"
     room = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     return f"{sentence}; pudnet-bench's own is pudnet_bench.{room}" if room in ROOMS else sentence
 

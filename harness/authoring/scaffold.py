@@ -136,7 +136,6 @@ def describe_family(
     split = ClassSplit.of(family)
     sizes = source.class_sizes.values()
     per_class = " to ".join(map(str, sorted({min(sizes), max(sizes)})))
-    argument = shlex.quote(f"{name}={folder}")
     tests = family.test_images_per_class * family.ways
     lines = [
         f"family {name}: {n - left_out} images of {family.classes} classes, {per_class} a class, {width}x{height} pixels, "
@@ -149,12 +148,17 @@ def describe_family(
         f"  memory    {_size((family.images + tests) * channels * height * width * FLOAT_BYTES)} for the images of a group",
     ]
     lines += _found(*survey_image_folder(folder), background)
-    reading = f" --image-size {image_size}" if image_size else ""
-    reading += f" --alpha-background {background}" if background != Background.WHITE else ""
-    options = f"--source {argument}{reading} --families {shlex.quote(name)} --out {shlex.quote(str(RUNS / name))}"
-    options += " --allow-copies" if allow_copies else ""
-    run = f"python -m harness run table1 {options}"
+    run = _run_command(f"{name}={folder}", name, image_size, background, allow_copies)
     return _with_commands("\n".join(lines), (run, "table1 on it, in a run folder of its own"))
+
+
+def _run_command(source: str, name: str, image_size: int | None, background: Background, allow_copies: bool) -> str:
+    """`run table1` on the family, with the options of reading that are not the default."""
+    command = f"python -m harness run table1 --source {shlex.quote(source)}"
+    command += f" --image-size {image_size}" if image_size else ""
+    command += f" --alpha-background {background}" if background != Background.WHITE else ""
+    command += f" --families {shlex.quote(name)} --out {shlex.quote(str(RUNS / name))}"
+    return command + (" --allow-copies" if allow_copies else "")
 
 
 def _size(n_bytes: int) -> str:

@@ -49,8 +49,7 @@ def described(error: BaseException) -> str:
     """Return the type and message of an exception, and the last line that it passed in its author's own code."""
     message = " ".join(str(error).split()) or "no message"
     notes = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
-    place = own_code.place_of(error)
-    return f"{type(error).__name__}: {message}{notes}{f' ({place})' if place else ''}"
+    return f"{type(error).__name__}: {message}{notes}{own_code.place_of(error)}"
 
 
 def is_a_methods(error: BaseException) -> bool:

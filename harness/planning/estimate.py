@@ -121,8 +121,7 @@ def _constructed(cell: Cell) -> Method:
     except MethodError:
         raise
     except (Exception, SystemExit) as error:  # a method can fail in any way
-        place = place_of(error)
-        what = f"{type(error).__name__}: {error}{f' ({place})' if place else ''}"
+        what = f"{type(error).__name__}: {error}{place_of(error)}"
         raise MethodError(f"method '{cell.variant.name}' cannot be constructed: {what}") from error
 
 

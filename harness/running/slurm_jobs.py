@@ -27,7 +27,6 @@ from pudnet_bench.harness.planning.request import RunRequest
 from pudnet_bench.harness.running.arrays import Task, arrays, tasks_of
 from pudnet_bench.harness.running.job import Job
 from pudnet_bench.harness.running.status import (
-    OUTCOMES,
     Submitted,
     first_shard,
     live_jobs,
@@ -109,7 +108,6 @@ def submit(plan: Plan, run: Run, request: RunRequest, cluster: Cluster, shard: i
     shard = _shard(run, shard, [cell.groups for cell in plan.cells])
     jobs = missing_jobs(plan, run, ArtifactStore(request.cache), shard, [entry.job for entry in live])
     turns = {stage: Turns(cluster.jobs_at_once(stage), _ids(live, stage)) for stage in STAGES}
-    (run.folder / OUTCOMES).mkdir(exist_ok=True)
     for cell in {job.cell for job in jobs}:
         outcome_path(run.folder, cell).unlink(missing_ok=True)  # of a run of this machine
     new = list[Submitted]()

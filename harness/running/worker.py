@@ -148,10 +148,7 @@ class Worker:
         except SystemExit as error:
             if self.context.stop_signal.requested:
                 raise
-            place = place_of(error)
-            said = (
-                f"method '{self._method_of(job)}' ended with sys.exit({error.code!r}){f' ({place})' if place else ''}"
-            )
+            said = f"method '{self._method_of(job)}' ended with sys.exit({error.code!r}){place_of(error)}"
             return Failure.of(error, f"MethodError: {said}; raise an exception")
         except (OSError, FamilyError) as error:
             if self._is_about_our_files(error) or not is_a_methods(error):

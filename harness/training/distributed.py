@@ -161,8 +161,7 @@ def _main(
         with _process_group(rank, count, store) as ranks:
             work(ranks)
     except BaseException as error:
-        place = place_of(error)
-        sender.send(f"{type(error).__name__}: {error}{f' ({place})' if place else ''}")
+        sender.send(f"{type(error).__name__}: {error}{place_of(error)}")
         sys.exit(1)
 
 

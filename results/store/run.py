@@ -125,10 +125,6 @@ class Run:
         """Whether the cell's merged file is there and undamaged."""
         return self._read_rows(self._path("cells", key)) is not None
 
-    def cell_keys(self) -> set[str]:
-        """Keys of all cells with a file, those in no plan included."""
-        return {key for key, _ in self._files()}
-
     def groups_done(self, key: str) -> set[int]:
         """Groups of the cell that are measured and safe on disk, in shards or in the finished file."""
         return set(self.progress_of(key).groups.tolist())

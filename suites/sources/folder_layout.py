@@ -116,7 +116,7 @@ def recognise(root: Path) -> Layout:
     if not classes:
         raise _unclear(root, top, "no folder has images of one class")
     if top.images:
-        passed.insert(0, f"{_count(len(top.images), 'image')} beside the class folders")
+        passed.insert(0, f"{counted(len(top.images), 'image')} beside the class folders")
     passed += _not_read(whole, top)
     return Layout(dict(sorted(classes.items())), seen, tuple(passed), tuple(doubts))
 
@@ -228,7 +228,7 @@ def _labelled(root: Path, folders: Sequence[Folder], passed: list[str]) -> list[
     for folder in folders:
         words = {*_words(folder.name)}
         if UNLABELLED & words and words <= UNLABELLED | FILLERS | ROLES:
-            count = _count(len(folder.all_images()), "image")
+            count = counted(len(folder.all_images()), "image")
             passed.append(f"{count} of {_relative(root, folder)}, whose name says that they have no class")
         else:
             kept.append(folder)
@@ -260,12 +260,12 @@ def _pooled(
         inner = _unwrapped(split)
         if inner.images:
             passed.append(
-                f"{_count(len(inner.images), 'image')} of {_relative(root, inner)} that are in no class folder"
+                f"{counted(len(inner.images), 'image')} of {_relative(root, inner)} that are in no class folder"
             )
         folders = inner.bearing
         if len(folders) == 1 and names_no_class(folders[0].name, split.name):
             passed.append(
-                f"{_count(len(folders[0].all_images()), 'image')} of {_relative(root, folders[0])} without a class"
+                f"{counted(len(folders[0].all_images()), 'image')} of {_relative(root, folders[0])} without a class"
             )
             continue
         found = _classes(root, top, folders, passed)
@@ -276,7 +276,7 @@ def _pooled(
     if not classes:
         raise _unclear(root, top, f"there are no class folders in {_listed(splits)}")
     doubts += _disagreements(names)
-    return classes, ", ".join(f"{shown(split)}: {_count(len(found), 'class')}" for split, found in names.items())
+    return classes, ", ".join(f"{shown(split)}: {counted(len(found), 'class')}" for split, found in names.items())
 
 
 def names_no_class(name: str, split: str) -> bool:
@@ -302,7 +302,7 @@ def _disagreements(names: dict[str, set[str]]) -> list[str]:
     for split, found in names.items():
         others = set().union(*(each for other, each in names.items() if other != split))
         if found is not largest and (own := sorted(found - others)):
-            has = f"{shown(split)} has {_count(len(own), 'class')} that no other split has"
+            has = f"{shown(split)} has {counted(len(own), 'class')} that no other split has"
             said.append(f"{has} ({', '.join(map(shown, own[:SHOWN]))})")
     return said
 
@@ -319,12 +319,12 @@ def _not_read(whole: Folder, top: Folder) -> list[str]:
         kinds = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(SHOWN))
         more = ", ..." if len(others) > SHOWN else ""
         hint = ": save photographs as JPEG or PNG to use them" if PHOTOGRAPHS & {*others} else ""
-        said.append(f"{_count(count, 'file')} of other kinds ({kinds}{more}){hint}")
+        said.append(f"{counted(count, 'file')} of other kinds ({kinds}{more}){hint}")
     if empty:
-        said.append(f"{_count(len(empty), 'folder')} without images ({_listed(empty)})")
+        said.append(f"{counted(len(empty), 'folder')} without images ({_listed(empty)})")
     if links := [name for folder in whole.below() for name in folder.links]:
         names = ", ".join(map(shown, links[:SHOWN]))
-        said.append(f"{_count(len(links), 'link')} to folders that are read already ({names})")
+        said.append(f"{counted(len(links), 'link')} to folders that are read already ({names})")
     return said
 
 
@@ -332,12 +332,12 @@ def _no_classes(root: Path, whole: Folder, top: Folder) -> SourceError:
     others = sum((folder.others for folder in whole.below()), Counter[str]())
     kinds = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(SHOWN))
     if top.images:
-        seen = f"{_count(len(top.images), 'image')} in {shown(top.path)} itself"
+        seen = f"{counted(len(top.images), 'image')} in {shown(top.path)} itself"
     elif others:
         hint = ", which must be saved as JPEG or PNG" if PHOTOGRAPHS & {*others} else ""
-        seen = f"no image, and {_count(sum(others.values()), 'file')} of other kinds ({kinds}){hint}"
+        seen = f"no image, and {counted(sum(others.values()), 'file')} of other kinds ({kinds}){hint}"
     else:
-        seen = f"no image in {_count(len(list(whole.below())) - 1, 'folder')}" if whole.folders else "an empty folder"
+        seen = f"no image in {counted(len(list(whole.below())) - 1, 'folder')}" if whole.folders else "an empty folder"
     where = f"put the images of each class into {shown(str(root))}/<class>/"
     return SourceError(f"{shown(str(root))} has no class folders: {where}; seen: {seen}")
 
@@ -346,8 +346,8 @@ def _unclear(root: Path, top: Folder, why: str) -> SourceError:
     """Return the error for a layout in which the classes cannot be told: what was seen, and what is expected."""
     seen = []
     for folder in top.bearing[:SHOWN]:
-        inside = [_count(len(folder.bearing), "folder")] if folder.bearing else []
-        inside += [_count(len(folder.images), "image")] if folder.images else []
+        inside = [counted(len(folder.bearing), "folder")] if folder.bearing else []
+        inside += [counted(len(folder.images), "image")] if folder.images else []
         seen.append(f"{_relative(root, folder)} ({', '.join(inside)})")
     more = len(top.bearing) - SHOWN
     where = shown(str(root))
@@ -367,5 +367,6 @@ def _listed(folders: Sequence[Folder]) -> str:
     return names + (", ..." if len(folders) > SHOWN else "")
 
 
-def _count(n: int, noun: str) -> str:
+def counted(n: int, noun: str) -> str:
+    """Return a number with its noun, in the plural where it needs one."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}es" if noun.endswith("s") else f"{n} {noun}s"

@@ -15,7 +15,7 @@ import numpy as np
 from pudnet_bench.suites.sources import photographs
 from pudnet_bench.suites.sources.catalog import Background, SourceError
 from pudnet_bench.suites.sources.content import Content, Listing, images_per_block
-from pudnet_bench.suites.sources.folder_layout import Layout, recognise, shown
+from pudnet_bench.suites.sources.folder_layout import Layout, counted, recognise, shown
 from pudnet_bench.suites.sources.photographs import Reading, Span, Window, read_header, read_pixels, reason_of
 
 NAMED = 10  # broken files in a message
@@ -192,7 +192,7 @@ class _Decoding:
             for size, n in survey.sizes.most_common(SIZES_NAMED)
         )
         rest = len(survey.sizes) - SIZES_NAMED
-        more = f" and {rest} other size{'s' if rest > 1 else ''}" if rest > 0 else ""
+        more = f" and {counted(rest, 'other size')}" if rest > 0 else ""
         return (
             f"the images of {shown(str(self.root))} have {len(survey.sizes)} sizes: {common}{more}; bring them to one with "
             "--image-size N, which resizes the shorter side to N pixels and cuts out the centre"

@@ -19,6 +19,7 @@ from pudnet_bench.suites.sources import array_files, cache
 from pudnet_bench.suites.sources.catalog import SOURCES, Background, SourceError, SourceSpec
 from pudnet_bench.suites.sources.content import Content, Listing, Source
 from pudnet_bench.suites.sources.copies import Copies, SourceWarning
+from pudnet_bench.suites.sources.folder_layout import counted
 from pudnet_bench.suites.sources.image_folders import list_image_folder
 
 __all__ = ["Source", "SourceSummary", "fetch", "load", "locate", "verify"]
@@ -257,7 +258,7 @@ def _check_variety(source: Source, path: Path) -> None:
             equal.append(source.class_names[source.labels[start]])
     if equal:
         others = len(equal) - 1
-        more = f", and those of {others} other class{'es' if others > 1 else ''}" if others else ""
+        more = f", and those of {counted(others, 'other class')}" if others else ""
         raise SourceError(
             f"all images of the class {equal[0]!r} in {path} are equal{more}: give it different images; if they differ in "
             "what is transparent, try the other --alpha-background"
