@@ -10,8 +10,8 @@ import pytest
 from click.testing import Result
 
 from tests.slurm.local_slurm import LocalSlurm
+from tests.slurm.local_slurm.runs import PROFILE, on_slurm
 
-CLUSTER = Path(__file__).parents[3] / "slurm/clusters/local.toml"
 METHOD = """
 from pudnet_bench.methods.protonet import ProtoNet
 from .model import scaled
@@ -49,8 +49,6 @@ def test_a_package_in_jobs(local_slurm: LocalSlurm, command_line: Callable[..., 
     for name, text in texts.items():
         (tmp_path / "package" / f"{name}.py").write_text(text)
     call = (
-        "run",
-        "table1",
         "--method",
         "package.method:Mine",
         "--methods",
@@ -59,20 +57,10 @@ def test_a_package_in_jobs(local_slurm: LocalSlurm, command_line: Callable[..., 
         2,
         "--training-groups",
         2,
-    )
-    call = (
-        *call,
-        "--executor",
-        "slurm",
-        "--cluster",
-        CLUSTER,
-        "--device",
-        "cpu",
-        "--precision",
-        "fp32",
         "--out",
         "out",
     )
+    call = on_slurm(PROFILE, *call)
     done = command_line(*call, "--cache", tmp_path / "cache", "--wait")
     assert done.exit_code == 1, done.output
     (cell,) = json.loads(command_line("status", "out", "--json").stdout)["cells"]

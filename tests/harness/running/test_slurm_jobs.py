@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import stat
 import subprocess
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -17,11 +17,12 @@ from pudnet_bench.harness.running.job import Job
 from pudnet_bench.harness.running.status import Submitted, cell_statuses, save_submitted, submitted
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.slurm import queue
-from tests.slurm.local_slurm import LocalSlurm, is_requeued
+from tests.slurm.local_slurm import LocalSlurm, is_requeued, runs
 
 CommandLine = Callable[..., Result]
 MethodFile = Callable[..., str]
-CLUSTER = Path(__file__).parents[3] / "slurm/clusters/local.toml"
+on_slurm = partial(runs.on_slurm, runs.PROFILE)
+until = partial(runs.until, seconds=500.0)
 SAME = ["split", "method", "seed", "group", "snapshot", "accuracy"]
 NOISY = """
 bias = 3 * torch.randn(dataset.n_classes)
@@ -68,29 +69,6 @@ class Patient(Method):
     def load_state_dict(self, state):
         self.module.load_state_dict(state)
 """
-
-
-def on_slurm(*arguments: object) -> tuple[object, ...]:
-    return (
-        "run",
-        "table1",
-        *arguments,
-        "--executor",
-        "slurm",
-        "--cluster",
-        CLUSTER,
-        "--device",
-        "cpu",
-        "--precision",
-        "fp32",
-    )
-
-
-def until(condition: Callable[[], bool], seconds: float = 500.0) -> None:
-    ends = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends, "it takes too long"
-        time.sleep(0.2)
 
 
 def rows(folder: Path) -> pd.DataFrame:
@@ -202,7 +180,7 @@ def test_a_cancelled_run_is_resumed(
 
 
 def test_a_cluster_needs_its_profile_and_the_profile_a_cluster(command_line: CommandLine, tmp_path: Path) -> None:
-    for options in (("--executor", "slurm"), ("--cluster", CLUSTER)):
+    for options in (("--executor", "slurm"), ("--cluster", runs.PROFILE)):
         refused = command_line("run", "table1", *options)
         assert refused.exit_code == 2
         assert "--executor slurm needs --cluster FILE.toml" in refused.output

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from pudnet_bench.harness.running.status import CellState, cell_statuses, submit
 from pudnet_bench.results.store.run import Run
 from pudnet_bench.slurm import queue
 from tests.slurm.local_slurm import LocalSlurm
+from tests.slurm.local_slurm.runs import on_slurm, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.timeout(600)]
 CommandLine = Callable[..., Result]
@@ -64,18 +64,6 @@ class Instant(Method):
         time.sleep(0.01)
         yield Snapshot(lambda images: images.flatten(1)[:, 20 : 20 + dataset.n_classes])
 """
-SUBMITTED = (
-    "--executor",
-    "slurm",
-    "--cluster",
-    "cluster.toml",
-    "--device",
-    "cpu",
-    "--precision",
-    "fp32",
-    "--out",
-    "out",
-)
 
 
 @pytest.fixture
@@ -94,25 +82,18 @@ def arrays(folder: Path) -> set[str]:
     return {entry.job_id.partition("_")[0] for entry in submitted(Run.open(folder))}
 
 
-def until(condition: Callable[[], bool], seconds: float = 240.0) -> None:
-    ends = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends, "it takes too long"
-        time.sleep(0.2)
-
-
 def test_hundreds_of_cells_lose_a_node_are_cancelled_and_resumed(
     many_nodes: LocalSlurm, command_line: CommandLine, methods: Path, tmp_path: Path
 ) -> None:
     own = [word for n in range(10) for word in ("--method", f"{methods}:Instant{n}")]
     many = ("--splits", "0,1,2,3,4,5,6,7,8,9", "--seeds", "0,1,2", "--groups", 4, "--shard", 240)
     names = ",".join(f"instant-{n}" for n in range(10))
-    done = command_line("run", "table1", "--methods", names, *own, *many, *SUBMITTED)
+    done = command_line(*on_slurm("cluster.toml", "--methods", names, *own, *many, "--out", "out"))
     assert done.exit_code == 0, done.output
     assert "0 meta-trainings and 300 shards of 300 cells submitted as " in done.stdout
     out = tmp_path / "out"
     assert len(arrays(out)) == 1
-    until(lambda: states(out)[CellState.DONE] >= 5)
+    until(lambda: states(out)[CellState.DONE] >= 5, 240.0)
     live = queue.states({entry.job_id for entry in submitted(Run.open(out))})
     running = sorted(job.nodes for job in live.values() if job.state == "RUNNING")
     many_nodes.lose_node(running[0])
@@ -133,7 +114,7 @@ def test_a_training_that_fails_ends_only_what_waits_for_it(
     many_nodes: LocalSlurm, command_line: CommandLine, methods: Path, tmp_path: Path
 ) -> None:
     call = ("--methods", "learner", "--method", f"{methods}:Learner", "--seeds", "0,1,2", "--training-groups", 1)
-    done = command_line("run", "table1", *call, "--groups", 4, *SUBMITTED, "--wait")
+    done = command_line(*on_slurm("cluster.toml", *call, "--groups", 4, "--out", "out", "--wait"))
     assert done.exit_code == 1, done.output
     assert "1 cells are not done" in done.output
     found = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -17,13 +16,14 @@ from click.testing import Result
 from pudnet_bench.harness.running.status import cell_statuses, submitted
 from pudnet_bench.results.store.run import Run
 from tests.slurm.local_slurm import LocalSlurm
+from tests.slurm.local_slurm.runs import PROFILE as LOCAL
+from tests.slurm.local_slurm.runs import on_slurm, until
 
 pytestmark = pytest.mark.slurm
 
 CommandLine = Callable[..., Result]
 MethodFile = Callable[..., str]
 ROOT = Path(__file__).parents[3]
-LOCAL = ROOT / "slurm/clusters/local.toml"
 PROFILE = """
 [slurm]
 partition = "main"
@@ -39,18 +39,6 @@ def profile(folder: Path, cpus: int = 1, more: str = "") -> Path:
     path = folder / "mine.toml"
     path.write_text(PROFILE.format(cpus=cpus, more=more))
     return path
-
-
-def on_slurm(cluster: Path, *arguments: object) -> tuple[object, ...]:
-    run = ("run", "table1", "--executor", "slurm", "--cluster", cluster, "--device", "cpu", "--precision", "fp32")
-    return (*run, *arguments)
-
-
-def until(condition: Callable[[], object], seconds: float = 200.0) -> None:
-    ends = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends, "it takes too long"
-        time.sleep(0.2)
 
 
 def times_measured(folder: Path, start: int = 0) -> Counter[int]:
@@ -76,7 +64,7 @@ def test_a_job_submits_a_run(local_slurm: LocalSlurm, method_file: MethodFile, c
     ended = subprocess.run(["sbatch", "-W", f"--output={output}", script], cwd=tmp_path, timeout=200)
     assert ended.returncode == 0, output.read_text()
     assert "SLURM_MEM_PER_CPU=500" in (tmp_path / "env.txt").read_text()  # what the inner jobs must not see
-    until(lambda: done(tmp_path / "out"))
+    until(lambda: done(tmp_path / "out"), 200.0)
     (entry,) = submitted(Run.open(tmp_path / "out"))
     assert "SLURM_MEM_PER_CPU" not in local_slurm.run("scontrol", "show", "job", entry.job_id)
 
